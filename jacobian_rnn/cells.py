@@ -1,0 +1,240 @@
+"""Recurrences: a Flax cell, or any function, as `step(params, carry, x) -> carry`.
+
+Everything else in the package works on a `Recurrence` and on its state: the whole carry, ravelled
+into one vector (an LSTM of width N has 2N states, `c` then `h`).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+from jaxtyping import Array, PyTree
+
+from jacobian_rnn import closed_form
+
+
+def last_array(carry: PyTree) -> Array:
+    """Return the last array of a carry: h of a plain cell, and of an LSTM's (c, h)."""
+    return jax.tree.leaves(carry)[-1]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recurrence:
+    """A recurrent system x ↦ step(params, carry, x), with parameters as its only leaves.
+
+    A pytree: it passes through `jit`, `vmap` and `grad`, which act on `params`. The functions are
+    static and should compare by value (module-level functions, or frozen dataclasses that can be
+    called): two systems whose functions are equal share one compiled program.
+
+    Attributes:
+        step: `step(params, carry, x) -> carry`, pure; the carry keeps its structure, shapes and
+            dtype.
+        params: any pytree of arrays.
+        jacobian: `jacobian(params, carry, x) -> (n, n)`, ∂state'/∂state with rows as outputs, in
+            the order of the ravelled carry; None where only automatic differentiation serves.
+        output: `output(carry) -> array`, what the next layer or the readout sees; by default the
+            last array of the carry (h of an LSTM's (c, h)).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def decay(params, carry, x):
+        ...     return params * carry + x
+        >>> recurrence = Recurrence(decay, jnp.array(0.5))
+        >>> print(recurrence.step(recurrence.params, jnp.ones(2), jnp.zeros(2)))
+        [0.5 0.5]
+    """
+
+    step: Callable[[Any, Any, Any], Any] = dataclasses.field(metadata={"static": True})
+    params: PyTree
+    jacobian: Callable[[Any, Any, Any], Array] | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
+    output: Callable[[Any], Array] = dataclasses.field(
+        default=last_array, metadata={"static": True}
+    )
+
+
+def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
+    """Turn a linen cell and its variables into a `Recurrence`.
+
+    Initialisers play no part in a step, so cells that differ only in them compile once.
+
+    Args:
+        cell: SimpleCell, LSTMCell, OptimizedLSTMCell, GRUCell, MGUCell, ConvLSTMCell, or any
+            module called as `cell(carry, x) -> (carry, y)`.
+        variables: what `cell.init` returned, `{"params": ...}`.
+
+    Returns:
+        The recurrence, with a closed-form Jacobian where `closed_form` has one.
+
+    Raises:
+        TypeError: `cell` is not a linen module, or is an `nn.RNN` layer instead of a cell.
+        ValueError: `variables` has no collection "params".
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen as nn
+        >>> cell = nn.GRUCell(4)
+        >>> carry, x = jnp.zeros(4), jnp.ones(3)
+        >>> recurrence = from_linen(cell, cell.init(jax.random.key(0), carry, x))
+        >>> recurrence.step(recurrence.params, carry, x).shape
+        (4,)
+    """
+    if isinstance(cell, nn.RNN | nnx.RNN):
+        msg = f"cell: received an {type(cell).__name__} layer, expected the cell itself: pass `layer.cell` and its variables"
+        raise TypeError(msg)
+    if not isinstance(cell, nn.Module):
+        msg = (
+            f"cell: received {type(cell).__name__}, expected a flax.linen module such as "
+            "nn.GRUCell(64); an nnx cell goes through from_nnx, a function through Recurrence"
+        )
+        raise TypeError(msg)
+    if "params" not in variables:
+        msg = (
+            f"variables: received the collections {sorted(variables)}, expected 'params' among "
+            "them: pass what `cell.init(...)` returned, or {'params': params}"
+        )
+        raise ValueError(msg)
+    return Recurrence(LinenStep(_without_initializers(cell)), variables, closed_form.of_linen(cell))
+
+
+def from_nnx(cell: nnx.Module) -> Recurrence:
+    """Turn an nnx cell into a `Recurrence`.
+
+    Args:
+        cell: nnx.SimpleCell, LSTMCell, OptimizedLSTMCell, GRUCell, or any module called as
+            `cell(carry, x) -> (carry, y)`. For float64, `nnx.SimpleCell` needs both `dtype` and
+            `param_dtype`.
+
+    Returns:
+        The recurrence, with a closed-form Jacobian where `closed_form` has one.
+
+    Raises:
+        TypeError: `cell` is not an nnx module, or is an `nnx.RNN` layer instead of a cell.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> recurrence = from_nnx(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)))
+        >>> recurrence.step(recurrence.params, jnp.zeros(4), jnp.ones(3)).shape
+        (4,)
+    """
+    if isinstance(cell, nnx.RNN):
+        msg = "cell: received an nnx.RNN layer, expected the cell itself: pass `layer.cell`"
+        raise TypeError(msg)
+    if not isinstance(cell, nnx.Module):
+        msg = (
+            f"cell: received {type(cell).__name__}, expected a flax.nnx module such as "
+            "nnx.GRUCell(8, 64, rngs=nnx.Rngs(0)); a linen cell goes through from_linen, a "
+            "function through Recurrence"
+        )
+        raise TypeError(msg)
+    bare = nnx.clone(cell)
+    for _, module in nnx.iter_modules(bare):
+        for name in [name for name in vars(module) if name.endswith("_init")]:
+            setattr(module, name, None)
+    graphdef, state = nnx.split(bare)
+    return Recurrence(NNXStep(graphdef), nnx.as_pure(state), closed_form.of_nnx(cell))
+
+
+def stack(*recurrences: Recurrence) -> Recurrence:
+    """Put layers on top of each other: the output of each is the input of the next.
+
+    Args:
+        *recurrences: lowest layer first, at least one.
+
+    Returns:
+        One recurrence. Its carry is the tuple of the layers' carries, its state all their states
+        (lowest layer first), its output that of the highest layer.
+
+    Raises:
+        ValueError: no layer was given.
+        TypeError: something that is no `Recurrence` was given.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def decay(params, carry, x):
+        ...     return params * carry + x
+        >>> two = stack(Recurrence(decay, jnp.array(0.5)), Recurrence(decay, jnp.array(2.0)))
+        >>> print(two.step(two.params, (jnp.ones(1), jnp.ones(1)), jnp.zeros(1)))
+        (Array([0.5], dtype=float32), Array([2.5], dtype=float32))
+    """
+    if not recurrences:
+        msg = "recurrences: received none, expected at least one layer"
+        raise ValueError(msg)
+    for position, recurrence in enumerate(recurrences):
+        if not isinstance(recurrence, Recurrence):
+            msg = (
+                f"recurrences[{position}]: received {type(recurrence).__name__}, expected a "
+                "Recurrence: convert cells with from_linen or from_nnx first"
+            )
+            raise TypeError(msg)
+    steps = tuple(recurrence.step for recurrence in recurrences)
+    outputs = tuple(recurrence.output for recurrence in recurrences)
+    params = tuple(recurrence.params for recurrence in recurrences)
+    return Recurrence(StackStep(steps, outputs), params, output=StackOutput(outputs[-1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenStep:
+    """The step of a linen cell; equal for equal cells."""
+
+    cell: nn.Module
+
+    def __call__(self, variables, carry, x):
+        """Return the new carry."""
+        return self.cell.apply(variables, carry, x)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class NNXStep:
+    """The step of an nnx cell; equal for equal graph definitions."""
+
+    graphdef: nnx.GraphDef
+
+    def __call__(self, params, carry, x):
+        """Return the new carry."""
+        return nnx.merge(self.graphdef, params)(carry, x)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class StackStep:
+    """The step of layers on top of each other; equal for equal layers."""
+
+    steps: tuple[Callable, ...]
+    outputs: tuple[Callable, ...]
+
+    def __call__(self, params, carry, x):
+        """Return the tuple of the layers' new carries."""
+        new = []
+        for step, output, p, c in zip(self.steps, self.outputs, params, carry, strict=True):
+            new.append(step(p, c, x))
+            x = output(new[-1])
+        return tuple(new)
+
+
+@dataclasses.dataclass(frozen=True)
+class StackOutput:
+    """The output of the highest layer."""
+
+    output: Callable
+
+    def __call__(self, carry):
+        """Return what the highest layer shows of its carry."""
+        return self.output(carry[-1])
+
+
+def _without_initializers(cell: nn.Module) -> nn.Module:
+    """Copy a linen cell with default initialisers, and tuples for lists, so that it can be hashed."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(cell):  # pyright: ignore[reportArgumentType]
+        if field.name.endswith("_init") and field.default is not dataclasses.MISSING:
+            changes[field.name] = field.default
+        elif isinstance(value := getattr(cell, field.name), list):
+            changes[field.name] = tuple(value)
+    return cell.clone(**changes)

@@ -1,0 +1,315 @@
+"""Trajectories, the Jacobian of every step, and gradients by plain backpropagation.
+
+Index convention: `states[t]` is the state before step t, `jacobians[t]` is
+∂states[t+1]/∂states[t] with rows as outputs, and the product of a sequence is
+`jacobians[T-1] @ ... @ jacobians[0]`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from jacobian_rnn.cells import Recurrence
+
+Method = Literal["auto", "forward", "reverse", "closed_form"]
+
+
+def trajectory(
+    recurrence: Recurrence, carry: PyTree, xs: PyTree, *, num_steps: int | None = None
+) -> Float[Array, "steps_plus_1 n"]:
+    """Run a recurrence and return its states, the initial one included.
+
+    Args:
+        recurrence: the system.
+        carry: initial carry, without batch axis.
+        xs: one sequence, `(time, ...)`; None for a system without input.
+        num_steps: number of steps T where `xs` is None.
+
+    Returns:
+        States of shape `(T + 1, n)`: the carry ravelled, `states[0]` is the initial one.
+
+    Raises:
+        ValueError: shapes, structures or time axes that do not fit, or values that are not finite.
+        TypeError: float dtypes that differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def decay(params, carry, x):
+        ...     return params * carry + x
+        >>> print(trajectory(Recurrence(decay, jnp.array(0.5)), jnp.zeros(1), jnp.ones((2, 1)))[:, 0])
+        [0.  1.  1.5]
+    """
+    carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
+    return _trajectory(recurrence, carry, xs, num_steps)
+
+
+def step_jacobians(
+    recurrence: Recurrence,
+    carry: PyTree,
+    xs: PyTree,
+    *,
+    method: Method = "auto",
+    num_steps: int | None = None,
+) -> Float[Array, "steps n n"]:
+    """Differentiate every step along a trajectory: `[t]` is ∂states[t+1]/∂states[t].
+
+    Args:
+        recurrence: the system.
+        carry: initial carry, without batch axis.
+        xs: one sequence, `(time, ...)`; None for a system without input.
+        method: "forward" (`jax.jacfwd`), "reverse" (`jax.jacrev`), "closed_form", or "auto": the
+            closed form where there is one, else forward mode.
+        num_steps: number of steps T where `xs` is None.
+
+    Returns:
+        Jacobians of shape `(T, n, n)`, rows are outputs. Memory T n²: for long sequences use
+        `jacobian_product`, which streams.
+
+    Raises:
+        ValueError: unknown `method`; "closed_form" where there is none; shapes that do not fit;
+            values that are not finite.
+        TypeError: float dtypes that differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def decay(params, carry, x):
+        ...     return params * carry + x
+        >>> print(step_jacobians(Recurrence(decay, jnp.array(0.5)), jnp.zeros(1), jnp.ones((2, 1))))
+        [[[0.5]]
+        <BLANKLINE>
+         [[0.5]]]
+    """
+    if method not in get_args(Method):
+        msg = f"method: received {method!r}, expected one of {', '.join(get_args(Method))}"
+        raise ValueError(msg)
+    if method == "closed_form" and recurrence.jacobian is None:
+        msg = (
+            f"method='closed_form': {type(recurrence.step).__name__} has no closed-form Jacobian "
+            "(unknown cell, or a custom activation): use 'auto', 'forward' or 'reverse'"
+        )
+        raise ValueError(msg)
+    carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
+    return _step_jacobians(recurrence, carry, xs, method, num_steps)
+
+
+def state_gradients(
+    recurrence: Recurrence,
+    carry: PyTree,
+    xs: PyTree,
+    loss: Callable[[Float[Array, "steps_plus_1 n"]], Float[Array, ""]],
+    *,
+    num_steps: int | None = None,
+) -> Float[Array, "steps_plus_1 n"]:
+    """Backpropagate a loss to every state: `[t]` is ∂loss/∂states[t], through all later steps.
+
+    Plain reverse-mode differentiation through the scan. For a loss of the last state alone, row
+    T − lag is Pᵀ v, with v = ∂loss/∂states[T] and P the product of the last `lag` Jacobians: the
+    same quantity as `JacobianProduct.log_adjoint_gain` measures, by another route. It underflows
+    and overflows as the gradients of training do.
+
+    Args:
+        recurrence: the system.
+        carry: initial carry, without batch axis.
+        xs: one sequence, `(time, ...)`; None for a system without input.
+        loss: scalar function of the states `(T + 1, n)`; static: each new function compiles anew.
+        num_steps: number of steps T where `xs` is None.
+
+    Returns:
+        Gradients of shape `(T + 1, n)`.
+
+    Raises:
+        ValueError: shapes that do not fit, or values that are not finite.
+        TypeError: float dtypes that differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def decay(params, carry, x):
+        ...     return params * carry + x
+        >>> system = Recurrence(decay, jnp.array(0.5))
+        >>> print(state_gradients(system, jnp.zeros(1), jnp.ones((2, 1)), lambda s: s[-1].sum())[:, 0])
+        [0.25 0.5  1.  ]
+    """
+    carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
+    return _state_gradients(recurrence, carry, xs, loss, num_steps)
+
+
+def ravelled_step(
+    recurrence: Recurrence, unravel: Callable[[Array], PyTree]
+) -> Callable[[Array, PyTree], Array]:
+    """Give the step as a function of the state vector: `step(state, x) -> state`."""
+
+    def step(state, x):
+        return ravel_pytree(recurrence.step(recurrence.params, unravel(state), x))[0]
+
+    return step
+
+
+def jacobian_of_step(
+    recurrence: Recurrence, unravel: Callable[[Array], PyTree], method: Method = "auto"
+) -> Callable[[Array, PyTree], Float[Array, "n n"]]:
+    """Give the dense step Jacobian as a function of the state vector: `jacobian(state, x)`."""
+    closed_form = recurrence.jacobian
+    if closed_form is not None and method in ("auto", "closed_form"):
+        return lambda state, x: closed_form(recurrence.params, unravel(state), x)
+    differentiate = jax.jacrev if method == "reverse" else jax.jacfwd
+    return differentiate(ravelled_step(recurrence, unravel))
+
+
+def check_system(
+    recurrence: Recurrence, carry: PyTree, xs: PyTree, num_steps: int | None
+) -> tuple[PyTree, PyTree, int]:
+    """Check a system, its carry and its inputs before anything runs; return them with T.
+
+    Raises:
+        ValueError: structures, shapes or time axes that do not fit, or concrete values that are
+            not finite.
+        TypeError: not a `Recurrence`, or float dtypes that differ.
+    """
+    if not isinstance(recurrence, Recurrence):
+        msg = (
+            f"recurrence: received {type(recurrence).__name__}, expected a Recurrence: convert a "
+            "cell with from_linen(cell, variables) or from_nnx(cell), or wrap a function with "
+            "Recurrence(step, params)"
+        )
+        raise TypeError(msg)
+    carry, xs = jax.tree.map(jnp.asarray, (carry, xs))
+    num_steps = _num_steps(xs, num_steps)
+    named = {"params": recurrence.params, "carry": carry, "xs": xs}
+    _check_dtypes(named)
+    for name, tree in named.items():
+        check_finite(name, tree)
+    one_input = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+    _check_step(recurrence, carry, one_input)
+    return carry, xs, num_steps
+
+
+def check_finite(name: str, tree: PyTree) -> None:
+    """Raise a ValueError where a concrete float array holds NaN or inf; traced values pass."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            continue
+        if not jnp.all(jnp.isfinite(leaf)):
+            where = name + jax.tree_util.keystr(path)
+            bad = int(jnp.sum(~jnp.isfinite(leaf)))
+            msg = (
+                f"{where}: received {bad} of {leaf.size} values that are NaN or infinite, expected "
+                "finite numbers: a diverged training run, or overflow when it was made?"
+            )
+            raise ValueError(msg)
+
+
+def _num_steps(xs, num_steps):
+    lengths = {x.shape[0] if x.ndim else None for x in jax.tree.leaves(xs)}
+    if None in lengths:
+        msg = "xs: received a scalar, expected one sequence with time as its first axis: (time, inputs)"
+        raise ValueError(msg)
+    if len(lengths) > 1:
+        msg = f"xs: received arrays of different lengths {sorted(lengths)}, expected one time axis"
+        raise ValueError(msg)
+    if not lengths:
+        if num_steps is None or num_steps < 0:
+            msg = f"num_steps: received {num_steps} with xs=None, expected how many steps to take"
+            raise ValueError(msg)
+        return num_steps
+    (length,) = lengths
+    if num_steps is not None and num_steps != length:
+        msg = f"num_steps: received {num_steps} with xs of {length} steps: give one of the two"
+        raise ValueError(msg)
+    return length
+
+
+def _check_dtypes(named):
+    dtypes: dict[Any, str] = {}
+    for name, tree in named.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+                msg = (
+                    f"{name}{jax.tree_util.keystr(path)}: received {leaf.dtype}, expected real "
+                    "numbers: hold a complex state as a pair of reals"
+                )
+                raise TypeError(msg)
+            if jnp.issubdtype(leaf.dtype, jnp.floating):
+                dtypes.setdefault(leaf.dtype, name + jax.tree_util.keystr(path))
+    if len(dtypes) > 1:
+        found = ", ".join(f"{where} is {dtype}" for dtype, where in dtypes.items())
+        msg = (
+            f"dtypes: received {found}, expected one float dtype: cast with "
+            "jax.tree.map(lambda a: a.astype(dtype), tree); float64 also needs "
+            'jax.config.update("jax_enable_x64", True), and Flax cells param_dtype (nnx.SimpleCell dtype too)'
+        )
+        raise TypeError(msg)
+
+
+def _check_step(recurrence, carry, x):
+    if not jax.tree.leaves(carry):
+        msg = "carry: received no arrays, expected the initial state of the recurrence"
+        raise ValueError(msg)
+    if any(not jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(carry)):
+        msg = f"carry: received {_shapes(carry)}, expected floating-point arrays"
+        raise TypeError(msg)
+    try:
+        new = jax.eval_shape(recurrence.step, recurrence.params, carry, x)
+    except Exception as error:
+        msg = (
+            f"step: failed for carry {_shapes(carry)} and one input {_shapes(x)}: {error} Expected "
+            "an unbatched carry and xs of shape (time, inputs), as the cell was built for; batch "
+            "with jax.vmap"
+        )
+        raise ValueError(msg) from error
+    if _shapes(new) != _shapes(carry):
+        msg = (
+            f"step: turned carry {_shapes(carry)} into {_shapes(new)} for one input {_shapes(x)}, "
+            "expected the same structure, shapes and dtype. A batch axis in xs or carry? Time is "
+            "the first axis and there is no batch axis: use jax.vmap. Another dtype? Give the cell "
+            "the dtype of its parameters"
+        )
+        raise ValueError(msg)
+
+
+def _shapes(tree):
+    return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree))
+
+
+@partial(jax.jit, static_argnames="num_steps")
+def _trajectory(recurrence, carry, xs, num_steps):
+    state, unravel = ravel_pytree(carry)
+    step = ravelled_step(recurrence, unravel)
+
+    def one_step(state, x):
+        new = step(state, x)
+        return new, new
+
+    _, later = lax.scan(one_step, state, xs, length=num_steps)
+    return jnp.concatenate([state[None], later])
+
+
+@partial(jax.jit, static_argnames=("method", "num_steps"))
+def _step_jacobians(recurrence, carry, xs, method, num_steps):
+    _, unravel = ravel_pytree(carry)
+    states = _trajectory(recurrence, carry, xs, num_steps)
+    jacobian = jacobian_of_step(recurrence, unravel, method)
+    return jax.vmap(jacobian, axis_size=num_steps)(states[:-1], xs)
+
+
+@partial(jax.jit, static_argnames=("loss", "num_steps"))
+def _state_gradients(recurrence, carry, xs, loss, num_steps):
+    state, unravel = ravel_pytree(carry)
+    step = ravelled_step(recurrence, unravel)
+
+    def loss_of_shifted(shifts):
+        def one_step(state, inputs):
+            x, shift = inputs
+            new = step(state, x) + shift
+            return new, new
+
+        first = state + shifts[0]
+        _, later = lax.scan(one_step, first, (xs, shifts[1:]), length=num_steps)
+        return loss(jnp.concatenate([first[None], later]))
+
+    return jax.grad(loss_of_shifted)(jnp.zeros((num_steps + 1, state.size), state.dtype))

@@ -1,0 +1,612 @@
+"""Tests of the tasks: what is shown, what is asked, and what is reached without memory."""
+
+import dataclasses
+import math
+import sys
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jacobian_rnn import tasks
+
+F32 = jnp.float32
+MAKERS = {
+    "delayed_recall": lambda **options: tasks.delayed_recall(7, num_classes=3, **options),
+    "adding": lambda **options: tasks.adding(15, **options),
+    "copying_memory": lambda **options: tasks.copying_memory(6, **options),
+    "temporal_order_2": lambda **options: tasks.temporal_order(40, **options),
+    "temporal_order_3": lambda **options: tasks.temporal_order(40, num_triggers=3, **options),
+    "sequential_digits": lambda **options: tasks.sequential_digits(3, **options),
+    "permuted_digits": lambda **options: tasks.sequential_digits(3, permuted=True, **options),
+}
+SYNTHETIC = [name for name in MAKERS if "digits" not in name]
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def task(request):
+    return MAKERS[request.param](dtype=F32)
+
+
+@pytest.fixture(params=SYNTHETIC)
+def synthetic_task(request):
+    return MAKERS[request.param](dtype=F32)
+
+
+@pytest.fixture(scope="module")
+def digit_images():
+    """Map the bytes of each image to its class, straight from scikit-learn."""
+    from sklearn.datasets import load_digits
+
+    images, classes = load_digits(return_X_y=True)
+    return {image.astype(np.uint8).tobytes(): c for image, c in zip(images, classes, strict=True)}
+
+
+def as_bytes(xs):
+    """Undo the scaling of a batch of digits, blanks dropped."""
+    grey = np.asarray(xs)[:, :64, 0] * 16
+    return [image.astype(np.uint8).tobytes() for image in grey]
+
+
+def sampled(task, split, key, batch_size):
+    if split == "training":
+        return task.sample(key, batch_size)
+    return task.sample_held_out(key, batch_size, split)
+
+
+def logits(classes, num_classes):
+    return jnp.asarray(100 * np.eye(num_classes)[classes], F32)
+
+
+# Solvers: from the inputs alone, in NumPy, as a network with a perfect memory would answer.
+
+
+def solve_delayed_recall(xs, task):
+    return logits(xs[:, 0].argmax(-1)[:, None], task.output_size)
+
+
+def solve_adding(xs, task):
+    assert task.output_size == 1
+    sums = [values[marks == 1].sum() for values, marks in np.moveaxis(xs, 2, 1)]
+    return jnp.asarray(sums, F32)[:, None, None]
+
+
+def solve_copying_memory(xs, task):
+    blank, delimiter = task.output_size - 1, task.output_size
+    answers = []
+    for shown in xs.argmax(-1).tolist():
+        word, answer = [], []
+        told = False
+        for symbol in shown:
+            answer.append(word.pop(0) if told else blank)
+            told |= symbol == delimiter
+            word += [symbol] if symbol < blank else []
+        answers.append(answer)
+    return logits(np.array(answers), task.output_size)
+
+
+def solve_temporal_order(xs, task):
+    order = ["".join("XY"[s - 4] for s in shown if s >= 4) for shown in xs.argmax(-1).tolist()]
+    classes = [[int(word.replace("X", "0").replace("Y", "1"), 2)] for word in order]
+    return logits(np.array(classes), task.output_size)
+
+
+SOLVERS = {
+    "delayed_recall": solve_delayed_recall,
+    "adding": solve_adding,
+    "copying_memory": solve_copying_memory,
+    "temporal_order_2": solve_temporal_order,
+    "temporal_order_3": solve_temporal_order,
+}
+
+
+@pytest.mark.parametrize("split", ["training", "validation", "test"])
+@pytest.mark.parametrize("name", SYNTHETIC)
+def test_a_perfect_memory_has_skill_one(name, split):
+    task = MAKERS[name](dtype=F32)
+    xs, targets = sampled(task, split, jax.random.key(1), 200)
+    answers = SOLVERS[name](np.asarray(xs), task)
+    assert float(tasks.skill(task, answers, targets)) == pytest.approx(1, abs=1e-6)
+    assert float(tasks.accuracy(task, answers, targets)) == 1
+    np.testing.assert_allclose(tasks.loss(task, answers, targets), 0, atol=1e-6)
+
+
+def test_digits_are_the_labelled_images_of_scikit_learn(digit_images):
+    task = tasks.sequential_digits(3)
+    for split in ("training", "validation", "test"):
+        xs, targets = sampled(task, split, jax.random.key(1), 300)
+        classes = [[digit_images[image]] for image in as_bytes(xs)]
+        answers = logits(np.array(classes), 10)
+        assert float(tasks.skill(task, answers, targets)) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("split", ["training", "validation", "test"])
+def test_shapes_and_dtypes_are_those_that_the_task_declares(task, split):
+    xs, targets = sampled(task, split, jax.random.key(2), 5)
+    assert xs.shape == (5, task.num_steps, task.input_size)
+    assert xs.dtype == F32
+    if task.loss == "squared_error":
+        assert targets.shape == (5, task.num_scored_steps, task.output_size)
+        assert targets.dtype == F32
+    else:
+        assert targets.shape == (5, task.num_scored_steps)
+        assert targets.dtype == jnp.int32
+        assert targets.min() >= 0
+        assert targets.max() < task.output_size
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_the_dtype_is_kept_when_x64_is_on(name, dtype):
+    with jax.enable_x64(True):
+        task = MAKERS[name](dtype=dtype)
+        xs, targets = task.sample(jax.random.key(0), 3)
+        regression = task.loss == "squared_error"
+        outputs = targets if regression else jnp.zeros((*targets.shape, task.output_size), dtype)
+        scores = [score(task, outputs, targets) for score in (tasks.loss, tasks.skill)]
+        assert xs.dtype == dtype
+        assert targets.dtype == (dtype if regression else jnp.int32)
+        assert {score.dtype for score in scores} == {np.dtype(dtype)}
+
+
+def test_a_numpy_float64_noise_level_does_not_promote_the_inputs():
+    with jax.enable_x64(True):
+        task = tasks.delayed_recall(3, noise_std=np.float64(0.5), dtype=F32)
+        assert task.sample(jax.random.key(0), 2).xs.dtype == F32
+
+
+@pytest.mark.parametrize("split", ["training", "validation", "test"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_float32_data_do_not_depend_on_x64(name, split):
+    batches = []
+    for enabled in (True, False):
+        with jax.enable_x64(enabled):
+            batch = sampled(MAKERS[name](dtype=F32), split, jax.random.key(3), 50)
+            batches.append(jax.tree.map(np.asarray, batch))
+    np.testing.assert_array_equal(batches[0].xs, batches[1].xs)
+    np.testing.assert_array_equal(batches[0].targets, batches[1].targets)
+
+
+@pytest.mark.parametrize("split", ["training", "validation", "test"])
+def test_jit_and_vmap_give_the_data_of_plain_calls(task, split):
+    def draw(key):
+        return sampled(task, split, key, 4)
+
+    keys = jax.random.split(jax.random.key(4), 3)
+    plain = [draw(key) for key in keys]
+    mapped = jax.vmap(draw)(keys)
+    for i, key in enumerate(keys):
+        compiled = jax.jit(draw)(key)
+        for field in ("xs", "targets"):
+            expected = getattr(plain[i], field)
+            np.testing.assert_allclose(getattr(compiled, field), expected, rtol=1e-6)
+            np.testing.assert_allclose(getattr(mapped, field)[i], expected, rtol=1e-6)
+
+
+def test_a_key_gives_the_same_data_twice_and_another_key_gives_others(task):
+    key, other = jax.random.split(jax.random.key(5))
+    again = task.sample(key, 6).xs
+    np.testing.assert_array_equal(task.sample(key, 6).xs, again)
+    assert not np.array_equal(task.sample(other, 6).xs, again)
+
+
+# Horizons
+
+
+@pytest.mark.parametrize(
+    ("task", "num_steps", "horizon"),
+    [
+        (tasks.delayed_recall(9), 10, 9),
+        (tasks.adding(100), 100, 99),
+        (tasks.copying_memory(50), 70, 60),
+        (tasks.copying_memory(5, length=2), 9, 7),
+        (tasks.temporal_order(100), 100, 89),
+        (tasks.temporal_order(57, num_triggers=3), 57, 51),
+        (tasks.sequential_digits(36), 100, 36),
+    ],
+)
+def test_lengths_and_horizons(task, num_steps, horizon):
+    assert (task.num_steps, task.horizon) == (num_steps, horizon)
+    assert task.sample(jax.random.key(0), 1).xs.shape[1] == num_steps
+
+
+@pytest.mark.parametrize(
+    ("name", "informative_input"),
+    [("delayed_recall", 0), ("adding", 1), ("temporal_order_2", 4), ("temporal_order_3", 4)],
+)
+def test_the_horizon_is_the_longest_lag_of_an_informative_input(name, informative_input):
+    task = MAKERS[name](dtype=F32)
+    xs, _ = task.sample(jax.random.key(6), 2000)
+    if name == "delayed_recall":
+        xs = xs[:, :1]
+    informative = np.any(np.asarray(xs)[..., informative_input:] == 1, axis=(0, 2))
+    assert task.num_steps - 1 - np.flatnonzero(informative)[0] == task.horizon
+
+
+def test_every_symbol_of_the_copied_word_is_carried_for_the_horizon():
+    task = tasks.copying_memory(5, length=4)
+    xs, targets = task.sample(jax.random.key(7), 20)
+    shown = np.asarray(xs).argmax(-1)
+    np.testing.assert_array_equal(shown[:, : -task.horizon], np.asarray(targets)[:, task.horizon :])
+
+
+# Structure of the sequences
+
+
+def test_delayed_recall_shows_a_one_hot_symbol_then_white_noise_of_the_given_level():
+    n, noise_std = 4000, 0.3
+    xs, targets = tasks.delayed_recall(5, noise_std=noise_std).sample(jax.random.key(8), n)
+    np.testing.assert_array_equal(xs[:, 0], np.eye(4)[targets[:, 0]])
+    noise = np.asarray(xs[:, 1:], np.float64).reshape(n, -1)
+    second_moments = noise.T @ noise / n / noise_std**2
+    # Var(x²) = 2 and Var(xy) = 1 for standard normal x and y.
+    bound = 5 * np.sqrt((1 + np.eye(20)) / n)
+    assert np.all(np.abs(second_moments - np.eye(20)) < bound)
+    assert np.all(np.abs(noise.mean(0)) < 5 * noise_std / np.sqrt(n))
+
+
+def test_without_noise_the_delay_is_silent():
+    xs, _ = tasks.delayed_recall(5, noise_std=0.0).sample(jax.random.key(8), 10)
+    assert not np.any(xs[:, 1:])
+
+
+@pytest.mark.parametrize("num_steps", [2, 3, 10, 15])
+def test_adding_has_one_mark_in_each_half_at_every_possible_step(num_steps):
+    xs, _ = tasks.adding(num_steps).sample(jax.random.key(9), 2000)
+    values, marks = np.asarray(xs)[..., 0], np.asarray(xs)[..., 1]
+    half = num_steps // 2
+    np.testing.assert_array_equal(marks[:, :half].sum(1), 1)
+    np.testing.assert_array_equal(marks[:, half:].sum(1), 1)
+    np.testing.assert_array_equal(np.unique(marks), [0, 1])
+    assert np.all(marks.any(0))
+    assert np.all((values >= 0) & (values < 1))
+    assert abs(values.mean() - 1 / 2) < 5 * np.sqrt(1 / 12 / values.size)
+
+
+def test_copying_memory_has_its_parts_in_place():
+    delay, length, num_symbols = 6, 3, 5
+    task = tasks.copying_memory(delay, num_symbols=num_symbols, length=length)
+    xs, targets = jax.tree.map(np.asarray, task.sample(jax.random.key(10), 500))
+    np.testing.assert_array_equal(
+        np.sort(xs, axis=-1)[..., -2:], np.broadcast_to([0, 1], (500, 12, 2))
+    )
+    word, wait, cue, recall = np.split(
+        xs.argmax(-1), [length, length + delay - 1, length + delay], 1
+    )
+    np.testing.assert_array_equal(np.unique(word), np.arange(num_symbols))
+    assert wait.shape == (500, delay - 1)
+    assert np.all(wait == num_symbols)
+    assert np.all(cue == num_symbols + 1)
+    assert recall.shape == (500, length)
+    assert np.all(recall == num_symbols)
+    assert np.all(targets[:, :-length] == num_symbols)
+    np.testing.assert_array_equal(targets[:, -length:], word)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "windows"),
+    [
+        (100, [(10, 20), (40, 50)]),
+        (57, [(5, 11), (22, 28)]),
+        (10, [(1, 2), (4, 5)]),
+        (100, [(10, 20), (33, 43), (66, 76)]),
+        (10, [(1, 2), (3, 4), (6, 7)]),
+    ],
+)
+def test_temporal_order_has_its_triggers_in_their_windows(num_steps, windows):
+    task = tasks.temporal_order(num_steps, num_triggers=len(windows))
+    xs, targets = jax.tree.map(np.asarray, task.sample(jax.random.key(11), 3000))
+    np.testing.assert_array_equal(xs.sum(-1), 1)
+    is_trigger = xs.argmax(-1) >= 4
+    np.testing.assert_array_equal(is_trigger.sum(1), len(windows))
+    steps = np.nonzero(is_trigger)[1].reshape(3000, -1)
+    assert [(int(s.min()), int(s.max())) for s in steps.T] == windows
+    np.testing.assert_array_equal(np.unique(xs.argmax(-1)), np.arange(6))
+    np.testing.assert_array_equal(np.unique(targets), np.arange(2 ** len(windows)))
+
+
+@pytest.mark.parametrize("split", ["training", "validation", "test"])
+def test_digits_are_followed_by_exactly_the_delay_in_zeros(split):
+    xs = np.asarray(sampled(tasks.sequential_digits(20), split, jax.random.key(12), 300).xs)
+    assert not xs[:, 64:].any()
+    assert xs[:, :64].min() == 0
+    assert xs[:, :64].max() == 1
+    without_delay = sampled(tasks.sequential_digits(0), split, jax.random.key(12), 300).xs
+    np.testing.assert_array_equal(without_delay, xs[:, :64])
+
+
+def test_the_pixel_permutation_is_one_and_the_same_for_all_images_and_splits():
+    plain, permuted = (tasks.sequential_digits(2, permuted=p) for p in (False, True))
+    orders = []
+    for split, size in (("training", 3000), ("validation", 359), ("test", 359)):
+        xs = np.asarray(sampled(plain, split, jax.random.key(13), size).xs)[:, :64, 0]
+        ys = np.asarray(sampled(permuted, split, jax.random.key(13), size).xs)[:, :64, 0]
+        columns = {column.tobytes(): i for i, column in enumerate(xs.T) if column.any()}
+        # Pixels that are blank in every image cannot be told apart.
+        orders.append([columns.get(c.tobytes()) if c.any() else None for c in ys.T])
+        seen = [i for i in orders[-1] if i is not None]
+        assert len(seen) == len(set(seen)) == len(columns) > 55
+    known = [{i for i in sources if i is not None} for sources in zip(*orders, strict=True)]
+    assert all(len(sources) <= 1 for sources in known)
+    order = [i for sources in known for i in sources]
+    assert len(order) == len(set(order))
+    assert order != sorted(order)
+
+
+# Held-out data
+
+
+@pytest.mark.parametrize("key", [jax.random.key(0), jax.random.fold_in(jax.random.key(0), 1)])
+def test_one_key_gives_different_sequences_in_every_split(synthetic_task, key):
+    splits = ("training", "validation", "test")
+    draws = [np.asarray(sampled(synthetic_task, split, key, 300).xs) for split in splits]
+    seen = [{sequence.tobytes() for sequence in draw} for draw in draws]
+    assert not seen[0] & seen[1]
+    assert not seen[0] & seen[2]
+    assert not seen[1] & seen[2]
+
+
+def test_digit_splits_are_disjoint_and_together_are_all_images(digit_images):
+    task = tasks.sequential_digits(0)
+    training = set(as_bytes(task.sample(jax.random.key(14), 30_000).xs))
+    held_out = [
+        as_bytes(task.sample_held_out(jax.random.key(14), 359, s).xs)
+        for s in ("validation", "test")
+    ]
+    validation, test = map(set, held_out)
+    assert (len(training), len(validation), len(test)) == (1079, 359, 359)
+    assert not training & validation
+    assert not training & test
+    assert not validation & test
+    assert training | validation | test == set(digit_images)
+    assert len(digit_images) == 1797
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_digit_splits_are_stratified(split):
+    targets = tasks.sequential_digits(0).sample_held_out(jax.random.key(0), 359, split).targets
+    counts = np.bincount(targets[:, 0], minlength=10)
+    totals = np.array([178, 182, 177, 183, 181, 182, 181, 179, 174, 180])
+    np.testing.assert_allclose(counts, totals / 5, atol=1)
+
+
+def test_the_digit_split_and_the_permutation_never_change():
+    """Published numbers depend on them: a new NumPy or scikit-learn must not move an image."""
+    checksums = []
+    for permuted in (False, True):
+        task = tasks.sequential_digits(0, permuted=permuted)
+        for split in ("validation", "test"):
+            images = as_bytes(task.sample_held_out(jax.random.key(0), 359, split).xs)
+            checksums.append(zlib.crc32(b"".join(sorted(images))))
+    assert checksums == CHECKSUMS
+
+
+CHECKSUMS = [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_held_out_digits_come_without_replacement_and_in_an_order_set_by_the_key(split):
+    task = tasks.sequential_digits(0)
+    draws = [as_bytes(task.sample_held_out(jax.random.key(k), 100, split).xs) for k in (0, 1)]
+    assert [len(set(draw)) for draw in draws] == [100, 100]
+    assert draws[0] != draws[1]
+
+
+# Baselines
+
+
+@pytest.mark.parametrize("name", SYNTHETIC)
+def test_the_best_constant_classes_score_the_baseline(name):
+    task = MAKERS[name](dtype=F32)
+    if task.loss == "squared_error":
+        pytest.skip("has a test of its own")
+    n = 100_000
+    targets = np.concatenate(
+        [task.sample(key, n // 20).targets for key in jax.random.split(jax.random.key(15), 20)]
+    )
+    counts = np.array([np.bincount(t, minlength=task.output_size) for t in targets.T])
+    frequencies = counts / n
+    entropy = -np.sum(frequencies * np.log(np.where(counts > 0, frequencies, 1)), axis=1)
+    # 2n (true − empirical entropy) of a step is χ², one degree of freedom for each class but one.
+    freedom = np.sum(np.sum(counts > 0, axis=1) - 1)
+    shortfall = 2 * n * task.num_scored_steps * (task.baseline_loss - entropy.mean())
+    assert abs(shortfall - freedom) < 4 * math.sqrt(2 * freedom)
+    best = frequencies.max(1)
+    standard_error = np.sqrt(np.mean(best * (1 - best)) / n)
+    # The best of K equal classes is the maximum of K counts: on average above 1/K, by little.
+    assert abs(best.mean() - task.baseline_accuracy) < 4 * standard_error
+
+
+def test_the_best_constant_sum_scores_one_sixth():
+    n = 100_000
+    task = tasks.adding(4)
+    targets = task.sample(jax.random.key(16), n).targets
+    sums = np.asarray(targets, np.float64).ravel()
+    # The sum of two uniform numbers has variance 1/6 and fourth central moment 1/15.
+    assert abs(sums.mean() - 1) < 4 * math.sqrt(1 / 6 / n)
+    assert abs(sums.var() - task.baseline_loss) < 4 * math.sqrt((1 / 15 - 1 / 36) / n)
+    assert task.baseline_loss == 1 / 6
+    assert math.isnan(task.baseline_accuracy)
+    assert abs(float(tasks.skill(task, jnp.ones_like(targets), targets))) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("delay", "table"),
+    [(50, 0.297063), (100, 0.173287), (200, 0.094520), (500, 0.039989), (1000, 0.020387)],
+)
+def test_copying_baseline_is_that_of_the_literature(delay, table):
+    task = tasks.copying_memory(delay)
+    assert task.baseline_loss == pytest.approx(10 * math.log(8) / (delay + 20))
+    assert round(task.baseline_loss, 6) == table
+
+
+def test_copying_baseline_loss_is_that_of_blanks_then_uniform_symbols():
+    task = tasks.copying_memory(6, length=3, num_symbols=5)
+    targets = task.sample(jax.random.key(17), 50).targets
+    answer = np.zeros((50, 12, 6))
+    answer[:, :9, 5] = 100
+    answer[:, 9:, 5] = -100
+    answers = jnp.asarray(answer, F32)
+    np.testing.assert_allclose(tasks.loss(task, answers, targets), task.baseline_loss, rtol=1e-5)
+
+
+def test_copying_skill_is_that_of_the_word_when_the_blanks_are_right():
+    task = tasks.copying_memory(6)
+    targets = np.array(task.sample(jax.random.key(18), 40).targets)
+    answers = targets.copy()
+    answers[:, -10:-7] = (answers[:, -10:-7] + 1) % 8
+    skill = tasks.skill(task, logits(answers, 9), jnp.asarray(targets))
+    assert float(skill) == pytest.approx((0.7 - 1 / 8) / (1 - 1 / 8), rel=1e-5)
+
+
+def test_baselines_of_temporal_order_and_recall():
+    for task, num_classes in (
+        (tasks.temporal_order(50), 4),
+        (tasks.temporal_order(50, num_triggers=3), 8),
+        (tasks.delayed_recall(5, num_classes=3), 3),
+    ):
+        assert task.baseline_loss == pytest.approx(math.log(num_classes))
+        assert task.baseline_accuracy == 1 / num_classes
+
+
+def test_digit_baseline_is_that_of_class_frequencies_learned_in_training(digit_images):
+    task = tasks.sequential_digits(0)
+    held_out = [
+        np.asarray(task.sample_held_out(jax.random.key(0), 359, s).targets)[:, 0]
+        for s in ("validation", "test")
+    ]
+    all_counts = np.bincount(list(digit_images.values()))
+    counts = all_counts - np.bincount(np.concatenate(held_out))
+    frequencies = counts / counts.sum()
+    constant = np.broadcast_to(np.log(frequencies), (718, 1, 10))
+    targets = jnp.asarray(np.concatenate(held_out))[:, None]
+    accuracy = tasks.accuracy(task, jnp.asarray(constant, F32), targets)
+    assert float(accuracy) == pytest.approx(task.baseline_accuracy, rel=1e-6)
+    assert task.baseline_loss == pytest.approx(-frequencies @ np.log(frequencies))
+    assert math.log(10) - 1e-3 < task.baseline_loss < math.log(10)
+
+
+# Scores
+
+
+def test_cross_entropy_is_the_mean_negative_log_softmax_over_scored_steps():
+    task = tasks.copying_memory(2, length=2, num_symbols=3)
+    targets = task.sample(jax.random.key(19), 7).targets
+    predictions = np.random.default_rng(0).normal(size=(7, 6, 4))
+    expected = []
+    for sequence, classes in zip(predictions, np.asarray(targets), strict=True):
+        softmax = np.exp(sequence) / np.exp(sequence).sum(1, keepdims=True)
+        expected.append(-np.log([p[c] for p, c in zip(softmax, classes, strict=True)]).mean())
+    result = tasks.loss(task, jnp.asarray(predictions, F32), targets)
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
+
+
+def test_squared_error_and_its_accuracy_and_skill_by_hand():
+    task = tasks.adding(10)
+    targets = jnp.ones((4, 1, 1), F32)
+    predictions = targets + jnp.array([0.0, 0.039, -0.041, 1.0], F32)[:, None, None]
+    squares = [0, 0.039**2, 0.041**2, 1]
+    np.testing.assert_allclose(tasks.loss(task, predictions, targets), squares, rtol=1e-4)
+    assert float(tasks.accuracy(task, predictions, targets)) == 0.5
+    skill = float(tasks.skill(task, predictions, targets))
+    assert skill == pytest.approx(1 - 6 * np.mean(squares), rel=1e-4)
+
+
+def test_classification_accuracy_and_skill_by_hand():
+    task = tasks.delayed_recall(3)
+    predictions = logits(np.array([[0], [1], [2], [0]]), 4)
+    targets = jnp.array([[0], [1], [3], [3]], jnp.int32)
+    assert float(tasks.accuracy(task, predictions, targets)) == 0.5
+    assert float(tasks.skill(task, predictions, targets)) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_non_finite_predictions_are_never_correct(task, value):
+    targets = task.sample(jax.random.key(20), 50).targets
+    shape = (50, task.num_scored_steps, task.output_size)
+    predictions = jnp.full(shape, value, F32)
+    assert float(tasks.accuracy(task, predictions, targets)) == 0
+    assert not float(tasks.skill(task, predictions, targets)) >= 0
+    assert not np.any(np.isfinite(tasks.loss(task, predictions, targets)))
+
+
+def test_scores_are_the_same_under_jit_and_the_loss_has_a_gradient(task):
+    targets = task.sample(jax.random.key(21), 6).targets
+    shape = (6, task.num_scored_steps, task.output_size)
+    predictions = jax.random.normal(jax.random.key(22), shape, F32)
+    for score in (tasks.loss, tasks.accuracy, tasks.skill):
+        plain = score(task, predictions, targets)
+        compiled = jax.jit(score, static_argnums=0)(task, predictions, targets)
+        np.testing.assert_allclose(compiled, plain, rtol=1e-5, atol=1e-6)
+    gradient = jax.grad(lambda p: tasks.loss(task, p, targets).sum())(predictions)
+    assert np.all(np.any(np.asarray(gradient) != 0, axis=(1, 2)))
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tasks.delayed_recall(0), "delay is 0, but has to be at least 1"),
+        (lambda: tasks.delayed_recall(5, num_classes=1), "num_classes is 1, .* at least 2"),
+        (lambda: tasks.delayed_recall(5, noise_std=-0.1), "noise_std is -0.1, .* at least 0"),
+        (lambda: tasks.delayed_recall(5, noise_std=math.nan), "noise_std is nan"),
+        (lambda: tasks.adding(1), "num_steps is 1, .* at least 2"),
+        (lambda: tasks.copying_memory(0), "delay is 0, .* at least 1"),
+        (lambda: tasks.copying_memory(5, num_symbols=1), "num_symbols is 1, .* at least 2"),
+        (lambda: tasks.copying_memory(5, length=0), "length is 0, .* at least 1"),
+        (lambda: tasks.temporal_order(9), "num_steps is 9, .* at least 10"),
+        (lambda: tasks.temporal_order(50, num_triggers=4), "num_triggers is 4, .* 2 and 3"),
+        (lambda: tasks.sequential_digits(-1), "delay is -1, .* at least 0"),
+    ],
+)
+def test_arguments_out_of_range_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_dtypes_that_would_not_be_kept_are_refused(name):
+    with pytest.raises(ValueError, match="dtype is int32, expected a floating one"):
+        MAKERS[name](dtype=jnp.int32)
+    with jax.enable_x64(False), pytest.raises(ValueError, match="float64.*set jax_enable_x64"):
+        MAKERS[name](dtype=jnp.float64)
+
+
+def test_bad_batch_sizes_and_splits_are_named(task):
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="batch_size is 0, .* at least 1"):
+        task.sample(key, 0)
+    with pytest.raises(ValueError, match="batch_size is 0, .* at least 1"):
+        task.sample_held_out(key, 0, "test")
+    with pytest.raises(ValueError, match=r"split is 'training', expected .*task\.sample"):
+        task.sample_held_out(key, 1, "training")
+
+
+def test_more_held_out_digits_than_there_are_is_an_error():
+    task = tasks.sequential_digits(0)
+    with pytest.raises(ValueError, match="batch_size is 360, but the test split has 359 images"):
+        task.sample_held_out(jax.random.key(0), 360, "test")
+
+
+def test_a_missing_scikit_learn_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r'pip install "jacobian_rnn\[experiments\]"'):
+        tasks.sequential_digits(0)
+
+
+@pytest.mark.parametrize("score", [tasks.loss, tasks.accuracy, tasks.skill])
+def test_shapes_that_would_broadcast_are_refused(score):
+    task = tasks.adding(10)
+    good = jnp.ones((3, 1, 1), F32)
+    for bad in (jnp.ones((3, 10, 1), F32), jnp.ones((3, 1, 2), F32)):
+        with pytest.raises(ValueError, match=r"but adding expects \(3, 1, 1\) and \(3, 1, 1\)"):
+            score(task, bad, bad)
+    with pytest.raises(ValueError, match=r"shapes \(3, 1, 1\) and \(1, 1, 1\)"):
+        score(dataclasses.replace(task), good, good[:1])
+    recall = tasks.delayed_recall(3)
+    with pytest.raises(ValueError, match=r"but delayed_recall expects \(3, 1, 4\) and \(3, 1\)"):
+        score(recall, jnp.ones((3, 1, 4), F32), jnp.ones((3, 4), jnp.int32))
