@@ -1,0 +1,44 @@
+"""Will gradients survive the trip back through a recurrent network?"""
+
+from jacobian_rnn.agreement import Agreement, Score, agreement
+from jacobian_rnn.cells import Recurrence, from_linen, from_nnx, stack
+from jacobian_rnn.graded_svd import graded_singular_values
+from jacobian_rnn.jacobians import state_gradients, step_jacobians, trajectory
+from jacobian_rnn.lyapunov import largest_exponent
+from jacobian_rnn.products import JacobianProduct, jacobian_product, product_of
+from jacobian_rnn.regimes import (
+    THRESHOLDS,
+    Observation,
+    Outcome,
+    Regime,
+    RegimePrediction,
+    Thresholds,
+    observe_regime,
+    predict_regime,
+)
+
+__all__ = [
+    "THRESHOLDS",
+    "Agreement",
+    "JacobianProduct",
+    "Observation",
+    "Outcome",
+    "Recurrence",
+    "Regime",
+    "RegimePrediction",
+    "Score",
+    "Thresholds",
+    "agreement",
+    "from_linen",
+    "from_nnx",
+    "graded_singular_values",
+    "jacobian_product",
+    "largest_exponent",
+    "observe_regime",
+    "predict_regime",
+    "product_of",
+    "stack",
+    "state_gradients",
+    "step_jacobians",
+    "trajectory",
+]

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
@@ -194,9 +195,11 @@ def check_finite(name: str, tree: PyTree) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
-        if not jnp.all(jnp.isfinite(leaf)):
+        # numpy, because jax.numpy would trace a constant that a caller's jit closes over.
+        finite = np.isfinite(np.asarray(leaf))
+        if not finite.all():
             where = name + jax.tree_util.keystr(path)
-            bad = int(jnp.sum(~jnp.isfinite(leaf)))
+            bad = int(np.sum(~finite))
             msg = (
                 f"{where}: received {bad} of {leaf.size} values that are NaN or infinite, expected "
                 "finite numbers: a diverged training run, or overflow when it was made?"

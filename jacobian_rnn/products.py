@@ -95,6 +95,16 @@ class JacobianProduct(NamedTuple):
             return jnp.full((), jnp.nan, self.log_scale.dtype)
         return _log_error(self.log_scale, self.right, self.num_steps)
 
+    @property
+    def log_gain_error(self) -> Float[Array, ""]:
+        """Estimated error of `log_rms_gain` and `log_norm`, nats; NaN without a second pass.
+
+        The small singular values of a product may have lost their digits while its gain has not.
+        """
+        if self.log_scale.shape[0] == 1:
+            return jnp.full((), jnp.nan, self.log_scale.dtype)
+        return _log_gain_error(self.log_scale, self.right)
+
     def __matmul__(self, earlier: "JacobianProduct") -> "JacobianProduct":  # pyright: ignore[reportIncompatibleMethodOverride]
         """Compose `later @ earlier`: the product over both stretches of time."""
         if not isinstance(earlier, JacobianProduct):
@@ -318,14 +328,22 @@ def _log_singular_values(log_scale, right):
 
 @jax.jit
 def _log_error(log_scale, right, num_steps):
-    n = log_scale.shape[1]
-    both = jax.vmap(_log_singular_values)(log_scale, right)
-    alive = jnp.all(jnp.isfinite(both), axis=0)
-    values = jnp.where(alive, both, 0)
-    eps = jnp.finfo(log_scale.dtype).eps
-    rounding = eps * jnp.maximum(n * jnp.sqrt(1.0 + num_steps).astype(eps.dtype), jnp.max(jnp.abs(values)))
-    disagreement = jnp.maximum(jnp.max(jnp.abs(values[0] - values[1])), rounding)
-    return jnp.where(jnp.any(jnp.isnan(both)), jnp.nan, disagreement)
+    values = jax.vmap(_log_singular_values)(log_scale, right)
+    values = jnp.where(jnp.any(jnp.isneginf(values), axis=0), 0, values)
+    n, dtype = log_scale.shape[1], log_scale.dtype
+    # Each step rounds each direction, with errors that add up like a random walk.
+    steps = n * jnp.sqrt(num_steps.astype(dtype))
+    rounding = jnp.finfo(dtype).eps * jnp.maximum(steps, jnp.max(jnp.abs(values)))
+    return jnp.maximum(jnp.max(jnp.abs(values[0] - values[1])), rounding)
+
+
+@jax.jit
+def _log_gain_error(log_scale, right):
+    gains = jax.vmap(_log_rms_gain)(log_scale, right)
+    norms = jax.vmap(_log_singular_values)(log_scale, right)[:, 0]
+    both = jnp.stack([gains, norms], axis=1)
+    zero = jnp.any(jnp.isneginf(both), axis=0)
+    return jnp.max(jnp.abs(jnp.where(zero, 0, both[0] - both[1])))
 
 
 @jax.jit

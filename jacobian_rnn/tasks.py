@@ -31,7 +31,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
-from numpy.typing import DTypeLike
 
 Predictions = Float[Array, "batch scored outputs"]
 Targets = Int[Array, "batch scored"] | Float[Array, "batch scored outputs"]
@@ -124,7 +123,8 @@ def accuracy(task: Task, predictions: Predictions, targets: Targets) -> Float[Ar
     else:
         # The argmax of NaNs is class 0, which is right now and then.
         finite = jnp.all(jnp.isfinite(predictions), axis=-1)
-        correct = finite & (jnp.argmax(predictions, axis=-1) == targets)
+        answers = jnp.argmax(predictions, axis=-1).astype(targets.dtype)
+        correct = finite & (answers == targets)
     return jnp.mean(correct, dtype=predictions.dtype)
 
 
@@ -151,7 +151,11 @@ def skill(task: Task, predictions: Predictions, targets: Targets) -> Float[Array
 
 
 def delayed_recall(
-    delay: int, *, num_classes: int = 4, noise_std: float = 0.5, dtype: DTypeLike = jnp.float32
+    delay: int,
+    *,
+    num_classes: int = 4,
+    noise_std: float = 0.5,
+    dtype: type | np.dtype = jnp.float32,
 ) -> Task:
     """Build the task of naming, after `delay` steps of noise, the symbol shown at the first step.
 
@@ -209,7 +213,7 @@ def delayed_recall(
     )
 
 
-def adding(num_steps: int, *, dtype: DTypeLike = jnp.float32) -> Task:
+def adding(num_steps: int, *, dtype: type | np.dtype = jnp.float32) -> Task:
     """Build the adding problem in its modern form: the sum of two marked numbers.
 
     Channel 0 is uniform on [0, 1). Channel 1 is 1 at two uniform steps, one in [0, T//2) and one in
@@ -268,7 +272,7 @@ def adding(num_steps: int, *, dtype: DTypeLike = jnp.float32) -> Task:
 
 
 def copying_memory(
-    delay: int, *, num_symbols: int = 8, length: int = 10, dtype: DTypeLike = jnp.float32
+    delay: int, *, num_symbols: int = 8, length: int = 10, dtype: type | np.dtype = jnp.float32
 ) -> Task:
     """Build the copying memory problem: repeat a word after `delay` steps, when told to.
 
@@ -333,7 +337,7 @@ def copying_memory(
 
 
 def temporal_order(
-    num_steps: int, *, num_triggers: int = 2, dtype: DTypeLike = jnp.float32
+    num_steps: int, *, num_triggers: int = 2, dtype: type | np.dtype = jnp.float32
 ) -> Task:
     """Build the temporal order problem: in which order did the triggers X and Y come?
 
@@ -406,7 +410,7 @@ def temporal_order(
 
 
 def sequential_digits(
-    delay: int, *, permuted: bool = False, dtype: DTypeLike = jnp.float32
+    delay: int, *, permuted: bool = False, dtype: type | np.dtype = jnp.float32
 ) -> Task:
     """Build the task of naming a handwritten digit read pixel by pixel, then `delay` zeros.
 

@@ -1,6 +1,5 @@
 """Tests of the tasks: what is shown, what is asked, and what is reached without memory."""
 
-import dataclasses
 import math
 import sys
 import zlib
@@ -106,10 +105,10 @@ SOLVERS = {
 @pytest.mark.parametrize("name", SYNTHETIC)
 def test_a_perfect_memory_has_skill_one(name, split):
     task = MAKERS[name](dtype=F32)
-    xs, targets = sampled(task, split, jax.random.key(1), 200)
+    xs, targets = sampled(task, split, jax.random.key(1), 300)
     answers = SOLVERS[name](np.asarray(xs), task)
     assert float(tasks.skill(task, answers, targets)) == pytest.approx(1, abs=1e-6)
-    assert float(tasks.accuracy(task, answers, targets)) == 1
+    assert float(tasks.accuracy(task, answers, targets)) == pytest.approx(1, abs=1e-6)
     np.testing.assert_allclose(tasks.loss(task, answers, targets), 0, atol=1e-6)
 
 
@@ -142,7 +141,7 @@ def test_shapes_and_dtypes_are_those_that_the_task_declares(task, split):
 def test_the_dtype_is_kept_when_x64_is_on(name, dtype):
     with jax.enable_x64(True):
         task = MAKERS[name](dtype=dtype)
-        xs, targets = task.sample(jax.random.key(0), 3)
+        xs, targets = task.sample(jax.random.key(0), 5)
         regression = task.loss == "squared_error"
         outputs = targets if regression else jnp.zeros((*targets.shape, task.output_size), dtype)
         scores = [score(task, outputs, targets) for score in (tasks.loss, tasks.skill)]
@@ -157,39 +156,36 @@ def test_a_numpy_float64_noise_level_does_not_promote_the_inputs():
         assert task.sample(jax.random.key(0), 2).xs.dtype == F32
 
 
-@pytest.mark.parametrize("split", ["training", "validation", "test"])
 @pytest.mark.parametrize("name", MAKERS)
-def test_float32_data_do_not_depend_on_x64(name, split):
+def test_float32_data_do_not_depend_on_x64(name):
     batches = []
     for enabled in (True, False):
         with jax.enable_x64(enabled):
-            batch = sampled(MAKERS[name](dtype=F32), split, jax.random.key(3), 50)
-            batches.append(jax.tree.map(np.asarray, batch))
-    np.testing.assert_array_equal(batches[0].xs, batches[1].xs)
-    np.testing.assert_array_equal(batches[0].targets, batches[1].targets)
+            task = MAKERS[name](dtype=F32)
+            draws = [sampled(task, s, jax.random.key(3), 5) for s in ("training", "test")]
+            batches.append(jax.tree.leaves(jax.tree.map(np.asarray, draws)))
+    for on, off in zip(*batches, strict=True):
+        np.testing.assert_array_equal(on, off)
 
 
-@pytest.mark.parametrize("split", ["training", "validation", "test"])
-def test_jit_and_vmap_give_the_data_of_plain_calls(task, split):
+def test_jit_and_vmap_give_the_data_of_plain_calls(task):
     def draw(key):
-        return sampled(task, split, key, 4)
+        return [sampled(task, split, key, 5) for split in ("training", "test")]
 
     keys = jax.random.split(jax.random.key(4), 3)
-    plain = [draw(key) for key in keys]
-    mapped = jax.vmap(draw)(keys)
+    mapped = jax.jit(jax.vmap(draw))(keys)
     for i, key in enumerate(keys):
-        compiled = jax.jit(draw)(key)
-        for field in ("xs", "targets"):
-            expected = getattr(plain[i], field)
-            np.testing.assert_allclose(getattr(compiled, field), expected, rtol=1e-6)
-            np.testing.assert_allclose(getattr(mapped, field)[i], expected, rtol=1e-6)
+        for plain, compiled in zip(
+            jax.tree.leaves(draw(key)), jax.tree.leaves(mapped), strict=True
+        ):
+            np.testing.assert_allclose(compiled[i], plain, rtol=1e-6)
 
 
 def test_a_key_gives_the_same_data_twice_and_another_key_gives_others(task):
     key, other = jax.random.split(jax.random.key(5))
-    again = task.sample(key, 6).xs
-    np.testing.assert_array_equal(task.sample(key, 6).xs, again)
-    assert not np.array_equal(task.sample(other, 6).xs, again)
+    again = task.sample(key, 5).xs
+    np.testing.assert_array_equal(task.sample(key, 5).xs, again)
+    assert not np.array_equal(task.sample(other, 5).xs, again)
 
 
 # Horizons
@@ -209,7 +205,8 @@ def test_a_key_gives_the_same_data_twice_and_another_key_gives_others(task):
 )
 def test_lengths_and_horizons(task, num_steps, horizon):
     assert (task.num_steps, task.horizon) == (num_steps, horizon)
-    assert task.sample(jax.random.key(0), 1).xs.shape[1] == num_steps
+    xs = jax.eval_shape(lambda key: task.sample(key, 5).xs, jax.random.key(0))
+    assert xs.shape[1] == num_steps
 
 
 @pytest.mark.parametrize(
@@ -218,7 +215,7 @@ def test_lengths_and_horizons(task, num_steps, horizon):
 )
 def test_the_horizon_is_the_longest_lag_of_an_informative_input(name, informative_input):
     task = MAKERS[name](dtype=F32)
-    xs, _ = task.sample(jax.random.key(6), 2000)
+    xs, _ = task.sample(jax.random.key(6), 300)
     if name == "delayed_recall":
         xs = xs[:, :1]
     informative = np.any(np.asarray(xs)[..., informative_input:] == 1, axis=(0, 2))
@@ -252,14 +249,14 @@ def test_without_noise_the_delay_is_silent():
     assert not np.any(xs[:, 1:])
 
 
-@pytest.mark.parametrize("num_steps", [2, 3, 10, 15])
+@pytest.mark.parametrize("num_steps", [2, 3, 15])
 def test_adding_has_one_mark_in_each_half_at_every_possible_step(num_steps):
-    xs, _ = tasks.adding(num_steps).sample(jax.random.key(9), 2000)
+    xs, _ = tasks.adding(num_steps).sample(jax.random.key(9), 300)
     values, marks = np.asarray(xs)[..., 0], np.asarray(xs)[..., 1]
     half = num_steps // 2
     np.testing.assert_array_equal(marks[:, :half].sum(1), 1)
     np.testing.assert_array_equal(marks[:, half:].sum(1), 1)
-    np.testing.assert_array_equal(np.unique(marks), [0, 1])
+    assert set(np.unique(marks)) <= {0, 1}
     assert np.all(marks.any(0))
     assert np.all((values >= 0) & (values < 1))
     assert abs(values.mean() - 1 / 2) < 5 * np.sqrt(1 / 12 / values.size)
@@ -288,20 +285,18 @@ def test_copying_memory_has_its_parts_in_place():
 @pytest.mark.parametrize(
     ("num_steps", "windows"),
     [
-        (100, [(10, 20), (40, 50)]),
         (57, [(5, 11), (22, 28)]),
         (10, [(1, 2), (4, 5)]),
         (100, [(10, 20), (33, 43), (66, 76)]),
-        (10, [(1, 2), (3, 4), (6, 7)]),
     ],
 )
 def test_temporal_order_has_its_triggers_in_their_windows(num_steps, windows):
     task = tasks.temporal_order(num_steps, num_triggers=len(windows))
-    xs, targets = jax.tree.map(np.asarray, task.sample(jax.random.key(11), 3000))
+    xs, targets = jax.tree.map(np.asarray, task.sample(jax.random.key(11), 300))
     np.testing.assert_array_equal(xs.sum(-1), 1)
     is_trigger = xs.argmax(-1) >= 4
     np.testing.assert_array_equal(is_trigger.sum(1), len(windows))
-    steps = np.nonzero(is_trigger)[1].reshape(3000, -1)
+    steps = np.nonzero(is_trigger)[1].reshape(300, -1)
     assert [(int(s.min()), int(s.max())) for s in steps.T] == windows
     np.testing.assert_array_equal(np.unique(xs.argmax(-1)), np.arange(6))
     np.testing.assert_array_equal(np.unique(targets), np.arange(2 ** len(windows)))
@@ -380,10 +375,7 @@ def test_the_digit_split_and_the_permutation_never_change():
         for split in ("validation", "test"):
             images = as_bytes(task.sample_held_out(jax.random.key(0), 359, split).xs)
             checksums.append(zlib.crc32(b"".join(sorted(images))))
-    assert checksums == CHECKSUMS
-
-
-CHECKSUMS = [0, 0, 0, 0]
+    assert checksums == [2993357263, 1257185490, 689872701, 4191042377]
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -397,11 +389,9 @@ def test_held_out_digits_come_without_replacement_and_in_an_order_set_by_the_key
 # Baselines
 
 
-@pytest.mark.parametrize("name", SYNTHETIC)
+@pytest.mark.parametrize("name", [name for name in SYNTHETIC if name != "adding"])
 def test_the_best_constant_classes_score_the_baseline(name):
     task = MAKERS[name](dtype=F32)
-    if task.loss == "squared_error":
-        pytest.skip("has a test of its own")
     n = 100_000
     targets = np.concatenate(
         [task.sample(key, n // 20).targets for key in jax.random.split(jax.random.key(15), 20)]
@@ -524,21 +514,27 @@ def test_classification_accuracy_and_skill_by_hand():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_non_finite_predictions_are_never_correct(task, value):
-    targets = task.sample(jax.random.key(20), 50).targets
-    shape = (50, task.num_scored_steps, task.output_size)
+    targets = task.sample(jax.random.key(20), 5).targets
+    shape = (5, task.num_scored_steps, task.output_size)
     predictions = jnp.full(shape, value, F32)
     assert float(tasks.accuracy(task, predictions, targets)) == 0
     assert not float(tasks.skill(task, predictions, targets)) >= 0
     assert not np.any(np.isfinite(tasks.loss(task, predictions, targets)))
 
 
-def test_scores_are_the_same_under_jit_and_the_loss_has_a_gradient(task):
-    targets = task.sample(jax.random.key(21), 6).targets
-    shape = (6, task.num_scored_steps, task.output_size)
+@pytest.mark.parametrize("name", ["adding", "copying_memory"])
+def test_scores_are_the_same_under_jit_and_the_loss_has_a_gradient(name):
+    task = MAKERS[name](dtype=F32)
+    targets = task.sample(jax.random.key(21), 5).targets
+    shape = (5, task.num_scored_steps, task.output_size)
     predictions = jax.random.normal(jax.random.key(22), shape, F32)
-    for score in (tasks.loss, tasks.accuracy, tasks.skill):
-        plain = score(task, predictions, targets)
-        compiled = jax.jit(score, static_argnums=0)(task, predictions, targets)
+
+    def scores(predictions):
+        return [
+            score(task, predictions, targets) for score in (tasks.loss, tasks.accuracy, tasks.skill)
+        ]
+
+    for plain, compiled in zip(scores(predictions), jax.jit(scores)(predictions), strict=True):
         np.testing.assert_allclose(compiled, plain, rtol=1e-5, atol=1e-6)
     gradient = jax.grad(lambda p: tasks.loss(task, p, targets).sum())(predictions)
     assert np.all(np.any(np.asarray(gradient) != 0, axis=(1, 2)))
@@ -572,15 +568,15 @@ def test_arguments_out_of_range_are_named(make, message):
 def test_dtypes_that_would_not_be_kept_are_refused(name):
     with pytest.raises(ValueError, match="dtype is int32, expected a floating one"):
         MAKERS[name](dtype=jnp.int32)
-    with jax.enable_x64(False), pytest.raises(ValueError, match="float64.*set jax_enable_x64"):
+    with jax.enable_x64(False), pytest.raises(ValueError, match=r"float64.*set jax_enable_x64"):
         MAKERS[name](dtype=jnp.float64)
 
 
 def test_bad_batch_sizes_and_splits_are_named(task):
     key = jax.random.key(0)
-    with pytest.raises(ValueError, match="batch_size is 0, .* at least 1"):
+    with pytest.raises(ValueError, match=r"batch_size is 0, .* at least 1"):
         task.sample(key, 0)
-    with pytest.raises(ValueError, match="batch_size is 0, .* at least 1"):
+    with pytest.raises(ValueError, match=r"batch_size is 0, .* at least 1"):
         task.sample_held_out(key, 0, "test")
     with pytest.raises(ValueError, match=r"split is 'training', expected .*task\.sample"):
         task.sample_held_out(key, 1, "training")
@@ -599,14 +595,14 @@ def test_a_missing_scikit_learn_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize("score", [tasks.loss, tasks.accuracy, tasks.skill])
-def test_shapes_that_would_broadcast_are_refused(score):
+def test_shapes_that_are_not_those_of_the_task_are_refused(score):
     task = tasks.adding(10)
     good = jnp.ones((3, 1, 1), F32)
     for bad in (jnp.ones((3, 10, 1), F32), jnp.ones((3, 1, 2), F32)):
         with pytest.raises(ValueError, match=r"but adding expects \(3, 1, 1\) and \(3, 1, 1\)"):
             score(task, bad, bad)
-    with pytest.raises(ValueError, match=r"shapes \(3, 1, 1\) and \(1, 1, 1\)"):
-        score(dataclasses.replace(task), good, good[:1])
-    recall = tasks.delayed_recall(3)
+    with pytest.raises(ValueError, match=r"shapes \(3, 1, 1\) and \(3, 1\), but adding expects"):
+        score(task, good, jnp.ones((3, 1), jnp.int32))
+    one_hot = jnp.ones((3, 1, 4), F32)
     with pytest.raises(ValueError, match=r"but delayed_recall expects \(3, 1, 4\) and \(3, 1\)"):
-        score(recall, jnp.ones((3, 1, 4), F32), jnp.ones((3, 4), jnp.int32))
+        score(tasks.delayed_recall(3), one_hot, one_hot)
