@@ -1,0 +1,1 @@
+"""Research scripts: `python -m experiments NAME [--options]` writes results/NAME/."""

@@ -1,0 +1,58 @@
+"""Run an experiment: `python -m experiments [NAME] [--preset ...] [--device ...] [--dtype ...]`."""
+
+import dataclasses
+import os
+import sys
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+
+def main(
+    name: Annotated[
+        Literal["regime_versus_training", "calibrate_threshold"], tyro.conf.Positional
+    ] = "regime_versus_training",
+    /,
+    preset: Literal["quick", "default", "full"] = "default",
+    device: Literal["cpu", "gpu"] = "cpu",
+    dtype: Literal["float32", "float64"] = "float32",
+    workers: int | None = None,
+) -> None:
+    """Run an experiment and write its results to results/NAME/.
+
+    A run that is stopped goes on where it was when the same command is given again.
+
+    Args:
+        name: which experiment: `regime_versus_training` predicts, trains and compares;
+            `calibrate_threshold` finds the thresholds that the library's predictions use.
+        preset: `quick` takes seconds and shows that all parts work, `default` takes minutes on two
+            cores, `full` hours.
+        device: where to compute.
+        dtype: precision of networks, predictions and training.
+        workers: parallel processes; one for each core by default, one on a GPU.
+    """
+    if workers is None:
+        workers = 1 if device == "gpu" else os.cpu_count() or 1
+    if workers < 1:
+        sys.exit(f"--workers: received {workers}, expected at least 1")
+    os.environ["JAX_PLATFORMS"] = "cuda" if device == "gpu" else "cpu"
+    os.environ["JAX_ENABLE_X64"] = "1" if dtype == "float64" else "0"
+    # After the environment is set, which JAX reads when it is imported.
+    from experiments import calibrate_threshold, regime_versus_training  # noqa: PLC0415
+
+    experiment = {
+        "regime_versus_training": regime_versus_training,
+        "calibrate_threshold": calibrate_threshold,
+    }[name]
+    protocol = dataclasses.replace(experiment.PRESETS[preset], dtype=dtype)
+    console = Console()
+    console.print(f"{name}, preset {preset}, {dtype} on {device}, {workers} processes")
+    try:
+        sys.exit(min(experiment.run(protocol, num_workers=workers, console=console), 1))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

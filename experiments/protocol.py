@@ -1,0 +1,273 @@
+"""Draw, predict and train an ensemble of networks of one cell on one task.
+
+The calibration of the thresholds and the comparison that uses them follow the same protocol.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+
+import jacobian_rnn as jrnn
+from experiments import networks
+from jacobian_rnn import tasks, training
+
+Report = Callable[[str, float], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How networks are drawn, predicted and trained.
+
+    Attributes:
+        width: hidden units.
+        recall_delay, digits_delay: steps between what is shown and the answer.
+        num_gains: gains per cell and task, chosen from predictions so that the predicted log gains
+            spread evenly over the part of `log_gain_range` that the cell reaches.
+        candidate_gains: lowest and highest recurrent gain considered.
+        log_gain_range: nats.
+        num_seeds: networks drawn per gain.
+        first_seed: seeds count from here; calibration and comparison use different ones.
+        num_sequences: sequences per prediction.
+        adam_rates, sgd_rates: learning rates; each network is trained with each, and the one with
+            the best validation skill counts.
+        clip_norm: global gradient norm to which the gradients that Adam sees are clipped.
+        num_updates: updates of each training.
+        batch_size: sequences per update.
+        num_records: how many times lag norms and validation skill are recorded.
+        held_out_size: sequences in validation and in test data.
+        dtype: "float32" or "float64".
+    """
+
+    width: int = 32
+    recall_delay: int = 40
+    digits_delay: int = 30
+    num_gains: int = 8
+    candidate_gains: tuple[float, float] = (0.3, 20.0)
+    log_gain_range: tuple[float, float] = (-40.0, 30.0)
+    num_seeds: int = 2
+    first_seed: int = 0
+    num_sequences: int = 8
+    adam_rates: tuple[float, ...] = (0.003, 0.01)
+    sgd_rates: tuple[float, ...] = (0.1, 0.3)
+    clip_norm: float = 1.0
+    num_updates: int = 500
+    batch_size: int = 32
+    num_records: int = 5
+    held_out_size: int = 256
+    dtype: str = "float32"
+
+
+class Member(NamedTuple):
+    """Networks of an ensemble: one gain and one seed for each."""
+
+    gain: jax.Array
+    seed: jax.Array
+
+
+class Ensemble:
+    """All networks of one cell on one task, as compiled programs.
+
+    Args:
+        protocol: how to draw, predict and train.
+        cell_name: a key of `networks.CELLS`.
+        task_name: "delayed_recall" or "sequential_digits".
+    """
+
+    def __init__(self, protocol: Protocol, cell_name: str, task_name: str):
+        self.protocol, self.cell_name = protocol, cell_name
+        self.dtype = jnp.dtype(protocol.dtype)
+        make, delay = {
+            "delayed_recall": (tasks.delayed_recall, protocol.recall_delay),
+            "sequential_digits": (tasks.sequential_digits, protocol.digits_delay),
+        }[task_name]
+        self.task = make(delay, dtype=self.dtype)
+        self.carry = networks.zero_carry(cell_name, protocol.width, self.dtype)
+        self._predict_all = jax.jit(jax.vmap(self._predict))
+
+    def choose_gains(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Choose gains whose predicted log gains spread evenly; nothing is trained.
+
+        Returns:
+            `(chosen, candidates, log_gains)`: chosen gains, and the median predicted log gain of
+            every candidate.
+        """
+        protocol = self.protocol
+        per_call = protocol.num_gains * protocol.num_seeds
+        candidates = np.geomspace(*protocol.candidate_gains, 2 * per_call)
+        seeds = np.full(per_call, protocol.first_seed)
+        halves = [self._predict_all(_member(half, seeds, self.dtype)) for half in np.split(candidates, 2)]
+        log_gains = np.concatenate([np.nanmedian(p.log_gain, axis=1) for p, _ in halves])
+        low, high = protocol.log_gain_range
+        targets = np.linspace(max(low, log_gains.min()), min(high, log_gains.max()), protocol.num_gains)
+        chosen: list[int] = []
+        for target in targets:
+            distance = np.abs(log_gains - target)
+            distance[chosen] = np.inf
+            chosen.append(int(np.argmin(distance)))
+        return np.sort(candidates[chosen]), candidates, log_gains
+
+    def predict(self, gains: np.ndarray) -> xr.Dataset:
+        """Predict the regime of every network, gains times seeds."""
+        shape = (gains.size, self.protocol.num_seeds)
+        gain, seed = np.meshgrid(gains, self._seeds(), indexing="ij")
+        prediction, norm = self._predict_all(_member(gain.ravel(), seed.ravel(), self.dtype))
+        radius = [
+            np.abs(np.linalg.eigvals(np.asarray(kernel, float))).max()
+            for kernel in self._kernels(gain.ravel(), seed.ravel())
+        ]
+        per_network = {
+            "regime": prediction.regime,
+            "borderline": prediction.borderline,
+            "exponent": prediction.exponent,
+            "exponent_standard_error": prediction.standard_error,
+            "spectral_radius": np.array(radius),
+            "kernel_norm": norm,
+        }
+        per_sequence = {"log_gain": prediction.log_gain, "log_gain_error": prediction.log_gain_error}
+        dims = ("gain_index", "seed")
+        return xr.Dataset(
+            {name: (dims, np.reshape(values, shape)) for name, values in per_network.items()}
+            | {
+                name: ((*dims, "sequence"), np.reshape(values, (*shape, -1)))
+                for name, values in per_sequence.items()
+            }
+            | {"interval": ((*dims, "end"), np.reshape(prediction.interval, (*shape, 2)))},
+            coords={"gain": ("gain_index", gains), "seed": self._seeds()},
+        )
+
+    def train(self, gains: np.ndarray, optimizer_name: str, report: Report) -> xr.Dataset:
+        """Train every network with every learning rate, and record it."""
+        protocol, task = self.protocol, self.task
+        rates = protocol.sgd_rates if optimizer_name == "sgd" else protocol.adam_rates
+        shape = (gains.size, protocol.num_seeds, len(rates))
+        gain, seed, rate = (
+            a.ravel() for a in np.meshgrid(gains, self._seeds(), rates, indexing="ij")
+        )
+        rate = jnp.asarray(rate, self.dtype)
+        held_out = {
+            split: task.sample_held_out(jax.random.key(2), protocol.held_out_size, split)
+            for split in ("validation", "test")
+        }
+        lag_batch = task.sample(jax.random.key(3), protocol.batch_size)
+        bounds = np.linspace(0, protocol.num_updates, protocol.num_records + 1).astype(int)
+
+        def start(member, rate):
+            key = jax.random.fold_in(jax.random.key(4), member.seed)
+            chosen = self._optimizer(optimizer_name, rate)
+            return training.start(task, self.draw(member), self.carry, chosen, key=key)
+
+        def look(state):
+            by_lag = training.lag_norms(state.network, self.carry, task, lag_batch)
+            return by_lag, *(
+                training.evaluate(state.network, self.carry, task, held_out[split])
+                for split in ("validation", "test")
+            )
+
+        def advance(state, rate, num_updates):
+            return training.advance(
+                state,
+                self.carry,
+                task,
+                self._optimizer(optimizer_name, rate),
+                num_updates=num_updates,
+                batch_size=protocol.batch_size,
+            )
+
+        advance_all = jax.jit(
+            jax.vmap(advance, in_axes=(0, 0, None)), static_argnums=2, donate_argnums=0
+        )
+        look_all = jax.jit(jax.vmap(look))
+        state = jax.jit(jax.vmap(start))(_member(gain, seed, self.dtype), rate)
+        looks, updates = [], []
+        for done, until in zip(bounds[:-1], bounds[1:], strict=True):
+            looks.append(look_all(state))
+            state, recorded = advance_all(state, rate, int(until - done))
+            updates.append(jax.tree.map(np.asarray, recorded))
+            report(f"training with {optimizer_name}", until / protocol.num_updates)
+        looks.append(look_all(state))
+        return self._recorded(looks, updates, bounds, shape, np.array(rates))
+
+    def _recorded(self, looks, updates, bounds, shape, rates):
+        dims = ("gain_index", "seed", "rate_index")
+        by_lag, validation, test = (list(part) for part in zip(*looks, strict=True))
+        loss, gradient_norm, update_norm = (
+            np.concatenate(part, axis=1).reshape(*shape, -1) for part in zip(*updates, strict=True)
+        )
+        test_skill, test_loss = (np.reshape(part, shape) for part in test[-1])
+        validation_skill = np.stack([np.reshape(skill, shape) for skill, _ in validation], axis=-1)
+        outcome = np.empty(shape, int)
+        for index in np.ndindex(shape):
+            observed = jrnn.observe_regime(
+                Record(loss[index], update_norm[index], test_skill[index], self.task.baseline_loss)
+            )
+            outcome[index] = observed.outcome
+        best = np.argmax(np.nan_to_num(validation_skill[..., -1], nan=-np.inf), axis=-1)
+        return xr.Dataset(
+            {
+                "loss": ((*dims, "update"), loss),
+                "gradient_norm": ((*dims, "update"), gradient_norm),
+                "update_norm": ((*dims, "update"), update_norm),
+                "gradient_norm_by_lag": (
+                    (*dims, "record", "lag"),
+                    np.stack([np.reshape(part, (*shape, -1)) for part in by_lag], axis=-2),
+                ),
+                "validation_skill": ((*dims, "record"), validation_skill),
+                "test_skill_by_rate": (dims, test_skill),
+                "test_loss_by_rate": (dims, test_loss),
+                "outcome_by_rate": (dims, outcome),
+                "best_rate": (dims[:2], best),
+                "test_skill": (dims[:2], np.take_along_axis(test_skill, best[..., None], -1)[..., 0]),
+                "outcome": (dims[:2], np.take_along_axis(outcome, best[..., None], -1)[..., 0]),
+                "learning_rate": ("rate_index", rates),
+            },
+            coords={"record": bounds},
+        )
+
+    def draw(self, member: Member) -> jrnn.Recurrence:
+        """Draw one network."""
+        return networks.draw(
+            self.cell_name,
+            self.protocol.width,
+            member.gain,
+            self.task.input_size,
+            dtype=self.dtype,
+            key=jax.random.fold_in(jax.random.key(0), member.seed),
+        )
+
+    def _predict(self, member):
+        recurrence = self.draw(member)
+        key = jax.random.fold_in(jax.random.key(1), member.seed)
+        xs = self.task.sample(key, self.protocol.num_sequences).xs
+        prediction = jrnn.predict_regime(recurrence, self.carry, xs, horizon=self.task.horizon)
+        return prediction, jnp.linalg.norm(networks.recurrent_kernel(recurrence), 2)
+
+    def _kernels(self, gain, seed):
+        draw = jax.jit(jax.vmap(lambda member: networks.recurrent_kernel(self.draw(member))))
+        return draw(_member(gain, seed, self.dtype))
+
+    def _optimizer(self, name, rate):
+        if name == "sgd":
+            return optax.sgd(rate)
+        return optax.chain(optax.clip_by_global_norm(self.protocol.clip_norm), optax.adam(rate))
+
+    def _seeds(self):
+        return self.protocol.first_seed + np.arange(self.protocol.num_seeds)
+
+
+class Record(NamedTuple):
+    """What an observation reads of one training."""
+
+    loss: np.ndarray
+    update_norm: np.ndarray
+    test_skill: float
+    baseline_loss: float
+
+
+def _member(gain, seed, dtype):
+    return Member(jnp.asarray(gain, dtype), jnp.asarray(seed, jnp.int32))

@@ -1,0 +1,206 @@
+"""Predict the gradient regime of SimpleCell, GRU and LSTM networks, train them, score the prediction.
+
+For each cell and task, recurrent gains are chosen from predictions alone so that both sides of
+"stable" are covered; each network is predicted, then trained with a fixed grid of learning rates,
+and the outcome is compared with the prediction, beside what simple rules would have said.
+"""
+
+import dataclasses
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import xarray as xr
+from rich.console import Console
+from rich.table import Table
+
+import jacobian_rnn as jrnn
+from experiments import results
+from experiments.networks import CELLS
+from experiments.protocol import Ensemble, Protocol, Report
+from experiments.units import run_units
+
+NAME = "regime_versus_training"
+OPTIMIZERS = {"delayed_recall": ("adam", "sgd"), "sequential_digits": ("adam",)}
+PRESETS = {
+    "quick": Protocol(
+        width=8,
+        recall_delay=8,
+        digits_delay=8,
+        num_gains=3,
+        num_seeds=1,
+        num_sequences=3,
+        num_updates=8,
+        batch_size=8,
+        num_records=2,
+        held_out_size=32,
+        adam_rates=(0.01,),
+        sgd_rates=(0.3,),
+    ),
+    "default": Protocol(),
+    "full": Protocol(
+        width=64,
+        recall_delay=100,
+        digits_delay=100,
+        num_gains=16,
+        num_seeds=5,
+        num_sequences=32,
+        adam_rates=(0.001, 0.003, 0.01),
+        sgd_rates=(0.1, 0.3, 1.0),
+        num_updates=3000,
+        num_records=10,
+    ),
+}
+
+
+class Unit(NamedTuple):
+    """What one worker does at a time."""
+
+    cell: str
+    task: str
+
+
+def run(protocol: Protocol, *, num_workers: int, console: Console) -> int:
+    """Run the comparison, print it, and write one NetCDF file; return the number of failed units."""
+    started = time.perf_counter()
+    # The longest first, so that the workers finish together.
+    units = [Unit(cell, task) for task in reversed(OPTIMIZERS) for cell in reversed(CELLS)]
+    folder = results.directory(NAME)
+    parts, failures = run_units(work, protocol, units, folder, num_workers=num_workers, console=console)
+    for unit, error in failures.items():
+        console.print(f"[red]{'-'.join(unit)} failed: {error}")
+    if failures:
+        console.print("finished units are saved; the same command makes the others again")
+        return len(failures)
+    dataset = xr.concat(
+        [
+            xr.concat([parts[Unit(cell, task)] for task in OPTIMIZERS], "setting", join="outer")
+            for cell in CELLS
+        ],
+        "cell",
+        join="outer",
+    ).assign_coords(cell=list(CELLS))
+    seconds = time.perf_counter() - started
+    dataset = results.described(dataset, protocol, device=_device(), seconds=seconds)
+    path = results.write(dataset, folder / f"{NAME}.nc")
+    show(dataset, console)
+    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
+    return 0
+
+
+def work(protocol: Protocol, unit: Unit, report: Report) -> xr.Dataset:
+    """Predict and train all networks of one cell on one task."""
+    ensemble = Ensemble(protocol, unit.cell, unit.task)
+    report("choosing gains", 0.02)
+    gains, candidates, log_gains = ensemble.choose_gains()
+    report("predicting", 0.1)
+    predicted = ensemble.predict(gains)
+    optimizers = OPTIMIZERS[unit.task]
+    trained = []
+    for index, optimizer in enumerate(optimizers):
+
+        def report_part(what, fraction, index=index):
+            report(what, 0.15 + 0.85 * (index + fraction) / len(optimizers))
+
+        trained.append(ensemble.train(gains, optimizer, report_part))
+    combined = xr.concat([predicted.merge(part) for part in trained], "setting")
+    settings = [f"{unit.task}, {optimizer}" for optimizer in optimizers]
+    combined = combined.assign(
+        candidate_gain=("candidate", candidates), candidate_log_gain=("candidate", log_gains)
+    )
+    per_setting = [name for name in ("gain", "candidate_gain", "candidate_log_gain") if "setting" not in combined[name].dims]
+    combined = combined.reset_coords("gain")
+    for name in per_setting:
+        combined[name] = combined[name].expand_dims(setting=len(settings))
+    combined["horizon"] = ("setting", np.full(len(settings), ensemble.task.horizon))
+    return combined.assign_coords(setting=settings)
+
+
+def compare(dataset: xr.Dataset, settings: list[str]) -> jrnn.Agreement:
+    """Compare prediction and outcome over the networks of all cells in the given settings."""
+    chosen = dataset.sel(setting=settings)
+    stacked = chosen[
+        ["regime", "outcome", "borderline", "spectral_radius", "kernel_norm", "exponent", "gain"]
+    ].broadcast_like(chosen["regime"])
+    flat = {name: stacked[name].transpose("setting", "cell", "gain_index", "seed").to_numpy().ravel() for name in stacked}
+    # One group for each cell, task and gain: its networks are not independent.
+    shape = tuple(chosen.sizes[dim] for dim in ("setting", "cell", "gain_index", "seed"))
+    groups = np.broadcast_to(np.arange(np.prod(shape[:3])).reshape(*shape[:3], 1), shape).ravel()
+    return jrnn.agreement(
+        flat["regime"].astype(int),
+        flat["outcome"].astype(int),
+        groups=groups,
+        borderline=flat["borderline"].astype(bool),
+        rules={
+            "spectral radius > 1": flat["spectral_radius"] > 1,
+            "norm of W > 1": flat["kernel_norm"] > 1,
+            "largest exponent > 0": flat["exponent"] > 0,
+        },
+        key=jax.random.key(0),
+    )
+
+
+def settings_of(dataset: xr.Dataset, optimizer: str) -> list[str]:
+    """Return the settings trained with an optimiser."""
+    return [s for s in dataset["setting"].to_numpy().tolist() if s.endswith(f", {optimizer}")]
+
+
+def show(dataset: xr.Dataset, console: Console) -> None:
+    """Print networks, scores and disagreements."""
+    table = Table(title="Predicted log gain over the horizon (nats) and what training showed")
+    for column in ("task, optimiser", "cell", "gain", "log gain", "predicted", "test skill", "observed"):
+        table.add_column(column, justify="right" if column in ("gain", "log gain") else "left")
+    for setting in dataset["setting"].to_numpy():
+        for cell in dataset["cell"].to_numpy():
+            for row in _rows(dataset.sel(setting=setting, cell=cell)):
+                table.add_row(setting, cell, *row)
+            table.add_section()
+    console.print(table)
+    for optimizer, title in (("adam", "Adam with clipping, both tasks"), ("sgd", "plain SGD, delayed recall")):
+        console.rule(f"{title}: does the prediction hold?")
+        console.print(str(compare(dataset, settings_of(dataset, optimizer))), highlight=False, markup=False)
+    console.rule("networks where prediction and training disagree")
+    for line in disagreements(dataset):
+        console.print(line, highlight=False)
+
+
+def disagreements(dataset: xr.Dataset) -> list[str]:
+    """Describe every network whose prediction and outcome disagree, one line each."""
+    lines = []
+    for setting in dataset["setting"].to_numpy():
+        for cell in dataset["cell"].to_numpy():
+            part = dataset.sel(setting=setting, cell=cell)
+            wrong = (part["regime"] == jrnn.Regime.STABLE) != (part["outcome"] == jrnn.Outcome.LEARNED)
+            for i, j in np.argwhere(wrong.transpose("gain_index", "seed").to_numpy()):
+                one = part.isel(gain_index=i, seed=j)
+                lines.append(
+                    f"{setting}, {cell}, gain {float(one.gain):.2f}: "
+                    f"{jrnn.Regime(int(one.regime)).name.lower()} "
+                    f"(e^{float(one.log_gain.median()):+.1f}"
+                    f"{', borderline' if bool(one.borderline) else ''}), "
+                    f"but {jrnn.Outcome(int(one.outcome)).name.lower()} (skill {float(one.test_skill):.2f})"
+                )
+    return lines or ["none"]
+
+
+def _rows(part):
+    for index in range(part.sizes["gain_index"]):
+        at = part.isel(gain_index=index)
+        regimes = [jrnn.Regime(int(r)).name.lower() for r in at["regime"].to_numpy()]
+        outcomes = [jrnn.Outcome(int(o)).name.lower() for o in at["outcome"].to_numpy()]
+        yield (
+            f"{float(at['gain']):.2f}",
+            f"{float(at['log_gain'].median()):+.1f}",
+            _counted(regimes),
+            " ".join(f"{float(s):.2f}" for s in at["test_skill"].to_numpy()),
+            _counted(outcomes),
+        )
+
+
+def _counted(names):
+    return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
+
+
+def _device():
+    return str(jax.devices()[0].device_kind)
