@@ -88,7 +88,10 @@ class Ensemble:
         }[task_name]
         self.task = make(delay, dtype=self.dtype)
         self.carry = networks.zero_carry(cell_name, protocol.width, self.dtype)
+        # Drawing is a program of its own, because compiling the initialisers takes long.
+        self._draw_all = jax.jit(jax.vmap(self._draw))
         self._predict_all = jax.jit(jax.vmap(self._predict))
+        self._look_all = jax.jit(jax.vmap(self._look, in_axes=(0, None, None)))
 
     def choose_gains(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Choose gains whose predicted log gains spread evenly; nothing is trained.
@@ -101,8 +104,8 @@ class Ensemble:
         per_call = protocol.num_gains * protocol.num_seeds
         candidates = np.geomspace(*protocol.candidate_gains, 2 * per_call)
         seeds = np.full(per_call, protocol.first_seed)
-        halves = [self._predict_all(_member(half, seeds, self.dtype)) for half in np.split(candidates, 2)]
-        log_gains = np.concatenate([np.nanmedian(p.log_gain, axis=1) for p, _ in halves])
+        halves = [self._predictions(half, seeds)[0] for half in np.split(candidates, 2)]
+        log_gains = np.concatenate([np.nanmedian(half.log_gain, axis=1) for half in halves])
         low, high = protocol.log_gain_range
         targets = np.linspace(max(low, log_gains.min()), min(high, log_gains.max()), protocol.num_gains)
         chosen: list[int] = []
@@ -116,18 +119,14 @@ class Ensemble:
         """Predict the regime of every network, gains times seeds."""
         shape = (gains.size, self.protocol.num_seeds)
         gain, seed = np.meshgrid(gains, self._seeds(), indexing="ij")
-        prediction, norm = self._predict_all(_member(gain.ravel(), seed.ravel(), self.dtype))
-        radius = [
-            np.abs(np.linalg.eigvals(np.asarray(kernel, float))).max()
-            for kernel in self._kernels(gain.ravel(), seed.ravel())
-        ]
+        prediction, kernels = self._predictions(gain.ravel(), seed.ravel())
         per_network = {
             "regime": prediction.regime,
             "borderline": prediction.borderline,
             "exponent": prediction.exponent,
             "exponent_standard_error": prediction.standard_error,
-            "spectral_radius": np.array(radius),
-            "kernel_norm": norm,
+            "spectral_radius": np.abs(np.linalg.eigvals(kernels)).max(axis=1),
+            "kernel_norm": np.linalg.norm(kernels, 2, axis=(1, 2)),
         }
         per_sequence = {"log_gain": prediction.log_gain, "log_gain_error": prediction.log_gain_error}
         dims = ("gain_index", "seed")
@@ -157,17 +156,10 @@ class Ensemble:
         lag_batch = task.sample(jax.random.key(3), protocol.batch_size)
         bounds = np.linspace(0, protocol.num_updates, protocol.num_records + 1).astype(int)
 
-        def start(member, rate):
+        def start(recurrence, member, rate):
             key = jax.random.fold_in(jax.random.key(4), member.seed)
             chosen = self._optimizer(optimizer_name, rate)
-            return training.start(task, self.draw(member), self.carry, chosen, key=key)
-
-        def look(state):
-            by_lag = training.lag_norms(state.network, self.carry, task, lag_batch)
-            return by_lag, *(
-                training.evaluate(state.network, self.carry, task, held_out[split])
-                for split in ("validation", "test")
-            )
+            return training.start(task, recurrence, self.carry, chosen, key=key)
 
         def advance(state, rate, num_updates):
             return training.advance(
@@ -182,15 +174,15 @@ class Ensemble:
         advance_all = jax.jit(
             jax.vmap(advance, in_axes=(0, 0, None)), static_argnums=2, donate_argnums=0
         )
-        look_all = jax.jit(jax.vmap(look))
-        state = jax.jit(jax.vmap(start))(_member(gain, seed, self.dtype), rate)
+        member = self._member(gain, seed)
+        state = jax.jit(jax.vmap(start))(self._draw_all(member), member, rate)
         looks, updates = [], []
         for done, until in zip(bounds[:-1], bounds[1:], strict=True):
-            looks.append(look_all(state))
+            looks.append(self._look_all(state.network, lag_batch, held_out))
             state, recorded = advance_all(state, rate, int(until - done))
             updates.append(jax.tree.map(np.asarray, recorded))
             report(f"training with {optimizer_name}", until / protocol.num_updates)
-        looks.append(look_all(state))
+        looks.append(self._look_all(state.network, lag_batch, held_out))
         return self._recorded(looks, updates, bounds, shape, np.array(rates))
 
     def _recorded(self, looks, updates, bounds, shape, rates):
@@ -226,11 +218,10 @@ class Ensemble:
                 "outcome": (dims[:2], np.take_along_axis(outcome, best[..., None], -1)[..., 0]),
                 "learning_rate": ("rate_index", rates),
             },
-            coords={"record": bounds},
+            coords={"record": bounds, "lag": np.arange(by_lag[0].shape[-1])},
         )
 
-    def draw(self, member: Member) -> jrnn.Recurrence:
-        """Draw one network."""
+    def _draw(self, member):
         return networks.draw(
             self.cell_name,
             self.protocol.width,
@@ -240,16 +231,27 @@ class Ensemble:
             key=jax.random.fold_in(jax.random.key(0), member.seed),
         )
 
-    def _predict(self, member):
-        recurrence = self.draw(member)
+    def _predict(self, recurrence, member):
         key = jax.random.fold_in(jax.random.key(1), member.seed)
         xs = self.task.sample(key, self.protocol.num_sequences).xs
-        prediction = jrnn.predict_regime(recurrence, self.carry, xs, horizon=self.task.horizon)
-        return prediction, jnp.linalg.norm(networks.recurrent_kernel(recurrence), 2)
+        return jrnn.predict_regime(recurrence, self.carry, xs, horizon=self.task.horizon)
 
-    def _kernels(self, gain, seed):
-        draw = jax.jit(jax.vmap(lambda member: networks.recurrent_kernel(self.draw(member))))
-        return draw(_member(gain, seed, self.dtype))
+    def _predictions(self, gain, seed):
+        member = self._member(gain, seed)
+        recurrences = self._draw_all(member)
+        kernels = jax.vmap(networks.recurrent_kernel)(recurrences)
+        prediction = jax.tree.map(np.asarray, self._predict_all(recurrences, member))
+        return prediction, np.asarray(kernels, float)
+
+    def _look(self, network, lag_batch, held_out):
+        by_lag = training.lag_norms(network, self.carry, self.task, lag_batch)
+        return by_lag, *(
+            training.evaluate(network, self.carry, self.task, held_out[split])
+            for split in ("validation", "test")
+        )
+
+    def _member(self, gain, seed):
+        return Member(jnp.asarray(gain, self.dtype), jnp.asarray(seed, jnp.int32))
 
     def _optimizer(self, name, rate):
         if name == "sgd":
@@ -268,6 +270,3 @@ class Record(NamedTuple):
     test_skill: float
     baseline_loss: float
 
-
-def _member(gain, seed, dtype):
-    return Member(jnp.asarray(gain, dtype), jnp.asarray(seed, jnp.int32))
