@@ -39,7 +39,7 @@ def main(
     os.environ["JAX_PLATFORMS"] = "cuda" if device == "gpu" else "cpu"
     os.environ["JAX_ENABLE_X64"] = "1" if dtype == "float64" else "0"
     # After the environment is set, which JAX reads when it is imported.
-    from experiments import calibrate_threshold, regime_versus_training  # noqa: PLC0415
+    from experiments import calibrate_threshold, regime_versus_training
 
     experiment = {
         "regime_versus_training": regime_versus_training,
@@ -49,7 +49,7 @@ def main(
     console = Console()
     console.print(f"{name}, preset {preset}, {dtype} on {device}, {workers} processes")
     try:
-        sys.exit(min(experiment.run(protocol, num_workers=workers, console=console), 1))
+        sys.exit(min(experiment.run(protocol, preset, num_workers=workers, console=console), 1))
     except KeyboardInterrupt:
         sys.exit(130)
 

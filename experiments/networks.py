@@ -1,6 +1,5 @@
 """The networks that experiments draw: Flax cells whose recurrent kernels are scaled by a gain."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
@@ -10,7 +9,9 @@ import jacobian_rnn as jrnn
 CELLS = {"SimpleCell": nn.SimpleCell, "GRUCell": nn.GRUCell, "LSTMCell": nn.OptimizedLSTMCell}
 
 
-def draw(cell_name: str, width: int, gain, input_size: int, *, dtype, key: Array) -> jrnn.Recurrence:
+def draw(
+    cell_name: str, width: int, gain, input_size: int, *, dtype, key: Array
+) -> jrnn.Recurrence:
     """Draw a network whose recurrent kernels are `gain` times orthogonal matrices, gate by gate.
 
     Input kernels and biases are Flax's defaults: LeCun normal and zero, the forget gate included.

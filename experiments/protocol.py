@@ -4,6 +4,7 @@ The calibration of the thresholds and the comparison that uses them follow the s
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -45,19 +46,19 @@ class Protocol:
     """
 
     width: int = 32
-    recall_delay: int = 40
+    recall_delay: int = 30
     digits_delay: int = 30
-    num_gains: int = 8
+    num_gains: int = 7
     candidate_gains: tuple[float, float] = (0.3, 20.0)
     log_gain_range: tuple[float, float] = (-40.0, 30.0)
     num_seeds: int = 2
-    first_seed: int = 0
+    first_seed: int = 100
     num_sequences: int = 8
     adam_rates: tuple[float, ...] = (0.003, 0.01)
     sgd_rates: tuple[float, ...] = (0.1, 0.3)
     clip_norm: float = 1.0
-    num_updates: int = 500
-    batch_size: int = 32
+    num_updates: int = 1000
+    batch_size: int = 16
     num_records: int = 5
     held_out_size: int = 256
     dtype: str = "float32"
@@ -80,6 +81,7 @@ class Ensemble:
     """
 
     def __init__(self, protocol: Protocol, cell_name: str, task_name: str):
+        """Make the task, and the functions that `jax.jit` compiles at their first call."""
         self.protocol, self.cell_name = protocol, cell_name
         self.dtype = jnp.dtype(protocol.dtype)
         make, delay = {
@@ -107,7 +109,9 @@ class Ensemble:
         halves = [self._predictions(half, seeds)[0] for half in np.split(candidates, 2)]
         log_gains = np.concatenate([np.nanmedian(half.log_gain, axis=1) for half in halves])
         low, high = protocol.log_gain_range
-        targets = np.linspace(max(low, log_gains.min()), min(high, log_gains.max()), protocol.num_gains)
+        targets = np.linspace(
+            max(low, log_gains.min()), min(high, log_gains.max()), protocol.num_gains
+        )
         chosen: list[int] = []
         for target in targets:
             distance = np.abs(log_gains - target)
@@ -128,7 +132,10 @@ class Ensemble:
             "spectral_radius": np.abs(np.linalg.eigvals(kernels)).max(axis=1),
             "kernel_norm": np.linalg.norm(kernels, 2, axis=(1, 2)),
         }
-        per_sequence = {"log_gain": prediction.log_gain, "log_gain_error": prediction.log_gain_error}
+        per_sequence = {
+            "log_gain": prediction.log_gain,
+            "log_gain_error": prediction.log_gain_error,
+        }
         dims = ("gain_index", "seed")
         return xr.Dataset(
             {name: (dims, np.reshape(values, shape)) for name, values in per_network.items()}
@@ -177,7 +184,7 @@ class Ensemble:
         member = self._member(gain, seed)
         state = jax.jit(jax.vmap(start))(self._draw_all(member), member, rate)
         looks, updates = [], []
-        for done, until in zip(bounds[:-1], bounds[1:], strict=True):
+        for done, until in itertools.pairwise(bounds):
             looks.append(self._look_all(state.network, lag_batch, held_out))
             state, recorded = advance_all(state, rate, int(until - done))
             updates.append(jax.tree.map(np.asarray, recorded))
@@ -196,7 +203,12 @@ class Ensemble:
         outcome = np.empty(shape, int)
         for index in np.ndindex(shape):
             observed = jrnn.observe_regime(
-                Record(loss[index], update_norm[index], test_skill[index], self.task.baseline_loss)
+                Record(
+                    loss[index],
+                    update_norm[index],
+                    float(test_skill[index]),
+                    self.task.baseline_loss,
+                )
             )
             outcome[index] = observed.outcome
         best = np.argmax(np.nan_to_num(validation_skill[..., -1], nan=-np.inf), axis=-1)
@@ -214,7 +226,10 @@ class Ensemble:
                 "test_loss_by_rate": (dims, test_loss),
                 "outcome_by_rate": (dims, outcome),
                 "best_rate": (dims[:2], best),
-                "test_skill": (dims[:2], np.take_along_axis(test_skill, best[..., None], -1)[..., 0]),
+                "test_skill": (
+                    dims[:2],
+                    np.take_along_axis(test_skill, best[..., None], -1)[..., 0],
+                ),
                 "outcome": (dims[:2], np.take_along_axis(outcome, best[..., None], -1)[..., 0]),
                 "learning_rate": ("rate_index", rates),
             },
@@ -269,4 +284,3 @@ class Record(NamedTuple):
     update_norm: np.ndarray
     test_skill: float
     baseline_loss: float
-

@@ -1,11 +1,10 @@
-"""Predict the gradient regime of SimpleCell, GRU and LSTM networks, train them, score the prediction.
+"""Predict the gradient regime of SimpleCell, GRU and LSTM networks, train them, and compare.
 
 For each cell and task, recurrent gains are chosen from predictions alone so that both sides of
 "stable" are covered; each network is predicted, then trained with a fixed grid of learning rates,
 and the outcome is compared with the prediction, beside what simple rules would have said.
 """
 
-import dataclasses
 import time
 from typing import NamedTuple
 
@@ -61,29 +60,30 @@ class Unit(NamedTuple):
     task: str
 
 
-def run(protocol: Protocol, *, num_workers: int, console: Console) -> int:
-    """Run the comparison, print it, and write one NetCDF file; return the number of failed units."""
+def run(protocol: Protocol, preset: str, *, num_workers: int, console: Console) -> int:
+    """Run the comparison, print it, write one NetCDF file; return the number of failed units."""
     started = time.perf_counter()
     # The longest first, so that the workers finish together.
     units = [Unit(cell, task) for task in reversed(OPTIMIZERS) for cell in reversed(CELLS)]
     folder = results.directory(NAME)
-    parts, failures = run_units(work, protocol, units, folder, num_workers=num_workers, console=console)
+    parts, failures = run_units(
+        work, protocol, units, folder, num_workers=num_workers, console=console
+    )
     for unit, error in failures.items():
         console.print(f"[red]{'-'.join(unit)} failed: {error}")
     if failures:
         console.print("finished units are saved; the same command makes the others again")
         return len(failures)
-    dataset = xr.concat(
-        [
-            xr.concat([parts[Unit(cell, task)] for task in OPTIMIZERS], "setting", join="outer")
-            for cell in CELLS
-        ],
+    dataset = joined(
+        [joined([parts[Unit(cell, task)] for task in OPTIMIZERS], "setting") for cell in CELLS],
         "cell",
-        join="outer",
-    ).assign_coords(cell=list(CELLS))
+    )
+    dataset = dataset.assign(threshold=("bound", list(jrnn.THRESHOLDS))).assign_coords(
+        cell=list(CELLS), bound=list(jrnn.Thresholds._fields)
+    )
     seconds = time.perf_counter() - started
     dataset = results.described(dataset, protocol, device=_device(), seconds=seconds)
-    path = results.write(dataset, folder / f"{NAME}.nc")
+    path = results.write(dataset, results.path_of(NAME, preset, protocol.dtype))
     show(dataset, console)
     console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
     return 0
@@ -97,24 +97,25 @@ def work(protocol: Protocol, unit: Unit, report: Report) -> xr.Dataset:
     report("predicting", 0.1)
     predicted = ensemble.predict(gains)
     optimizers = OPTIMIZERS[unit.task]
-    trained = []
+    settings = []
     for index, optimizer in enumerate(optimizers):
+        start, share = 0.15 + 0.85 * index / len(optimizers), 0.85 / len(optimizers)
+        trained = ensemble.train(
+            gains, optimizer, lambda what, done, a=start, b=share: report(what, a + b * done)
+        )
+        setting = predicted.merge(trained).reset_coords("gain")
+        setting["candidate_gain"] = ("candidate", candidates)
+        setting["candidate_log_gain"] = ("candidate", log_gains)
+        setting["horizon"] = ensemble.task.horizon
+        settings.append(setting.expand_dims(setting=[f"{unit.task}, {optimizer}"]))
+    return joined(settings, "setting")
 
-        def report_part(what, fraction, index=index):
-            report(what, 0.15 + 0.85 * (index + fraction) / len(optimizers))
 
-        trained.append(ensemble.train(gains, optimizer, report_part))
-    combined = xr.concat([predicted.merge(part) for part in trained], "setting")
-    settings = [f"{unit.task}, {optimizer}" for optimizer in optimizers]
-    combined = combined.assign(
-        candidate_gain=("candidate", candidates), candidate_log_gain=("candidate", log_gains)
+def joined(datasets: list[xr.Dataset], dim: str) -> xr.Dataset:
+    """Join datasets along a new or existing dimension; what one of them lacks is NaN."""
+    return xr.concat(
+        datasets, dim, data_vars="all", coords="different", compat="equals", join="outer"
     )
-    per_setting = [name for name in ("gain", "candidate_gain", "candidate_log_gain") if "setting" not in combined[name].dims]
-    combined = combined.reset_coords("gain")
-    for name in per_setting:
-        combined[name] = combined[name].expand_dims(setting=len(settings))
-    combined["horizon"] = ("setting", np.full(len(settings), ensemble.task.horizon))
-    return combined.assign_coords(setting=settings)
 
 
 def compare(dataset: xr.Dataset, settings: list[str]) -> jrnn.Agreement:
@@ -123,7 +124,10 @@ def compare(dataset: xr.Dataset, settings: list[str]) -> jrnn.Agreement:
     stacked = chosen[
         ["regime", "outcome", "borderline", "spectral_radius", "kernel_norm", "exponent", "gain"]
     ].broadcast_like(chosen["regime"])
-    flat = {name: stacked[name].transpose("setting", "cell", "gain_index", "seed").to_numpy().ravel() for name in stacked}
+    flat = {
+        name: stacked[name].transpose("setting", "cell", "gain_index", "seed").to_numpy().ravel()
+        for name in stacked
+    }
     # One group for each cell, task and gain: its networks are not independent.
     shape = tuple(chosen.sizes[dim] for dim in ("setting", "cell", "gain_index", "seed"))
     groups = np.broadcast_to(np.arange(np.prod(shape[:3])).reshape(*shape[:3], 1), shape).ravel()
@@ -149,7 +153,15 @@ def settings_of(dataset: xr.Dataset, optimizer: str) -> list[str]:
 def show(dataset: xr.Dataset, console: Console) -> None:
     """Print networks, scores and disagreements."""
     table = Table(title="Predicted log gain over the horizon (nats) and what training showed")
-    for column in ("task, optimiser", "cell", "gain", "log gain", "predicted", "test skill", "observed"):
+    for column in (
+        "task, optimiser",
+        "cell",
+        "gain",
+        "log gain",
+        "predicted",
+        "test skill",
+        "observed",
+    ):
         table.add_column(column, justify="right" if column in ("gain", "log gain") else "left")
     for setting in dataset["setting"].to_numpy():
         for cell in dataset["cell"].to_numpy():
@@ -157,9 +169,14 @@ def show(dataset: xr.Dataset, console: Console) -> None:
                 table.add_row(setting, cell, *row)
             table.add_section()
     console.print(table)
-    for optimizer, title in (("adam", "Adam with clipping, both tasks"), ("sgd", "plain SGD, delayed recall")):
+    for optimizer, title in (
+        ("adam", "Adam with clipping, both tasks"),
+        ("sgd", "plain SGD, delayed recall"),
+    ):
         console.rule(f"{title}: does the prediction hold?")
-        console.print(str(compare(dataset, settings_of(dataset, optimizer))), highlight=False, markup=False)
+        console.print(
+            str(compare(dataset, settings_of(dataset, optimizer))), highlight=False, markup=False
+        )
     console.rule("networks where prediction and training disagree")
     for line in disagreements(dataset):
         console.print(line, highlight=False)
@@ -171,7 +188,9 @@ def disagreements(dataset: xr.Dataset) -> list[str]:
     for setting in dataset["setting"].to_numpy():
         for cell in dataset["cell"].to_numpy():
             part = dataset.sel(setting=setting, cell=cell)
-            wrong = (part["regime"] == jrnn.Regime.STABLE) != (part["outcome"] == jrnn.Outcome.LEARNED)
+            wrong = (part["regime"] == jrnn.Regime.STABLE) != (
+                part["outcome"] == jrnn.Outcome.LEARNED
+            )
             for i, j in np.argwhere(wrong.transpose("gain_index", "seed").to_numpy()):
                 one = part.isel(gain_index=i, seed=j)
                 lines.append(
@@ -179,7 +198,8 @@ def disagreements(dataset: xr.Dataset) -> list[str]:
                     f"{jrnn.Regime(int(one.regime)).name.lower()} "
                     f"(e^{float(one.log_gain.median()):+.1f}"
                     f"{', borderline' if bool(one.borderline) else ''}), "
-                    f"but {jrnn.Outcome(int(one.outcome)).name.lower()} (skill {float(one.test_skill):.2f})"
+                    f"but {jrnn.Outcome(int(one.outcome)).name.lower()} "
+                    f"(skill {float(one.test_skill):.2f})"
                 )
     return lines or ["none"]
 

@@ -1,7 +1,7 @@
 """Result files: labelled datasets (xarray, NetCDF), written atomically, with their provenance."""
 
 import dataclasses
-import datetime
+import datetime as dt
 import hashlib
 import json
 import os
@@ -16,9 +16,14 @@ ROOT = Path(__file__).resolve().parent.parent / "results"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "jacobian_rnn")
 
 
-def directory(name: str) -> Path:
+def directory(experiment: str) -> Path:
     """Return the folder of one experiment's results."""
-    return ROOT / name
+    return ROOT / experiment
+
+
+def path_of(experiment: str, preset: str, dtype: str) -> Path:
+    """Return the result file of one experiment; each preset and precision has its own."""
+    return directory(experiment) / f"{preset}-{dtype}.nc"
 
 
 def fingerprint(config, *parts: str) -> str:
@@ -38,7 +43,7 @@ def described(dataset: xr.Dataset, config, *, device: str, seconds: float) -> xr
         device=device,
         host=platform.node(),
         wall_seconds=round(seconds, 1),
-        written=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        written=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     )
 
 
@@ -66,13 +71,18 @@ def read(path: Path) -> xr.Dataset:
         ValueError: the file is damaged; the message says to make it again.
     """
     if not path.is_file():
-        msg = f"{path}: not there; make it with `python -m experiments {path.parent.name}`"
+        msg = f"{path}: not there; make it with `{_command(path)}`"
         raise FileNotFoundError(msg)
     try:
         return xr.load_dataset(path, engine="h5netcdf")
     except (OSError, KeyError, ValueError) as error:
         msg = (
             f"{path}: damaged or not a result file ({error}); delete it and make it again with "
-            f"`python -m experiments {path.parent.name}`"
+            f"`{_command(path)}`"
         )
         raise ValueError(msg) from error
+
+
+def _command(path):
+    preset, _, dtype = path.stem.partition("-")
+    return f"python -m experiments {path.parent.name} --preset {preset} --dtype {dtype}"

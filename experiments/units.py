@@ -86,7 +86,7 @@ def run_units(
 
 
 def _connect(messages):
-    global _progress_queue  # noqa: PLW0603
+    global _progress_queue
     _progress_queue = messages
 
 
@@ -137,7 +137,9 @@ class _display:
             console=console,
         )
         self.bar_of = {
-            "-".join(unit): self.bars.add_task("", total=1.0, unit="-".join(unit), what="waiting", start=False)
+            "-".join(unit): self.bars.add_task(
+                "", total=1.0, unit="-".join(unit), what="waiting", start=False
+            )
             for unit in units
         }
 

@@ -5,13 +5,15 @@ gain are not independent, so intervals come from a bootstrap over groups (gains)
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from jacobian_rnn.regimes import Outcome, Regime
+
+AnyArray = Array | np.ndarray
 
 
 class Score(NamedTuple):
@@ -83,12 +85,12 @@ class Agreement(NamedTuple):
 
 
 def agreement(
-    regimes: Int[Array, " networks"],
-    outcomes: Int[Array, " networks"],
+    regimes: Int[AnyArray, " networks"],
+    outcomes: Int[AnyArray, " networks"],
     *,
-    groups: Int[Array, " networks"],
-    borderline: Bool[Array, " networks"],
-    rules: Mapping[str, Bool[Array, " networks"]],
+    groups: Int[AnyArray, " networks"],
+    borderline: Bool[AnyArray, " networks"],
+    rules: Mapping[str, Bool[AnyArray, " networks"]],
     key: Array,
     num_resamples: int = 2000,
     level: float = 0.95,
@@ -134,7 +136,11 @@ def agreement(
     """
     predicted = np.asarray(regimes)
     observed = np.asarray(outcomes)
-    named = {"outcomes": observed, "groups": np.asarray(groups), "borderline": np.asarray(borderline)}
+    named = {
+        "outcomes": observed,
+        "groups": np.asarray(groups),
+        "borderline": np.asarray(borderline),
+    }
     named |= {f"rules[{name!r}]": np.asarray(rule) for name, rule in rules.items()}
     if predicted.ndim != 1 or not predicted.size:
         msg = f"regimes: received shape {predicted.shape}, expected (networks,) with at least one"
@@ -144,7 +150,10 @@ def agreement(
             msg = f"{name}: received shape {array.shape}, expected {predicted.shape} as regimes"
             raise ValueError(msg)
     if not 0 < level < 1 or num_resamples < 1:
-        msg = f"level, num_resamples: received {level}, {num_resamples}, expected 0 < level < 1 and at least 1"
+        msg = (
+            f"level, num_resamples: received {level}, {num_resamples}, expected 0 < level < 1 and "
+            "at least 1"
+        )
         raise ValueError(msg)
 
     learned = observed == Outcome.LEARNED
@@ -155,9 +164,7 @@ def agreement(
 
     labels, members = np.unique(named["groups"], return_inverse=True)
     draws = np.asarray(jax.random.randint(key, (num_resamples, labels.size), 0, labels.size))
-    resampled = {
-        name: _resampled(claim, learned, members, draws) for name, claim in claims.items()
-    }
+    resampled = {name: _resampled(claim, learned, members, draws) for name, claim in claims.items()}
     scores = {
         name: _score(claim, learned, _interval(resampled[name], level))
         for name, claim in claims.items()
@@ -170,7 +177,7 @@ def agreement(
         for name in claims
         if name != "prediction"
     }
-    of_decided = _resampled(claims["prediction"], learned, members, draws, decided)
+    of_decided = _resampled(claims["prediction"], learned, members, draws, counted=decided)
     confusion = np.zeros((3, 3), int)
     np.add.at(confusion, (predicted + 1, observed + 1), 1)
     missing = [r.name for r in Regime if r not in predicted] + [
@@ -191,7 +198,7 @@ def agreement(
 
 
 def balanced_accuracy(claims: np.ndarray, learned: np.ndarray) -> float:
-    """Return the mean of the fractions right among True and among False; NaN if either is absent."""
+    """Return the mean of the fractions right among True and False; NaN if either is absent."""
     if learned.all() or not learned.any():
         return float("nan")
     return float((claims[learned].mean() + (~claims[~learned]).mean()) / 2)
@@ -207,12 +214,14 @@ def _score(claims, learned, interval):
     return Score(balanced, interval, accuracy, int(learned.size))
 
 
-def _resampled(claims, learned, members, draws, counted=True):
+def _resampled(claims, learned, members, draws, *, counted: Any = True):
     """Return the balanced accuracy of each resample of groups."""
     num_groups = draws.shape[1]
 
     def per_group(which):
-        return np.bincount(members, weights=which & counted, minlength=num_groups)[draws].sum(axis=1)
+        return np.bincount(members, weights=which & counted, minlength=num_groups)[draws].sum(
+            axis=1
+        )
 
     right_yes, yes = per_group(claims & learned), per_group(learned)
     right_no, no = per_group(~claims & ~learned), per_group(~learned)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 from jaxtyping import Array, PyTree
@@ -86,7 +85,10 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
         (4,)
     """
     if isinstance(cell, nn.RNN | nnx.RNN):
-        msg = f"cell: received an {type(cell).__name__} layer, expected the cell itself: pass `layer.cell` and its variables"
+        msg = (
+            f"cell: received an {type(cell).__name__} layer, expected the cell itself: pass "
+            "`layer.cell` and its variables"
+        )
         raise TypeError(msg)
     if not isinstance(cell, nn.Module):
         msg = (
@@ -230,7 +232,7 @@ class StackOutput:
 
 
 def _without_initializers(cell: nn.Module) -> nn.Module:
-    """Copy a linen cell with default initialisers, and tuples for lists, so that it can be hashed."""
+    """Copy a linen cell with default initialisers, and tuples for lists, so that it hashes."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(cell):  # pyright: ignore[reportArgumentType]
         if field.name.endswith("_init") and field.default is not dataclasses.MISSING:

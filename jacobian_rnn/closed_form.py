@@ -68,11 +68,17 @@ def lstm(kernels_x, kernels_h, biases, carry, x):
     """J = [[diag f, A], [S diag f, B + S A]] for the state (c, h); gates in the order i, f, g, o.
 
     With c' = f c + i g and h' = o tanh c':
-    A = diag(c f') W_f + diag(g i') W_i + diag(i g') W_g, B = diag(tanh(c') o') W_o, S = diag(o tanh'(c')).
+    A = diag(c f') W_f + diag(g i') W_i + diag(i g') W_g, B = diag(tanh(c') o') W_o,
+    S = diag(o tanh'(c')).
     """
     c, h = carry
     pre = [x @ u + h @ w + b for u, w, b in zip(kernels_x, kernels_h, biases, strict=True)]
-    i, f, g, o = jax.nn.sigmoid(pre[0]), jax.nn.sigmoid(pre[1]), jnp.tanh(pre[2]), jax.nn.sigmoid(pre[3])
+    i, f, g, o = (
+        jax.nn.sigmoid(pre[0]),
+        jax.nn.sigmoid(pre[1]),
+        jnp.tanh(pre[2]),
+        jax.nn.sigmoid(pre[3]),
+    )
     w_i, w_f, w_g, w_o = (kernel.T for kernel in kernels_h)
     tanh_c = jnp.tanh(f * c + i * g)
     a = (
@@ -162,7 +168,9 @@ def _nnx_optimized_lstm(p, carry, x):
 
 def _nnx_gru(p, carry, x):
     # This class has no bias b_hn; one that a future Flax may add is found under "dense_h".
-    bias_h = p["dense_h"]["bias"] if "bias" in p["dense_h"] else jnp.zeros_like(p["dense_i"]["bias"])
+    bias_h = (
+        p["dense_h"]["bias"] if "bias" in p["dense_h"] else jnp.zeros_like(p["dense_i"]["bias"])
+    )
     biases_h = jnp.split(bias_h, 3)
     biases_x = jnp.split(p["dense_i"]["bias"], 3)
     return gru(

@@ -21,7 +21,7 @@ matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 def graded_singular_values(
     log_scales: Float[Array, " n"], factor: Float[Array, "n n"]
 ) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    r"""Compute the log singular values and right singular vectors of `diag(exp(log_scales)) @ factor`.
+    r"""Compute the SVD of `diag(exp(log_scales)) @ factor`: log singular values, right vectors.
 
     With the rows sorted by scale, two steps of "QR of the transpose, rescale" (the graded QR
     iteration of G. W. Stewart 1995) bring the matrix near to orthogonal rows; one-sided Jacobi in
@@ -84,7 +84,7 @@ def _graded_singular_values_jvp(primals, tangents):
 
 
 def _rescaled_qr_of_transpose(d, v):
-    """Write diag(exp d) v[rows] = (diag(exp d') v')ᵀ basisᵀ, v' nearer to orthogonal rows than v."""
+    """Write diag(exp d) v[rows] = (diag(exp d') v')ᵀ basisᵀ with v' nearer to orthogonal rows."""
     rows = jnp.argsort(-d)
     d, v = d[rows], v[rows]
     basis, r = jnp.linalg.qr(v.T)
@@ -94,8 +94,10 @@ def _rescaled_qr_of_transpose(d, v):
 
 
 def descents(d: Float[Array, " n"]) -> Float[Array, "n n"]:
-    """Tabulate d_j − d_i for i < j and descending d, with −inf where d_j is −inf, and zero below."""
-    differences = jnp.where(jnp.isneginf(d), -jnp.inf, d - jnp.where(jnp.isneginf(d), 0, d)[:, None])
+    """Tabulate d_j − d_i for i < j and descending d; −inf where d_j is −inf, and zero below."""
+    differences = jnp.where(
+        jnp.isneginf(d), -jnp.inf, d - jnp.where(jnp.isneginf(d), 0, d)[:, None]
+    )
     return jnp.triu(jnp.minimum(differences, 0), 1)
 
 

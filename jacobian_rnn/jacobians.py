@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
@@ -43,7 +44,8 @@ def trajectory(
         >>> import jax.numpy as jnp
         >>> def decay(params, carry, x):
         ...     return params * carry + x
-        >>> print(trajectory(Recurrence(decay, jnp.array(0.5)), jnp.zeros(1), jnp.ones((2, 1)))[:, 0])
+        >>> system = Recurrence(decay, jnp.array(0.5))
+        >>> print(trajectory(system, jnp.zeros(1), jnp.ones((2, 1)))[:, 0])
         [0.  1.  1.5]
     """
     carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
@@ -133,7 +135,8 @@ def state_gradients(
         >>> def decay(params, carry, x):
         ...     return params * carry + x
         >>> system = Recurrence(decay, jnp.array(0.5))
-        >>> print(state_gradients(system, jnp.zeros(1), jnp.ones((2, 1)), lambda s: s[-1].sum())[:, 0])
+        >>> xs = jnp.ones((2, 1))
+        >>> print(state_gradients(system, jnp.zeros(1), xs, lambda s: s[-1].sum())[:, 0])
         [0.25 0.5  1.  ]
     """
     carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
@@ -180,20 +183,20 @@ def check_system(
         )
         raise TypeError(msg)
     carry, xs = jax.tree.map(jnp.asarray, (carry, xs))
-    num_steps = _num_steps(xs, num_steps)
+    steps = _num_steps(xs, num_steps)
     named = {"params": recurrence.params, "carry": carry, "xs": xs}
     _check_dtypes(named)
     for name, tree in named.items():
         check_finite(name, tree)
     one_input = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     _check_step(recurrence, carry, one_input)
-    return carry, xs, num_steps
+    return carry, xs, steps
 
 
 def check_finite(name: str, tree: PyTree) -> None:
     """Raise a ValueError where a concrete float array holds NaN or inf; traced values pass."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
         # numpy, because jax.numpy would trace a constant that a caller's jit closes over.
         finite = np.isfinite(np.asarray(leaf))
@@ -207,11 +210,12 @@ def check_finite(name: str, tree: PyTree) -> None:
             raise ValueError(msg)
 
 
-def _num_steps(xs, num_steps):
-    lengths = {x.shape[0] if x.ndim else None for x in jax.tree.leaves(xs)}
-    if None in lengths:
-        msg = "xs: received a scalar, expected one sequence with time as its first axis: (time, inputs)"
+def _num_steps(xs: PyTree, num_steps: int | None) -> int:
+    leaves = jax.tree.leaves(xs)
+    if any(x.ndim == 0 for x in leaves):
+        msg = "xs: received a scalar, expected one sequence, time first: (time, inputs)"
         raise ValueError(msg)
+    lengths = {int(x.shape[0]) for x in leaves}
     if len(lengths) > 1:
         msg = f"xs: received arrays of different lengths {sorted(lengths)}, expected one time axis"
         raise ValueError(msg)
@@ -244,7 +248,8 @@ def _check_dtypes(named):
         msg = (
             f"dtypes: received {found}, expected one float dtype: cast with "
             "jax.tree.map(lambda a: a.astype(dtype), tree); float64 also needs "
-            'jax.config.update("jax_enable_x64", True), and Flax cells param_dtype (nnx.SimpleCell dtype too)'
+            'jax.config.update("jax_enable_x64", True), and Flax cells param_dtype (nnx.SimpleCell '
+            "dtype too)"
         )
         raise TypeError(msg)
 

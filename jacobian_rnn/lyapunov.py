@@ -1,4 +1,4 @@
-"""Lyapunov exponents: the rates, in nats per step, at which tangent vectors grow along a trajectory."""
+"""Lyapunov exponents: rates, in nats per step, at which tangent vectors grow on a trajectory."""
 
 from functools import partial
 

@@ -72,7 +72,9 @@ class JacobianProduct(NamedTuple):
         cotangent = jnp.asarray(cotangent)
         n = self.left.shape[-1]
         if cotangent.shape != (n,):
-            msg = f"cotangent: received shape {cotangent.shape}, expected ({n},), the ravelled state"
+            msg = (
+                f"cotangent: received shape {cotangent.shape}, expected ({n},), the ravelled state"
+            )
             raise ValueError(msg)
         return _log_adjoint_gain(self.left[0], self.log_scale[0], self.right[0], cotangent)
 
@@ -227,19 +229,22 @@ def _jacobian_product(recurrence, carry, xs, frames, num_steps):
     jacobian = jacobian_of_step(recurrence, unravel)
 
     def one_step(carried, x):
-        state, growing = carried
-        return (step(state, x), _extended(*growing, jacobian(state, x))), None
+        state, product, rounding = carried
+        return (step(state, x), *_extended(product, rounding, jacobian(state, x))), None
 
-    (_, growing), _ = lax.scan(one_step, (state, _identity(frames)), xs, length=num_steps)
-    return _finished(*growing)
+    start = (state, *_identity(frames))
+    (_, product, rounding), _ = lax.scan(one_step, start, xs, length=num_steps)
+    return _finished(product, rounding)
 
 
 @jax.jit
 def _product_of(jacobians, frames):
-    def one_step(growing, jacobian):
-        return _extended(*growing, jacobian), None
+    def one_step(carried, jacobian):
+        product, rounding = carried
+        return _extended(product, rounding, jacobian), None
 
-    return _finished(*lax.scan(one_step, _identity(frames), jacobians)[0])
+    (product, rounding), _ = lax.scan(one_step, _identity(frames), jacobians)
+    return _finished(product, rounding)
 
 
 def _identity(frames):
@@ -370,7 +375,9 @@ def _compose(later, earlier):
     offset = earlier.num_steps
 
     def first(of_earlier, of_later):
-        return jnp.where(of_earlier >= 0, of_earlier, jnp.where(of_later >= 0, of_later + offset, -1))
+        return jnp.where(
+            of_earlier >= 0, of_earlier, jnp.where(of_later >= 0, of_later + offset, -1)
+        )
 
     return JacobianProduct(
         left,
@@ -410,7 +417,7 @@ def _compose_one(later, earlier):
     zeros = jnp.zeros((n, n), d1.dtype)
     start = (matmul(v2, q1), zeros, zeros, jnp.zeros((n,), d1.dtype))
     _, lower, upper, log_pivots = lax.fori_loop(0, n, eliminate, start)
-    # Now diag(exp d₂) M diag(exp d₁) = lower diag(±exp log_pivots) upper, both factors of order one.
+    # diag(exp d₂) M diag(exp d₁) = lower diag(exp log_pivots) upper, both factors of order one.
     left, r = positive_qr(matmul(q2, lower))
     log_scale = log_pivots + jnp.log(jnp.diagonal(r))
     return left, log_scale, _absorbed(r, log_pivots, log_scale, matmul(upper, v1))

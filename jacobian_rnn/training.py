@@ -4,6 +4,7 @@
 functions to which `jax.vmap` and `jax.jit` apply, for many networks at once.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -278,7 +279,10 @@ def train(
             msg = f"{name}: received {count}, expected at least 1"
             raise ValueError(msg)
     if num_records > num_updates:
-        msg = f"num_records: received {num_records} with {num_updates} updates, expected no more records than updates"
+        msg = (
+            f"num_records: received {num_records} with {num_updates} updates, expected no more "
+            "records than updates"
+        )
         raise ValueError(msg)
     key, lag_key, validation_key, test_key = jax.random.split(key, 4)
     lag_batch = task.sample(lag_key, batch_size)
@@ -289,7 +293,7 @@ def train(
     state = start(task, recurrence, carry, optimizer, key=key)
     bounds = [num_updates * i // num_records for i in range(num_records + 1)]
     updates, looks = [], []
-    for done, until in zip(bounds[:-1], bounds[1:], strict=True):
+    for done, until in itertools.pairwise(bounds):
         looks.append(_look(state.network, carry, task, lag_batch, validation))
         state, recorded = _advance(
             state, carry, task, optimizer, num_updates=until - done, batch_size=batch_size

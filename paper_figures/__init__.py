@@ -1,0 +1,1 @@
+"""Figures drawn from stored results: `python -m paper_figures [NAME ...]`; it never computes."""

@@ -1,0 +1,67 @@
+"""Draw figures from stored results: `python -m paper_figures [NAME ...]`."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import matplotlib as mpl
+import tyro
+
+from experiments import results
+
+OUT = Path(__file__).resolve().parent / "out"
+NAMES = ("regime_versus_training", "calibrate_threshold")
+STYLE: dict = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 150,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "jacobian_rnn",
+}
+
+
+def main(
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    /,
+    preset: Literal["quick", "default", "full"] = "default",
+    dtype: Literal["float32", "float64"] = "float32",
+) -> None:
+    """Draw figures from stored results into paper_figures/out/, as PNG and PDF.
+
+    Args:
+        names: which figures; if none is named, all whose results are there.
+        preset: of the experiment whose results are drawn.
+        dtype: of the experiment whose results are drawn.
+    """
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        sys.exit(f"unknown figures {unknown}: expected some of {', '.join(NAMES)}")
+    mpl.use("Agg")
+    mpl.rcParams.update(STYLE)
+    failed = 0
+    for name in names or NAMES:
+        try:
+            dataset = results.read(results.path_of(name, preset, dtype))
+        except (FileNotFoundError, ValueError) as error:
+            print(f"{name}: {error}")
+            failed += bool(names) or isinstance(error, ValueError)
+            continue
+        figure = importlib.import_module(f"paper_figures.{name}").draw(dataset)
+        stem = OUT / (name if preset == "default" else f"{name}-{preset}")
+        OUT.mkdir(parents=True, exist_ok=True)
+        figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
+        figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
+        print(f"{name}: wrote paper_figures/out/{stem.name}.png and .pdf")
+    sys.exit(min(failed, 1))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,42 @@
+"""Held-out skill against predicted log gain: where the thresholds come from."""
+
+import json
+
+import matplotlib.pyplot as plt
+import xarray as xr
+from matplotlib.figure import Figure
+
+
+def draw(dataset: xr.Dataset) -> Figure:
+    """Draw skill against predicted log gain, with both thresholds and their intervals."""
+    configuration = json.loads(dataset.attrs["configuration"])
+    figure, axes = plt.subplots(figsize=(3.5, 2.8), layout="constrained")
+    flat = dataset[["log_gain", "test_skill"]].stack(network=("gain_index", "seed"))
+    axes.plot(
+        flat["log_gain"].median("sequence"),
+        flat["test_skill"],
+        "o",
+        color="#0072B2",
+        markersize=3,
+        alpha=0.7,
+    )
+    for bound, colour in zip(("vanishing", "exploding"), ("#E69F00", "#CC3311"), strict=True):
+        value = float(dataset["threshold"].sel(bound=bound))
+        axes.axvspan(
+            *dataset["threshold_interval"].sel(bound=bound).to_numpy(),
+            color=colour,
+            alpha=0.2,
+            linewidth=0,
+        )
+        axes.axvline(
+            value, color=colour, linestyle="--", linewidth=1, label=f"{bound} at {value:+.1f} nats"
+        )
+    axes.axhline(0.5, color="0.6", linewidth=0.6)
+    axes.set_xlabel(f"predicted log gain over {configuration['recall_delay']} steps (nats)")
+    axes.set_ylabel("held-out skill after training")
+    axes.set_title(
+        f"SimpleCell, delayed recall, {flat.sizes['network']} networks;\nbands: 95 % over gains",
+        fontsize=7,
+    )
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)
+    return figure

@@ -1,0 +1,73 @@
+"""Predicted log gain against recurrent gain, and what training showed, for three cells."""
+
+import json
+
+import matplotlib.pyplot as plt
+import xarray as xr
+from matplotlib.figure import Figure
+
+import jacobian_rnn as jrnn
+from jacobian_rnn import plotting
+
+ROWS = {
+    "delayed_recall, adam": "delayed recall\nAdam, clipped",
+    "delayed_recall, sgd": "delayed recall\nplain SGD",
+    "sequential_digits, adam": "sequential digits\nAdam, clipped",
+}
+CLASSES = {
+    "SimpleCell": "linen SimpleCell",
+    "GRUCell": "linen GRUCell",
+    "LSTMCell": "linen OptimizedLSTMCell",
+}
+
+
+def draw(dataset: xr.Dataset) -> Figure:
+    """Draw one panel per cell and setting."""
+    configuration = json.loads(dataset.attrs["configuration"])
+    thresholds = jrnn.Thresholds(*dataset["threshold"].to_numpy().tolist())
+    figure, grid = plt.subplots(
+        len(ROWS), len(CLASSES), figsize=(7.2, 6.6), sharex="col", sharey=True, layout="constrained"
+    )
+    for row, (setting, title) in zip(grid, ROWS.items(), strict=True):
+        for axes, cell in zip(row, CLASSES, strict=True):
+            part = dataset.sel(setting=setting, cell=cell)
+            curve = part[["candidate_gain", "candidate_log_gain"]].sortby("candidate_gain")
+            axes.plot(
+                curve.candidate_gain, curve.candidate_log_gain, color="0.6", linewidth=0.8, zorder=2
+            )
+            flat = part[["gain", "log_gain", "interval", "outcome"]].stack(
+                network=("gain_index", "seed")
+            )
+            plotting.regime_against_gain(
+                axes,
+                flat["gain"].to_numpy(),
+                flat["log_gain"].median("sequence").to_numpy(),
+                flat["interval"].transpose("network", "end").to_numpy(),
+                flat["outcome"].to_numpy(),
+                thresholds=thresholds,
+            )
+        plotting.label_regimes(row[-1], thresholds=thresholds)
+        horizon = int(dataset["horizon"].sel(setting=setting).max())
+        row[0].set_ylabel(f"{title}\nlog gain over {horizon} steps (nats)")
+    for axes, cell in zip(grid[0], CLASSES.values(), strict=True):
+        axes.set_title(cell)
+    for axes in grid[-1]:
+        axes.set_xlabel("recurrent gain")
+        axes.set_xticks([0.3, 1, 3, 10], labels=["0.3", "1", "3", "10"])
+        axes.minorticks_off()
+    handles = {}
+    for axes in grid.flat:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside upper center",
+        ncols=4,
+        frameon=False,
+        title=(
+            f"width {configuration['width']}, {dataset.sizes['seed']} networks per gain, "
+            f"{configuration['num_updates']} updates; bars: central 90 % of "
+            f"{configuration['num_sequences']} sequences"
+        ),
+    )
+    return figure

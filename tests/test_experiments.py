@@ -1,0 +1,158 @@
+import dataclasses
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import xarray as xr
+from rich.console import Console
+
+from experiments import regime_versus_training, results, units
+from experiments.calibrate_threshold import thresholds
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Unit(NamedTuple):
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    log: str
+    offset: float = 0.0
+    fail: str = ""
+
+
+def work(config, unit, report):
+    report("working", 0.5)
+    if unit.name == config.fail:
+        msg = "no such luck"
+        raise RuntimeError(msg)
+    with open(config.log, "a") as log:
+        log.write(unit.name)
+    return xr.Dataset({"value": ("x", np.arange(3) + config.offset)})
+
+
+def run(config, folder):
+    text = io.StringIO()
+    console = Console(file=text, width=200)
+    done, failures = units.run_units(
+        work, config, [Unit("a"), Unit("b")], folder, num_workers=1, console=console
+    )
+    return done, failures, text.getvalue()
+
+
+def test_finished_units_are_not_done_again_and_a_new_configuration_is_not_mixed_in(tmp_path):
+    log = tmp_path / "log"
+    config = Config(str(log))
+    first, failures, _ = run(config, tmp_path)
+    assert not failures
+    assert log.read_text() == "ab"
+    again, _, text = run(config, tmp_path)
+    assert log.read_text() == "ab"
+    assert "2 of 2 units were already done" in text
+    xr.testing.assert_identical(again[Unit("a")], first[Unit("a")])
+    other, _, _ = run(dataclasses.replace(config, offset=1.0), tmp_path)
+    assert log.read_text() == "abab"
+    assert float(other[Unit("a")].value[0]) == 1.0
+
+
+def test_one_failing_unit_is_named_and_does_not_stop_the_others(tmp_path):
+    config = Config(str(tmp_path / "log"), fail="a")
+    done, failures, text = run(config, tmp_path)
+    assert list(done) == [Unit("b")]
+    assert failures == {Unit("a"): "RuntimeError: no such luck"}
+    assert "a: failed" in text
+
+
+def test_a_damaged_unit_is_made_again(tmp_path):
+    config = Config(str(tmp_path / "log"))
+    run(config, tmp_path)
+    part = next((tmp_path / "parts").glob("a-*.nc"))
+    part.write_bytes(part.read_bytes()[:100])
+    done, _, text = run(config, tmp_path)
+    assert "is damaged and is made again" in text
+    assert (tmp_path / "log").read_text() == "aba"
+    assert float(done[Unit("a")].value[2]) == 2.0
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "x.nc"
+    results.write(xr.Dataset({"a": 1}), path)
+    with pytest.raises((TypeError, ValueError)):
+        results.write(xr.Dataset({"a": ("x", np.array([object()]))}), path)
+    assert int(results.read(path).a) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["x.nc"]
+
+
+def test_missing_and_damaged_results_name_the_command_that_makes_them(tmp_path):
+    path = tmp_path / "calibrate_threshold" / "quick-float64.nc"
+    command = "python -m experiments calibrate_threshold --preset quick --dtype float64"
+    with pytest.raises(FileNotFoundError, match=command):
+        results.read(path)
+    path.parent.mkdir()
+    path.write_bytes(b"not netcdf")
+    with pytest.raises(ValueError, match=command):
+        results.read(path)
+
+
+def test_thresholds_are_the_cuts_that_separate_best():
+    log_gain = np.linspace(-30, 20, 26)
+    learned = (log_gain > -11) & (log_gain < 7)
+    dataset = xr.Dataset(
+        {
+            "log_gain": (("gain_index", "seed", "sequence"), log_gain[:, None, None]),
+            "outcome": (("gain_index", "seed"), np.where(learned, 0, -1)[:, None]),
+        }
+    )
+    best, band = thresholds(dataset)
+    assert best == (-11.0, 7.0)
+    assert band[0, 0] <= -11.0 <= band[0, 1]
+    assert band[1, 0] <= 7.0 <= band[1, 1]
+
+
+def test_comparison_scores_the_networks_of_the_settings_it_is_given():
+    dims = ("setting", "cell", "gain_index", "seed")
+    generator = np.random.default_rng(0)
+    outcome = generator.integers(-1, 1, (2, 3, 4, 2))
+    regime = outcome.copy()
+    regime[0] = 0  # right in the second setting only
+    dataset = xr.Dataset(
+        {
+            "regime": (dims, regime),
+            "outcome": (dims, outcome),
+            "borderline": (dims, np.zeros(outcome.shape, bool)),
+            **{
+                name: (dims, np.ones(outcome.shape))
+                for name in ("spectral_radius", "kernel_norm", "exponent")
+            },
+            "gain": (dims[:3], np.ones((2, 3, 4))),
+        },
+        coords={"setting": ["t, adam", "t, sgd"]},
+    )
+    assert regime_versus_training.settings_of(dataset, "sgd") == ["t, sgd"]
+    right = regime_versus_training.compare(dataset, ["t, sgd"])
+    assert right.prediction.balanced_accuracy == 1.0
+    assert right.prediction.num_networks == 24
+    assert regime_versus_training.compare(dataset, ["t, adam"]).prediction.balanced_accuracy == 0.5
+
+
+@pytest.mark.parametrize("module", ["experiments", "paper_figures"])
+def test_command_lines_explain_themselves(module):
+    shown = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--preset" in shown.stdout
+    refused = subprocess.run(
+        [sys.executable, "-m", module, "no_such_name"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert refused.returncode != 0
+    assert "regime_versus_training" in refused.stdout + refused.stderr

@@ -1,0 +1,206 @@
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+from jacobian_rnn import (
+    THRESHOLDS,
+    Outcome,
+    Recurrence,
+    Regime,
+    Thresholds,
+    from_linen,
+    from_nnx,
+    jacobian_product,
+    observe_regime,
+    predict_regime,
+    trajectory,
+)
+
+
+def linear(matrix, carry, x):
+    return matrix @ carry + 0 * x.sum()
+
+
+def chosen_matrix(matrices, carry, x):
+    return matrices[x[0].astype(int)] @ carry
+
+
+def rotation(scale):
+    return Recurrence(linear, scale * jnp.array([[0.6, -0.8], [0.8, 0.6]]))
+
+
+def batch(num_steps=40, size=4):
+    return jax.random.normal(jax.random.key(0), (size, num_steps, 3), jnp.float64)
+
+
+def test_log_gain_and_exponent_of_a_scaled_rotation_are_exact():
+    prediction = predict_regime(rotation(0.9), jnp.ones(2), batch(), horizon=30)
+    np.testing.assert_allclose(prediction.log_gain, 30 * np.log(0.9), atol=1e-12)
+    np.testing.assert_allclose(prediction.interval, 30 * np.log(0.9), atol=1e-12)
+    assert float(prediction.exponent) == pytest.approx(np.log(0.9), abs=1e-13)
+    assert float(prediction.standard_error) < 1e-13
+
+
+@pytest.mark.parametrize(
+    ("rate", "regime"),
+    [(-1.0, Regime.VANISHING), (0.0, Regime.STABLE), (1.0, Regime.EXPLODING)],
+)
+def test_the_median_log_gain_against_the_thresholds_decides(rate, regime):
+    prediction = predict_regime(rotation(np.exp(rate)), jnp.ones(2), batch(), horizon=30)
+    assert Regime(int(prediction.regime)) == regime
+    assert not bool(prediction.borderline)
+    assert regime.name.lower() in str(prediction)
+
+
+def test_the_horizon_is_the_last_steps_of_the_sequence():
+    # Growth by 2 in the first 20 steps, decay by 2 in the last 20: what counts is the end.
+    matrices = jnp.array([2 * np.eye(2), 0.5 * np.eye(2)])
+    xs = jnp.tile(jnp.repeat(jnp.array([0.0, 1.0]), 20)[:, None], (2, 1, 1))
+    for horizon, expected in ((10, -10), (20, -20), (30, -10), (40, 0)):
+        prediction = predict_regime(
+            Recurrence(chosen_matrix, matrices), jnp.ones(2), xs, horizon=horizon
+        )
+        np.testing.assert_allclose(prediction.log_gain, expected * np.log(2), atol=1e-12)
+
+
+def test_log_gain_is_that_of_the_product_from_the_state_before_the_horizon():
+    cell = nn.LSTMCell(5, param_dtype=jnp.float64)
+    xs = batch()
+    carry = cell.initialize_carry(jax.random.key(0), (3,))
+    system = from_linen(cell, cell.init(jax.random.key(1), carry, xs[0, 0]))
+    prediction = predict_regime(system, carry, xs, horizon=25)
+    for sequence, gain in zip(xs, prediction.log_gain, strict=True):
+        state = trajectory(system, carry, sequence[:15])[-1]
+        product = jacobian_product(system, (state[:5], state[5:]), sequence[15:])
+        dense = np.exp(float(product.dense()[1])) * np.asarray(product.dense()[0])
+        by_hand = np.log(np.linalg.norm(dense) / np.sqrt(10))
+        assert float(gain) == pytest.approx(by_hand, abs=1e-10)
+
+
+def test_a_threshold_inside_the_spread_makes_it_borderline():
+    matrices = jnp.array([np.eye(2), np.exp(THRESHOLDS.vanishing / 20 * 2) * np.eye(2)])
+    few = jnp.zeros((8, 20, 1)).at[:, :8].set(1.0)
+    many = jnp.zeros((8, 20, 1)).at[:, :12].set(1.0)
+    mixed = jnp.concatenate([few[:4], many[:4]])
+    system = Recurrence(chosen_matrix, matrices)
+    assert bool(predict_regime(system, jnp.ones(2), mixed, horizon=20).borderline)
+    assert not bool(predict_regime(system, jnp.ones(2), few, horizon=20).borderline)
+    assert "borderline" in str(predict_regime(system, jnp.ones(2), mixed, horizon=20))
+
+
+def test_growth_that_is_undone_is_flagged_and_not_called_exploding():
+    v = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+    grow = v @ np.diag([2, 2, 0.5, 0.5]) @ v.T
+    undo = v @ np.diag([0.5, 0.5, 2, 2]) @ v.T
+    xs = jnp.tile(jnp.repeat(jnp.array([0.0, 1.0]), 100)[:, None], (3, 1, 1))
+    system = Recurrence(chosen_matrix, jnp.array([grow, undo]))
+    prediction = predict_regime(system, jnp.zeros(4), xs, horizon=200)
+    assert int(prediction.regime) != Regime.EXPLODING
+    assert bool(prediction.borderline)
+    assert bool(jnp.all(jnp.isnan(prediction.log_gain)))
+    assert "undetermined" in str(prediction)
+    # Where rounding has not yet eaten the digits, the answer is right and nothing is flagged.
+    short = predict_regime(system, jnp.zeros(4), xs[:, 92:108], horizon=16)
+    np.testing.assert_allclose(short.log_gain, 0, atol=1e-9)
+    assert not bool(short.borderline)
+
+
+def test_linen_and_nnx_cells_with_the_same_weights_have_the_same_regime():
+    linen = nn.OptimizedLSTMCell(6, param_dtype=jnp.float64)
+    xs = batch()
+    carry = linen.initialize_carry(jax.random.key(0), (3,))
+    variables = linen.init(jax.random.key(1), carry, xs[0, 0])
+    leaves, structure = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    leaves = [w + 0.3 * jax.random.normal(k, w.shape) for w, k in zip(leaves, keys, strict=True)]
+    variables = jax.tree.unflatten(structure, leaves)
+    cell = nnx.OptimizedLSTMCell(3, 6, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    p = variables["params"]
+    cell.dense_i.kernel[...] = jnp.concatenate([p["i" + g]["kernel"] for g in "ifgo"], axis=1)
+    cell.dense_h.kernel[...] = jnp.concatenate([p["h" + g]["kernel"] for g in "ifgo"], axis=1)
+    cell.dense_h.bias[...] = jnp.concatenate([p["h" + g]["bias"] for g in "ifgo"])  # placeholder
+    one = predict_regime(from_linen(linen, variables), carry, xs, horizon=30)
+    other = predict_regime(from_nnx(cell), carry, xs, horizon=30)
+    np.testing.assert_allclose(one.log_gain, other.log_gain, atol=1e-11)
+    assert int(one.regime) == int(other.regime)
+
+
+def test_prediction_under_jit_and_vmap_equals_the_plain_call():
+    xs = batch()
+    plain = [predict_regime(rotation(g), jnp.ones(2), xs, horizon=30) for g in (0.5, 1.5)]
+    matrices = jnp.stack([rotation(g).params for g in (0.5, 1.5)])
+    mapped = jax.jit(
+        jax.vmap(lambda m: predict_regime(Recurrence(linear, m), jnp.ones(2), xs, horizon=30))
+    )(matrices)
+    for index, one in enumerate(plain):
+        np.testing.assert_allclose(mapped.log_gain[index], one.log_gain, atol=1e-12)
+        assert int(mapped.regime[index]) == int(one.regime)
+    assert "2 predictions" in str(mapped)
+
+
+@pytest.mark.parametrize(
+    ("xs", "options", "match"),
+    [
+        (jnp.zeros((40, 3)), {"horizon": 50}, "xs: received|horizon"),
+        (jnp.zeros((1, 40, 3)), {"horizon": 10}, "at least 2"),
+        (jnp.zeros((4, 0, 3)), {"horizon": 1}, "at least 2 of at least 1"),
+        (None, {"horizon": 10}, "xs: received None"),
+        (jnp.zeros((4, 40, 3)), {"horizon": 41}, "horizon: received 41 for sequences of 40 steps"),
+        (jnp.zeros((4, 40, 3)), {"horizon": 0}, "horizon: received 0"),
+        (jnp.zeros((4, 40, 3)), {"horizon": 10, "num_warmup": 40}, "num_warmup: received 40"),
+        (
+            jnp.zeros((4, 40, 3)),
+            {"horizon": 10, "thresholds": Thresholds(5.0, -5.0)},
+            "vanishing < exploding",
+        ),
+        (jnp.full((4, 40, 3), jnp.nan), {"horizon": 10}, "NaN or infinite"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(xs, options, match):
+    with pytest.raises(ValueError, match=match):
+        predict_regime(rotation(1.0), jnp.ones(2), xs, **options)
+
+
+class Record(NamedTuple):
+    loss: np.ndarray
+    update_norm: np.ndarray
+    test_skill: float
+    baseline_loss: float = 1.0
+
+
+def record(skill=0.9, loss=1.0, updates=0.1):
+    return Record(np.full(50, loss), np.full(50, updates), skill)
+
+
+def test_skill_decides_what_was_learned():
+    assert observe_regime(record(skill=0.5)).outcome == Outcome.LEARNED
+    assert observe_regime(record(skill=0.49)).outcome == Outcome.STUCK
+    assert observe_regime(record(skill=0.49), learned_above=0.4).outcome == Outcome.LEARNED
+
+
+def test_non_finite_loss_updates_or_skill_mean_diverged():
+    assert observe_regime(record(loss=np.nan)).outcome == Outcome.DIVERGED
+    assert observe_regime(record(updates=np.inf)).outcome == Outcome.DIVERGED
+    assert observe_regime(record(skill=np.nan)).outcome == Outcome.DIVERGED
+    late = np.where(np.arange(50) < 30, 1.0, np.nan)
+    assert "from update 30 on" in str(observe_regime(record(skill=0.0)._replace(loss=late)))
+
+
+def test_a_loss_far_above_the_baseline_means_diverged_unless_it_learned():
+    assert observe_regime(record(skill=0.1, loss=10.5)).outcome == Outcome.DIVERGED
+    assert observe_regime(record(skill=0.1, loss=9.5)).outcome == Outcome.STUCK
+    assert observe_regime(record(skill=0.9, loss=10.5)).outcome == Outcome.LEARNED
+
+
+def test_observation_refuses_criteria_and_records_that_make_no_sense():
+    with pytest.raises(ValueError, match="learned_above"):
+        observe_regime(record(), learned_above=1.0)
+    with pytest.raises(ValueError, match="diverged_above"):
+        observe_regime(record(), diverged_above=1.0)
+    with pytest.raises(ValueError, match="one network's"):
+        observe_regime(record()._replace(loss=np.zeros((2, 5))))
