@@ -1,9 +1,8 @@
 """Find the log gains between which networks learn: the thresholds that predictions use.
 
 SimpleCell networks on delayed recall, at many gains, are predicted and trained by the protocol of
-the comparison, with seeds that the comparison never uses. A curve that rises and falls with the
-predicted log gain is fitted to which of them learned; the log gains at which it passes one half
-are printed, and the library's `THRESHOLDS` are a frozen copy of them.
+the comparison, with seeds that the comparison never uses. The thresholds that best separate those
+that learned from those that did not are printed; the library's `THRESHOLDS` are a frozen copy.
 """
 
 import dataclasses
@@ -91,36 +90,32 @@ def work(protocol: Protocol, unit: Unit, report: Report) -> xr.Dataset:
     ).reset_coords("gain")
 
 
-def thresholds(dataset: xr.Dataset, num_resamples: int = 200) -> tuple[jrnn.Thresholds, np.ndarray]:
-    """Fit the log gains at which half of the networks learn, and their 95 % interval over gains."""
+def thresholds(dataset: xr.Dataset, num_resamples: int = 500) -> tuple[jrnn.Thresholds, np.ndarray]:
+    """Return the thresholds of highest balanced accuracy, and their 95 % interval over gains."""
     log_gain = dataset["log_gain"].median("sequence").transpose("gain_index", "seed").to_numpy()
     learned = (
         (dataset["outcome"] == jrnn.Outcome.LEARNED).transpose("gain_index", "seed").to_numpy()
     )
+    if learned.all() or not learned.any():
+        unknown = jrnn.Thresholds(float("nan"), float("nan"))
+        return unknown, np.full((2, 2), np.nan)
     generator = np.random.default_rng(0)
     resampled = []
     for _ in range(num_resamples):
         rows = generator.integers(0, len(log_gain), len(log_gain))
-        resampled.append(_fit(log_gain[rows].ravel(), learned[rows].ravel()))
+        if 0 < learned[rows].mean() < 1:
+            resampled.append(_best(log_gain[rows].ravel(), learned[rows].ravel()))
     band = np.quantile(np.array(resampled), [0.025, 0.975], axis=0).T
-    return jrnn.Thresholds(*_fit(log_gain.ravel(), learned.ravel())), band
+    return jrnn.Thresholds(*_best(log_gain.ravel(), learned.ravel())), band
 
 
-def _fit(log_gain, learned):
-    """Fit P(learned) = logistic((x − low) / width) · logistic((high − x) / width) to the outcomes.
-
-    Maximum likelihood over a grid of thresholds, one nat apart at most a hundred times, and widths.
-    """
-    lows = np.linspace(log_gain.min(), 0, 61)
-    highs = np.linspace(0, log_gain.max(), 61)
-    best, best_likelihood = (0.0, 0.0), -np.inf
-    for width in (0.5, 1.0, 2.0, 4.0):
-        rising = -np.logaddexp(0, -(log_gain - lows[:, None]) / width)
-        falling = -np.logaddexp(0, -(highs[:, None] - log_gain) / width)
-        log_yes = rising[:, None] + falling
-        log_no = np.log(-np.expm1(np.minimum(log_yes, -1e-12)))
-        likelihood = np.sum(np.where(learned, log_yes, log_no), axis=-1)
-        at = np.unravel_index(np.argmax(likelihood), likelihood.shape)
-        if likelihood[at] > best_likelihood:
-            best, best_likelihood = (float(lows[at[0]]), float(highs[at[1]])), likelihood[at]
-    return best
+def _best(log_gain, learned):
+    """Search all pairs of cuts between neighbouring log gains; of equally good ones, the middle."""
+    ordered = np.unique(log_gain)
+    cuts = np.concatenate([[ordered[0] - 1], (ordered[1:] + ordered[:-1]) / 2, [ordered[-1] + 1]])
+    inside = (log_gain > cuts[:, None, None]) & (log_gain < cuts[None, :, None])
+    right_yes = inside[..., learned].mean(axis=-1)
+    right_no = (~inside[..., ~learned]).mean(axis=-1)
+    score = np.where(np.subtract.outer(cuts, cuts) < 0, right_yes + right_no, -np.inf)
+    low, high = np.nonzero(score >= score.max() - 1e-12)
+    return float(np.median(cuts[low])), float(np.median(cuts[high]))

@@ -46,19 +46,19 @@ class Protocol:
     """
 
     width: int = 32
-    recall_delay: int = 30
+    recall_delay: int = 40
     digits_delay: int = 30
-    num_gains: int = 7
+    num_gains: int = 8
     candidate_gains: tuple[float, float] = (0.3, 20.0)
     log_gain_range: tuple[float, float] = (-40.0, 30.0)
     num_seeds: int = 2
-    first_seed: int = 100
+    first_seed: int = 0
     num_sequences: int = 8
     adam_rates: tuple[float, ...] = (0.003, 0.01)
     sgd_rates: tuple[float, ...] = (0.1, 0.3)
     clip_norm: float = 1.0
-    num_updates: int = 1000
-    batch_size: int = 16
+    num_updates: int = 500
+    batch_size: int = 32
     num_records: int = 5
     held_out_size: int = 256
     dtype: str = "float32"

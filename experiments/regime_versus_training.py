@@ -151,35 +151,25 @@ def settings_of(dataset: xr.Dataset, optimizer: str) -> list[str]:
 
 
 def show(dataset: xr.Dataset, console: Console) -> None:
-    """Print networks, scores and disagreements."""
-    table = Table(title="Predicted log gain over the horizon (nats) and what training showed")
-    for column in (
-        "task, optimiser",
-        "cell",
-        "gain",
-        "log gain",
-        "predicted",
-        "test skill",
-        "observed",
-    ):
-        table.add_column(column, justify="right" if column in ("gain", "log gain") else "left")
+    """Print networks, disagreements and scores."""
     for setting in dataset["setting"].to_numpy():
+        horizon = int(dataset["horizon"].sel(setting=setting).max())
+        table = Table(title=f"{setting}: log gain over {horizon} steps, in nats")
+        for column in ("cell", "gain", "log gain", "predicted", "test skill", "observed"):
+            table.add_column(column, justify="right" if "gain" in column else "left")
         for cell in dataset["cell"].to_numpy():
             for row in _rows(dataset.sel(setting=setting, cell=cell)):
-                table.add_row(setting, cell, *row)
+                table.add_row(cell, *row)
             table.add_section()
-    console.print(table)
-    for optimizer, title in (
-        ("adam", "Adam with clipping, both tasks"),
-        ("sgd", "plain SGD, delayed recall"),
-    ):
-        console.rule(f"{title}: does the prediction hold?")
-        console.print(
-            str(compare(dataset, settings_of(dataset, optimizer))), highlight=False, markup=False
-        )
+        console.print(table)
     console.rule("networks where prediction and training disagree")
     for line in disagreements(dataset):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
+    titles = {"adam": "Adam with clipping, both tasks", "sgd": "plain SGD, delayed recall"}
+    for optimizer, title in titles.items():
+        console.rule(f"{title}: does the prediction hold?")
+        result = compare(dataset, settings_of(dataset, optimizer))
+        console.print(str(result), highlight=False, markup=False, soft_wrap=True)
 
 
 def disagreements(dataset: xr.Dataset) -> list[str]:

@@ -74,7 +74,8 @@ def read(path: Path) -> xr.Dataset:
         msg = f"{path}: not there; make it with `{_command(path)}`"
         raise FileNotFoundError(msg)
     try:
-        return xr.load_dataset(path, engine="h5netcdf")
+        # A stored width of strings would cut longer ones when datasets are joined and written.
+        return xr.load_dataset(path, engine="h5netcdf").drop_encoding()
     except (OSError, KeyError, ValueError) as error:
         msg = (
             f"{path}: damaged or not a result file ({error}); delete it and make it again with "

@@ -76,7 +76,7 @@ class Agreement(NamedTuple):
         for name, score in self.rules.items():
             difference, (low, high) = self.margins[name]
             lines.append(
-                f"rule: {name:<22} balanced accuracy {score.balanced_accuracy:.3f}; "
+                f"rule: {name:<22} {score.balanced_accuracy:.3f}; "
                 f"prediction better by {difference:+.3f} [{low:+.3f}, {high:+.3f}]"
             )
         if self.missing:

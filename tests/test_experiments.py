@@ -89,6 +89,16 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["x.nc"]
 
 
+def test_labels_of_different_lengths_survive_being_stored_joined_and_stored_again(tmp_path):
+    parts = []
+    for label in ("short", "much longer"):
+        path = results.write(xr.Dataset({"a": ("x", [1])}, {"x": [label]}), tmp_path / "part.nc")
+        parts.append(results.read(path))
+    joined = regime_versus_training.joined(parts, "x")
+    stored = results.read(results.write(joined, tmp_path / "whole.nc"))
+    assert stored["x"].to_numpy().tolist() == ["short", "much longer"]
+
+
 def test_missing_and_damaged_results_name_the_command_that_makes_them(tmp_path):
     path = tmp_path / "calibrate_threshold" / "quick-float64.nc"
     command = "python -m experiments calibrate_threshold --preset quick --dtype float64"

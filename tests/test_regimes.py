@@ -123,7 +123,7 @@ def test_linen_and_nnx_cells_with_the_same_weights_have_the_same_regime():
     p = variables["params"]
     cell.dense_i.kernel[...] = jnp.concatenate([p["i" + g]["kernel"] for g in "ifgo"], axis=1)
     cell.dense_h.kernel[...] = jnp.concatenate([p["h" + g]["kernel"] for g in "ifgo"], axis=1)
-    cell.dense_h.bias[...] = jnp.concatenate([p["h" + g]["bias"] for g in "ifgo"])  # placeholder
+    cell.dense_h.bias[...] = jnp.concatenate([p["h" + g]["bias"] for g in "ifgo"])  # pyright: ignore[reportOptionalSubscript]
     one = predict_regime(from_linen(linen, variables), carry, xs, horizon=30)
     other = predict_regime(from_nnx(cell), carry, xs, horizon=30)
     np.testing.assert_allclose(one.log_gain, other.log_gain, atol=1e-11)
