@@ -102,7 +102,8 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
             "them: pass what `cell.init(...)` returned, or {'params': params}"
         )
         raise ValueError(msg)
-    return Recurrence(LinenStep(_without_initializers(cell)), variables, closed_form.of_linen(cell))
+    step = LinenStep(_without_initializers(cell), _num_feature_axes(cell))
+    return Recurrence(step, variables, closed_form.of_linen(cell))
 
 
 def from_nnx(cell: nnx.Module) -> Recurrence:
@@ -141,7 +142,8 @@ def from_nnx(cell: nnx.Module) -> Recurrence:
         for name in [name for name in vars(module) if name.endswith("_init")]:
             setattr(module, name, None)
     graphdef, state = nnx.split(bare)
-    return Recurrence(NNXStep(graphdef), nnx.as_pure(state), closed_form.of_nnx(cell))
+    step = NNXStep(graphdef, _num_feature_axes(cell))
+    return Recurrence(step, nnx.as_pure(state), closed_form.of_nnx(cell))
 
 
 def stack(*recurrences: Recurrence) -> Recurrence:
@@ -182,11 +184,20 @@ def stack(*recurrences: Recurrence) -> Recurrence:
     return Recurrence(StackStep(steps, outputs), params, output=StackOutput(outputs[-1]))
 
 
+def has_batch_axis(step: Callable, carry: PyTree) -> bool:
+    """Say whether a carry has more axes than its Flax cell has feature axes; False if unknown."""
+    if isinstance(step, StackStep):
+        return any(map(has_batch_axis, step.steps, carry))
+    rank = getattr(step, "num_feature_axes", None)
+    return rank is not None and any(leaf.ndim != rank for leaf in jax.tree.leaves(carry))
+
+
 @dataclasses.dataclass(frozen=True)
 class LinenStep:
     """The step of a linen cell; equal for equal cells."""
 
     cell: nn.Module
+    num_feature_axes: int | None
 
     def __call__(self, variables, carry, x):
         """Return the new carry."""
@@ -198,6 +209,7 @@ class NNXStep:
     """The step of an nnx cell; equal for equal graph definitions."""
 
     graphdef: nnx.GraphDef
+    num_feature_axes: int | None
 
     def __call__(self, params, carry, x):
         """Return the new carry."""
@@ -229,6 +241,13 @@ class StackOutput:
     def __call__(self, carry):
         """Return what the highest layer shows of its carry."""
         return self.output(carry[-1])
+
+
+def _num_feature_axes(cell: Any) -> int | None:
+    try:
+        return getattr(cell, "num_feature_axes", None)
+    except NotImplementedError:  # a subclass of Flax's base class that does not say
+        return None
 
 
 def _without_initializers(cell: nn.Module) -> nn.Module:

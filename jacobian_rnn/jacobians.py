@@ -17,7 +17,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from jacobian_rnn.cells import Recurrence
+from jacobian_rnn.cells import Recurrence, has_batch_axis
 
 Method = Literal["auto", "forward", "reverse", "closed_form"]
 
@@ -261,6 +261,12 @@ def _check_step(recurrence, carry, x):
     if any(not jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(carry)):
         msg = f"carry: received {_shapes(carry)}, expected floating-point arrays"
         raise TypeError(msg)
+    if has_batch_axis(recurrence.step, carry):
+        msg = (
+            f"carry: received {_shapes(carry)}, with a batch axis, expected the carry of one "
+            "sequence: use jax.vmap over sequences"
+        )
+        raise ValueError(msg)
     try:
         new = jax.eval_shape(recurrence.step, recurrence.params, carry, x)
     except Exception as error:

@@ -337,7 +337,7 @@ def _log_error(log_scale, right, num_steps):
     values = jnp.where(jnp.any(jnp.isneginf(values), axis=0), 0, values)
     n, dtype = log_scale.shape[1], log_scale.dtype
     # Each step rounds each direction, with errors that add up like a random walk.
-    steps = n * jnp.sqrt(num_steps.astype(dtype))
+    steps = n * jnp.sqrt(1 + num_steps.astype(dtype))
     rounding = jnp.finfo(dtype).eps * jnp.maximum(steps, jnp.max(jnp.abs(values)))
     return jnp.maximum(jnp.max(jnp.abs(values[0] - values[1])), rounding)
 
