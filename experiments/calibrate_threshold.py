@@ -22,10 +22,11 @@ from experiments.units import run_units
 
 NAME = "calibrate_threshold"
 FIRST_SEED = 1000
+NUM_GAINS = {"quick": 4, "default": 24, "full": 48}
 PRESETS = {
     preset: dataclasses.replace(
         protocol,
-        num_gains=3 * protocol.num_gains,
+        num_gains=NUM_GAINS[preset],
         num_seeds=2 * protocol.num_seeds,
         first_seed=FIRST_SEED,
     )

@@ -48,7 +48,7 @@ class Protocol:
     width: int = 32
     recall_delay: int = 40
     digits_delay: int = 30
-    num_gains: int = 8
+    num_gains: int = 7
     candidate_gains: tuple[float, float] = (0.3, 20.0)
     log_gain_range: tuple[float, float] = (-40.0, 30.0)
     num_seeds: int = 2

@@ -1,0 +1,59 @@
+"""The shapes and types in annotations hold, checked at run time in a process of their own."""
+
+import os
+import subprocess
+import sys
+
+SCRIPT = """
+from jaxtyping import install_import_hook
+
+install_import_hook("jacobian_rnn", "beartype.beartype")
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+import jacobian_rnn as jrnn
+from jacobian_rnn import tasks, training
+
+task = tasks.delayed_recall(6)
+xs = task.sample(jax.random.key(0), 4).xs
+cell, carry = nn.GRUCell(5), jnp.zeros(5)
+network = jrnn.from_linen(cell, cell.init(jax.random.key(1), carry, xs[0, 0]))
+product = jrnn.jacobian_product(network, carry, xs[0])
+product = product @ jrnn.product_of(jrnn.step_jacobians(network, carry, xs[1]))
+for value in (
+    product.log_norm(), product.log_rms_gain(), product.log_abs_det(), product.dense(),
+    product.log_error, product.log_gain_error, product.log_adjoint_gain(jnp.ones(5)),
+    product.singular_values(), jrnn.trajectory(network, carry, xs[0]),
+    jrnn.largest_exponent(network, carry, xs[0]),
+    jrnn.state_gradients(network, carry, xs[0], lambda states: states.sum()),
+):
+    jax.block_until_ready(value)
+predictions = [jrnn.predict_regime(network, carry, xs, horizon=h) for h in (4, 6)]
+_, history = training.train(
+    task, network, carry, optimizer=optax.adam(0.01), key=jax.random.key(2), num_updates=2,
+    batch_size=3, num_records=1, held_out_size=5,
+)
+observation = jrnn.observe_regime(history)
+regimes = jnp.stack([prediction.regime for prediction in predictions])
+print(jrnn.agreement(
+    regimes,
+    jnp.array([0, int(observation.outcome)]),
+    groups=jnp.arange(2),
+    borderline=jnp.zeros(2, bool),
+    rules={"any": jnp.array([True, False])},
+    key=jax.random.key(3),
+    num_resamples=10,
+))
+"""
+
+
+def test_annotated_shapes_hold_from_a_cell_to_its_score():
+    environment = os.environ | {"NPROC": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "predicted \\ observed" in done.stdout

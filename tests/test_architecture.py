@@ -1,0 +1,77 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jacobian_rnn as jrnn
+
+PACKAGE = Path(jrnn.__file__).parent
+ORDER = [
+    "closed_form",
+    "cells",
+    "jacobians",
+    "graded_svd",
+    "products",
+    "lyapunov",
+    "regimes",
+    "agreement",
+    "tasks",
+    "training",
+    "plotting",
+]
+FLAX = {"closed_form", "cells"}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def imported(module):
+    """List what a module imports at its top level, as dotted names."""
+    names = []
+    for node in ast.parse((PACKAGE / f"{module}.py").read_text()).body:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def test_every_module_has_its_place_in_the_order():
+    assert set(MODULES) == set(ORDER)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down_only(module):
+    for name in imported(module):
+        parts = name.split(".")
+        if parts[0] == "jacobian_rnn":
+            assert ORDER.index(parts[1]) < ORDER.index(module), name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_flax_matplotlib_and_private_jax_stay_where_they_belong(module):
+    for name in imported(module):
+        assert not name.startswith("jax._src")
+        assert not name.startswith("matplotlib")
+        assert not name.startswith(("experiments", "paper_figures"))
+        assert module in FLAX or not name.startswith("flax")
+
+
+def test_importing_the_package_loads_no_matplotlib_and_changes_no_setting():
+    script = (
+        "import sys, jax\n"
+        "before = dict(jax.config.values)\n"
+        "import jacobian_rnn, jacobian_rnn.plotting\n"
+        "assert dict(jax.config.values) == before\n"
+        "assert 'matplotlib' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("name", jrnn.__all__)
+def test_public_names_are_documented_and_public_functions_show_an_example(name):
+    public = getattr(jrnn, name)
+    assert public.__doc__
+    if callable(public) and not isinstance(public, type):
+        assert ">>>" in public.__doc__
+        assert "Raises" in public.__doc__ or name in ("graded_singular_values",)

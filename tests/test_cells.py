@@ -1,0 +1,121 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import CELLS, LINEN, NNX
+from flax import linen as nn
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+
+from jacobian_rnn import Recurrence, from_linen, from_nnx, stack, step_jacobians, trajectory
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_step_of_every_flax_cell_is_the_cells_own_call(network, name):
+    recurrence, carry, xs = network(name, 3)
+    if name in LINEN:
+        expected = LINEN[name](3).apply(recurrence.params, carry, xs[0])[0]
+    else:
+        cell = NNX[name](3)
+        nnx.update(cell, recurrence.params)
+        expected = cell(carry, xs[0])[0]
+    got = recurrence.step(recurrence.params, carry, xs[0])
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-15)
+
+
+def test_an_lstm_has_twice_its_width_in_states_c_first(network):
+    recurrence, carry, xs = network("LSTMCell", 5)
+    states = trajectory(recurrence, carry, xs)
+    assert states.shape == (13, 10)
+    np.testing.assert_array_equal(states[0, :5], carry[0])
+    np.testing.assert_array_equal(states[0, 5:], carry[1])
+    np.testing.assert_array_equal(recurrence.output(carry), carry[1])
+
+
+def test_a_carry_may_be_any_pytree_of_arrays():
+    def step(params, carry, x):
+        return {"a": carry["b"] * params, "b": [carry["a"][0] + x, carry["b"][1]]}
+
+    carry = {"a": jnp.ones((2, 1)), "b": [jnp.ones((2, 1)), jnp.zeros(3)]}
+
+    def legal(params, carry, x):
+        return {"a": carry["b"][0] * params, "b": [carry["a"] + x, carry["b"][1]]}
+
+    states = trajectory(Recurrence(legal, jnp.array(0.5)), carry, jnp.ones((4, 1)))
+    assert states.shape == (5, 7)
+    with pytest.raises(ValueError, match="step: "):
+        trajectory(Recurrence(step, jnp.array(0.5)), carry, jnp.ones((4, 1)))
+
+
+def test_a_stack_runs_its_layers_one_on_top_of_the_other(network):
+    lower, lower_carry, xs = network("LSTMCell", 3)
+    upper, upper_carry, _ = network("GRUCell", 4, seed=1)
+    both = stack(lower, upper)
+    carry = (lower_carry, upper_carry)
+    for x in xs:
+        lower_carry = lower.step(lower.params, lower_carry, x)
+        upper_carry = upper.step(upper.params, upper_carry, lower_carry[1])
+        carry = both.step(both.params, carry, x)
+    np.testing.assert_allclose(
+        ravel_pytree(carry)[0], ravel_pytree((lower_carry, upper_carry))[0], atol=1e-14
+    )
+    np.testing.assert_array_equal(both.output(carry), upper_carry)
+
+
+def test_the_jacobian_of_a_stack_is_block_lower_triangular_with_the_layers_on_its_diagonal(network):
+    lower, lower_carry, xs = network("SimpleCell", 3)
+    upper, upper_carry, _ = network("SimpleCell", 3, seed=1)
+    both = step_jacobians(stack(lower, upper), (lower_carry, upper_carry), xs)
+    np.testing.assert_array_equal(both[:, :3, 3:], 0)
+    np.testing.assert_allclose(both[:, :3, :3], step_jacobians(lower, lower_carry, xs), atol=1e-15)
+    assert np.abs(both[:, 3:, :3]).max() > 0.01
+    alone = step_jacobians(upper, upper_carry, trajectory(lower, lower_carry, xs)[1:])
+    np.testing.assert_allclose(both[:, 3:, 3:], alone, atol=1e-15)
+
+
+def test_cells_that_differ_only_in_initialisers_have_equal_steps():
+    for scale in (0.5, 2.0):
+        init = nn.initializers.orthogonal(scale)
+        linen = nn.GRUCell(4, recurrent_kernel_init=init)
+        one = from_linen(linen, linen.init(jax.random.key(0), jnp.zeros(4), jnp.zeros(3)))
+        plain = nn.GRUCell(4)
+        other = from_linen(plain, plain.init(jax.random.key(1), jnp.zeros(4), jnp.zeros(3)))
+        assert one.step == other.step
+        assert hash(one.step) == hash(other.step)
+        nnx_one = from_nnx(nnx.GRUCell(3, 4, recurrent_kernel_init=init, rngs=nnx.Rngs(0)))
+        nnx_other = from_nnx(nnx.GRUCell(3, 4, rngs=nnx.Rngs(1)))
+        assert nnx_one.step == nnx_other.step
+        assert hash(nnx_one.step) == hash(nnx_other.step)
+    wider = nn.GRUCell(5)
+    assert from_linen(wider, {"params": {}}).step != one.step
+
+
+def test_a_recurrence_is_a_pytree_of_its_parameters(network):
+    recurrence, carry, xs = network("GRUCell", 3)
+    assert jax.tree.structure(jax.tree.leaves(recurrence)) == jax.tree.structure(
+        jax.tree.leaves(recurrence.params)
+    )
+    doubled = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), recurrence)
+    states = jax.jit(jax.vmap(lambda r: trajectory(r, carry, xs)))(doubled)
+    np.testing.assert_allclose(states[0], trajectory(recurrence, carry, xs), atol=1e-15)
+    gradient = jax.grad(lambda r: trajectory(r, carry, xs).sum())(recurrence)
+    assert isinstance(gradient, Recurrence)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient.params))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: from_linen(nn.RNN(nn.GRUCell(3)), {}), TypeError, "received an RNN layer"),
+        (lambda: from_linen(nn.GRUCell(3), {"kernel": 0}), ValueError, "expected 'params'"),
+        (lambda: from_linen("GRU", {}), TypeError, "received str"),
+        (lambda: from_nnx(nn.GRUCell(3)), TypeError, "received GRUCell"),
+        (lambda: stack(), ValueError, "received none"),
+        (lambda: stack(nn.GRUCell(3)), TypeError, r"recurrences\[0\]: received GRUCell"),
+    ],
+)
+def test_what_is_no_cell_is_refused(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
