@@ -3,6 +3,7 @@
 import json
 
 import matplotlib.pyplot as plt
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -14,6 +15,7 @@ ROWS = {
     "delayed_recall, sgd": "delayed recall\nplain SGD",
     "sequential_digits, adam": "sequential digits\nAdam, clipped",
 }
+APART = 1.07  # networks of one gain are drawn at up to this factor to its left and right
 CLASSES = {
     "SimpleCell": "linen SimpleCell",
     "GRUCell": "linen GRUCell",
@@ -33,14 +35,20 @@ def draw(dataset: xr.Dataset) -> Figure:
             part = dataset.sel(setting=setting, cell=cell)
             curve = part[["candidate_gain", "candidate_log_gain"]].sortby("candidate_gain")
             axes.plot(
-                curve.candidate_gain, curve.candidate_log_gain, color="0.6", linewidth=0.8, zorder=2
+                curve.candidate_gain,
+                curve.candidate_log_gain,
+                color="0.6",
+                linewidth=0.8,
+                label="prediction at other gains",
+                zorder=2,
             )
-            flat = part[["gain", "log_gain", "interval", "outcome"]].stack(
+            part["apart"] = ("seed", np.geomspace(1 / APART, APART, part.sizes["seed"]))
+            flat = part[["gain", "log_gain", "interval", "outcome", "apart"]].stack(
                 network=("gain_index", "seed")
             )
             plotting.regime_against_gain(
                 axes,
-                flat["gain"].to_numpy(),
+                (flat["gain"] * flat["apart"]).to_numpy(),
                 flat["log_gain"].median("sequence").to_numpy(),
                 flat["interval"].transpose("network", "end").to_numpy(),
                 flat["outcome"].to_numpy(),
@@ -65,8 +73,8 @@ def draw(dataset: xr.Dataset) -> Figure:
         ncols=4,
         frameon=False,
         title=(
-            f"width {configuration['width']}, {dataset.sizes['seed']} networks per gain, "
-            f"{configuration['num_updates']} updates; bars: central 90 % of "
+            f"width {configuration['width']}, {dataset.sizes['seed']} networks per gain (drawn "
+            f"apart), {configuration['num_updates']} updates; bars: central 90 % of "
             f"{configuration['num_sequences']} sequences"
         ),
     )
