@@ -81,22 +81,22 @@ def copied(linen_name, network):
         3, 4, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0)
     )
     if linen_name == "SimpleCell":
-        cell.dense_i.kernel.value, cell.dense_i.bias.value = p["i"]["kernel"], p["i"]["bias"]
-        cell.dense_h.kernel.value = p["h"]["kernel"]
+        cell.dense_i.kernel[...], cell.dense_i.bias[...] = p["i"]["kernel"], p["i"]["bias"]
+        cell.dense_h.kernel[...] = p["h"]["kernel"]
     elif linen_name == "GRUCell":
         p["hn"]["bias"] = jnp.zeros(4)  # which the nnx cell lacks
-        cell.dense_i.kernel.value = jnp.concatenate([p[f"i{g}"]["kernel"] for g in "rzn"], 1)
-        cell.dense_i.bias.value = jnp.concatenate([p[f"i{g}"]["bias"] for g in "rzn"])
-        cell.dense_h.kernel.value = jnp.concatenate([p[f"h{g}"]["kernel"] for g in "rzn"], 1)
+        cell.dense_i.kernel[...] = jnp.concatenate([p[f"i{g}"]["kernel"] for g in "rzn"], 1)
+        cell.dense_i.bias[...] = jnp.concatenate([p[f"i{g}"]["bias"] for g in "rzn"])
+        cell.dense_h.kernel[...] = jnp.concatenate([p[f"h{g}"]["kernel"] for g in "rzn"], 1)
     elif linen_name == "LSTMCell":
         for g in "ifgo":
-            getattr(cell, "if_" if g == "f" else f"i{g}").kernel.value = p[f"i{g}"]["kernel"]
-            getattr(cell, f"h{g}").kernel.value = p[f"h{g}"]["kernel"]
-            getattr(cell, f"h{g}").bias.value = p[f"h{g}"]["bias"]
+            getattr(cell, "if_" if g == "f" else f"i{g}").kernel[...] = p[f"i{g}"]["kernel"]
+            getattr(cell, f"h{g}").kernel[...] = p[f"h{g}"]["kernel"]
+            getattr(cell, f"h{g}").bias[...] = p[f"h{g}"]["bias"]
     else:
-        cell.dense_i.kernel.value = jnp.concatenate([p[f"i{g}"]["kernel"] for g in "ifgo"], 1)
-        cell.dense_h.kernel.value = jnp.concatenate([p[f"h{g}"]["kernel"] for g in "ifgo"], 1)
-        cell.dense_h.bias.value = jnp.concatenate([p[f"h{g}"]["bias"] for g in "ifgo"])
+        cell.dense_i.kernel[...] = jnp.concatenate([p[f"i{g}"]["kernel"] for g in "ifgo"], 1)
+        cell.dense_h.kernel[...] = jnp.concatenate([p[f"h{g}"]["kernel"] for g in "ifgo"], 1)
+        cell.dense_h.bias[...] = jnp.concatenate([p[f"h{g}"]["bias"] for g in "ifgo"])
     return recurrence, from_nnx(cell), carry, xs
 
 

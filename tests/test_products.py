@@ -272,7 +272,10 @@ def test_streaming_and_given_jacobians_give_the_same_product(network):
 def test_switching_the_error_off_changes_nothing_else():
     jacobians = np.random.default_rng(18).normal(size=(30, 4, 4))
     with_error, without = product_of(jacobians), product_of(jacobians, estimate_error=False)
-    np.testing.assert_array_equal(with_error.log_singular_values(), without.log_singular_values())
+    # The two are different programs, so the last bits may differ.
+    np.testing.assert_allclose(
+        with_error.log_singular_values(), without.log_singular_values(), atol=1e-12
+    )
     assert np.isnan(without.log_error)
     assert np.isnan(without.log_gain_error)
     assert with_error.left.shape == (2, 4, 4)
