@@ -110,11 +110,11 @@ class Ensemble:
         log_gains = np.concatenate([np.nanmedian(half.log_gain, axis=1) for half in halves])
         low, high = protocol.log_gain_range
         targets = np.linspace(
-            max(low, log_gains.min()), min(high, log_gains.max()), protocol.num_gains
+            max(low, np.nanmin(log_gains)), min(high, np.nanmax(log_gains)), protocol.num_gains
         )
         chosen: list[int] = []
         for target in targets:
-            distance = np.abs(log_gains - target)
+            distance = np.nan_to_num(np.abs(log_gains - target), nan=np.inf)
             distance[chosen] = np.inf
             chosen.append(int(np.argmin(distance)))
         return np.sort(candidates[chosen]), candidates, log_gains

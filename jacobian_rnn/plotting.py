@@ -31,7 +31,8 @@ def regime_against_gain(
     """Plot the predicted log gain of networks against their recurrent gain, coloured by outcome.
 
     The band between the thresholds is where learning is predicted; networks for which training
-    disagrees with that are ringed.
+    disagrees with that are ringed. A log gain of −inf (a saturated network whose derivatives are
+    exactly zero) sits on the lower edge; one whose digits are lost (NaN) is not drawn.
 
     Args:
         axes: where to draw; the gain axis becomes logarithmic.
@@ -55,6 +56,10 @@ def regime_against_gain(
     """
     gain, log_gain = np.asarray(gain), np.asarray(log_gain)
     interval, outcome = np.asarray(interval), np.asarray(outcome)
+    inside = (log_gain >= thresholds.vanishing) & (log_gain <= thresholds.exploding)
+    finite = interval[np.isfinite(interval)]
+    limits = (min(-45.0, *(finite - 3)), max(35.0, *(finite + 3))) if finite.size else (-45.0, 35.0)
+    log_gain, interval = np.clip(log_gain, *limits), np.clip(interval, *limits)
     axes.axhspan(thresholds.vanishing, thresholds.exploding, color="0.92", zorder=0, linewidth=0)
     for bound in thresholds:
         axes.axhline(bound, color="0.35", linewidth=0.8, linestyle="--", zorder=1)
@@ -76,7 +81,6 @@ def regime_against_gain(
             label=kind.name.lower(),
             zorder=3,
         )
-    inside = (log_gain >= thresholds.vanishing) & (log_gain <= thresholds.exploding)
     wrong = inside != (outcome == Outcome.LEARNED)
     axes.scatter(
         gain[wrong],
@@ -89,10 +93,7 @@ def regime_against_gain(
         zorder=4,
     )
     axes.set_xscale("log")
-    axes.set_ylim(
-        min(-45.0, np.nanmin(interval) - 3 if interval.size else 0.0),
-        max(35.0, np.nanmax(interval) + 3 if interval.size else 0.0),
-    )
+    axes.set_ylim(*limits)
     return axes
 
 
