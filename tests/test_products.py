@@ -247,7 +247,7 @@ def test_composition_does_not_depend_on_where_time_is_cut():
         assert int(together.num_steps) == 90
         assert float(together.log_error) < 1e-10
     with pytest.raises(ValueError, match="expected the same system"):
-        a @ product_of(np.eye(3)[None])
+        _ = a @ product_of(np.eye(3)[None])
 
 
 def test_transposed_and_reversed_chains_share_their_singular_values():
