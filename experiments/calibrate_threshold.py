@@ -119,4 +119,6 @@ def _best(log_gain, learned):
     right_no = (~inside[..., ~learned]).mean(axis=-1)
     score = np.where(np.subtract.outer(cuts, cuts) < 0, right_yes + right_no, -np.inf)
     low, high = np.nonzero(score >= score.max() - 1e-12)
-    return float(np.median(cuts[low])), float(np.median(cuts[high]))
+    pairs = np.stack([cuts[low], cuts[high]], axis=1)
+    middle = np.argmin(np.sum((pairs - np.median(pairs, axis=0)) ** 2, axis=1))
+    return float(pairs[middle, 0]), float(pairs[middle, 1])

@@ -119,22 +119,24 @@ def joined(datasets: list[xr.Dataset], dim: str) -> xr.Dataset:
 
 
 def compare(dataset: xr.Dataset, settings: list[str]) -> jrnn.Agreement:
-    """Compare prediction and outcome over the networks of all cells in the given settings."""
+    """Compare prediction and outcome over the networks of all cells in the given settings.
+
+    Networks whose prediction is undetermined, all digits of their gains lost, are left out.
+    """
+    dims = ("setting", "cell", "gain_index", "seed")
     chosen = dataset.sel(setting=settings)
+    determined = ~np.isnan(chosen["log_gain"]).all("sequence").transpose(*dims).to_numpy().ravel()
     stacked = chosen[
         ["regime", "outcome", "borderline", "spectral_radius", "kernel_norm", "exponent", "gain"]
     ].broadcast_like(chosen["regime"])
-    flat = {
-        name: stacked[name].transpose("setting", "cell", "gain_index", "seed").to_numpy().ravel()
-        for name in stacked
-    }
+    flat = {name: stacked[name].transpose(*dims).to_numpy().ravel()[determined] for name in stacked}
     # One group for each cell, task and gain: its networks are not independent.
-    shape = tuple(chosen.sizes[dim] for dim in ("setting", "cell", "gain_index", "seed"))
+    shape = tuple(chosen.sizes[dim] for dim in dims)
     groups = np.broadcast_to(np.arange(np.prod(shape[:3])).reshape(*shape[:3], 1), shape).ravel()
     return jrnn.agreement(
         flat["regime"].astype(int),
         flat["outcome"].astype(int),
-        groups=groups,
+        groups=groups[determined],
         borderline=flat["borderline"].astype(bool),
         rules={
             "spectral radius > 1": flat["spectral_radius"] > 1,

@@ -115,7 +115,8 @@ def agreement(
         names it.
 
     Raises:
-        ValueError: no networks, arrays of different lengths, or options out of range.
+        ValueError: no networks, arrays of different lengths, codes or options out of range.
+        TypeError: a rule that is not boolean.
 
     References:
         K. H. Brodersen, C. S. Ong, K. E. Stephan and J. M. Buhmann, "The balanced accuracy and its
@@ -149,6 +150,14 @@ def agreement(
         if array.shape != predicted.shape:
             msg = f"{name}: received shape {array.shape}, expected {predicted.shape} as regimes"
             raise ValueError(msg)
+    for name, codes in {"regimes": predicted, "outcomes": observed}.items():
+        if not np.isin(codes, (-1, 0, 1)).all():
+            msg = f"{name}: received {np.unique(codes).tolist()}, expected -1, 0 and 1 alone"
+            raise ValueError(msg)
+    for name, rule in rules.items():
+        if np.asarray(rule).dtype != bool:
+            msg = f"rules[{name!r}]: received {np.asarray(rule).dtype}, expected bool"
+            raise TypeError(msg)
     if not 0 < level < 1 or num_resamples < 1:
         msg = (
             f"level, num_resamples: received {level}, {num_resamples}, expected 0 < level < 1 and "

@@ -5,7 +5,7 @@ into one vector (an LSTM of width N has 2N states, `c` then `h`).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -96,9 +96,10 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
             "nn.GRUCell(64); an nnx cell goes through from_nnx, a function through Recurrence"
         )
         raise TypeError(msg)
-    if "params" not in variables:
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        received = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
         msg = (
-            f"variables: received the collections {sorted(variables)}, expected 'params' among "
+            f"variables: received {received}, expected 'params' among "
             "them: pass what `cell.init(...)` returned, or {'params': params}"
         )
         raise ValueError(msg)
@@ -189,7 +190,7 @@ def has_batch_axis(step: Callable, carry: PyTree) -> bool:
     if isinstance(step, StackStep):
         return any(map(has_batch_axis, step.steps, carry))
     rank = getattr(step, "num_feature_axes", None)
-    return rank is not None and any(leaf.ndim != rank for leaf in jax.tree.leaves(carry))
+    return rank is not None and any(leaf.ndim > rank for leaf in jax.tree.leaves(carry))
 
 
 @dataclasses.dataclass(frozen=True)

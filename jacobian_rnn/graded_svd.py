@@ -41,6 +41,9 @@ def graded_singular_values(
         right_vectors: shape `(n, n)`, row i belongs to the i-th value. Rows of lost directions are
             zero.
 
+    Raises:
+        ValueError: shapes that are not `(n,)` and `(n, n)`.
+
     Cost: O(n³) per sweep, 2 to 10 sweeps, independent of the range of `log_scales`. Differentiable
     with respect to both arguments by a rule of its own (∂ log σ_i in scaled form), which is exact
     for simple singular values, and gives the mean over the cluster's basis for repeated ones; the
@@ -59,7 +62,15 @@ def graded_singular_values(
         >>> print(log_values)
         [ 3000. -3000.]
     """
-    return _graded_singular_values(log_scales, factor)
+    if log_scales.ndim != 1 or factor.shape != 2 * log_scales.shape:
+        msg = (
+            f"log_scales, factor: received shapes {log_scales.shape} and {factor.shape}, expected "
+            "(n,) and (n, n)"
+        )
+        raise ValueError(msg)
+    log_values, vectors = _graded_singular_values(log_scales, factor)
+    broken = jnp.any(jnp.isnan(log_scales)) | jnp.any(jnp.isnan(factor))
+    return jnp.where(broken, jnp.nan, log_values), jnp.where(broken, jnp.nan, vectors)
 
 
 @jax.custom_jvp

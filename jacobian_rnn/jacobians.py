@@ -182,6 +182,13 @@ def check_system(
             "Recurrence(step, params)"
         )
         raise TypeError(msg)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(recurrence.params):
+        if not hasattr(leaf, "dtype"):
+            msg = (
+                f"params{jax.tree_util.keystr(path)}: received a {type(leaf).__name__}, expected "
+                "arrays: wrap it in jnp.asarray"
+            )
+            raise TypeError(msg)
     carry, xs = jax.tree.map(jnp.asarray, (carry, xs))
     steps = _num_steps(xs, num_steps)
     named = {"params": recurrence.params, "carry": carry, "xs": xs}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -424,12 +425,21 @@ def _compose_one(later, earlier):
 
 
 def _starting_frames(n, dtype, estimate_error, frame):
+    if dtype not in (jnp.float32, jnp.float64):
+        msg = f"dtype: received {dtype}, expected float32 or float64: products need their digits"
+        raise TypeError(msg)
     generic = generic_frames(n).astype(dtype)
     if frame is not None:
         frame = jnp.asarray(frame)
         if frame.shape != (n, n):
             msg = f"frame: received shape {frame.shape}, expected ({n}, {n}), an orthogonal matrix"
             raise ValueError(msg)
+        check_finite("frame", frame)
+        if not isinstance(frame, Tracer):
+            skew = float(np.abs(np.asarray(frame) @ np.asarray(frame).T - np.eye(n)).max())
+            if skew > 1e3 * n * jnp.finfo(dtype).eps:
+                msg = f"frame: received |F Fᵀ − 1| up to {skew:.1e}, expected an orthogonal matrix"
+                raise ValueError(msg)
         generic = jnp.stack([frame.astype(dtype), jnp.asarray(generic[1])])
     return jnp.asarray(generic[: 2 if estimate_error else 1])
 

@@ -64,6 +64,9 @@ class RegimePrediction(NamedTuple):
         exponent: nats per step, scalar: λ₁, the mean over sequences.
         standard_error: nats per step, scalar: of `exponent`, over sequences.
         log_gain_error: nats, `(B,)`: numerical error of `log_gain`, from two passes.
+        undetermined: bool scalar: no sequence has a log gain; `regime` then says nothing.
+        first_nonfinite_step: `(B,)`: first step of the horizon whose Jacobian held NaN or inf, −1
+            if none.
         horizon: int32 scalar, steps.
         thresholds: nats, `(2,)`: lower and upper.
     """
@@ -75,6 +78,8 @@ class RegimePrediction(NamedTuple):
     exponent: Float[Array, ""]
     standard_error: Float[Array, ""]
     log_gain_error: Float[Array, " sequences"]
+    undetermined: Bool[Array, ""]
+    first_nonfinite_step: Int[Array, " sequences"]
     horizon: Int[Array, ""]
     thresholds: Float[Array, "2"]
 
@@ -84,7 +89,10 @@ class RegimePrediction(NamedTuple):
             return (
                 f"{self.regime.size} predictions: index one, or jax.tree.map(lambda a: a[i], ...)"
             )
-        if bool(jnp.all(jnp.isnan(self.log_gain))):
+        if bool(self.undetermined) and bool(jnp.any(self.first_nonfinite_step >= 0)):
+            first = int(self.first_nonfinite_step.max())
+            return f"undetermined: the Jacobian is NaN or infinite, at step {first} of the horizon"
+        if bool(self.undetermined):
             return (
                 f"undetermined: over {int(self.horizon)} steps growth and decay cancel, and "
                 "rounding has taken every digit of the gain: use float64 or a shorter horizon"
@@ -138,7 +146,7 @@ def predict_regime(
         ValueError: no batch axis or fewer than two sequences, a horizon outside 1 … T, a warm-up
             that leaves nothing, thresholds in the wrong order, shapes that do not fit, or values
             that are not finite.
-        TypeError: float dtypes that differ.
+        TypeError: float dtypes that differ, or a horizon or warm-up that is no int.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -153,7 +161,11 @@ def predict_regime(
         'VANISHING'
     """
     carry, xs = jax.tree.map(jnp.asarray, (carry, xs))
-    num_steps = _check_batch(xs)
+    num_steps = _check_batch(xs, getattr(recurrence, "step", None))
+    for name, steps in {"horizon": horizon, "num_warmup": num_warmup or 0}.items():
+        if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
+            msg = f"{name}: received {steps!r}, expected a Python int: a number of steps"
+            raise TypeError(msg)
     if not 1 <= horizon <= num_steps:
         msg = (
             f"horizon: received {horizon} for sequences of {num_steps} steps, expected 1 to "
@@ -167,15 +179,16 @@ def predict_regime(
             "left to count"
         )
         raise ValueError(msg)
-    if not thresholds[0] < thresholds[1]:
+    bounds = tuple(float(bound) for bound in thresholds)
+    if len(bounds) != 2 or not bounds[0] < bounds[1]:
         msg = (
-            f"thresholds: received {tuple(thresholds)}, expected (vanishing, exploding) in nats "
+            f"thresholds: received {bounds}, expected (vanishing, exploding) in nats "
             "with vanishing < exploding"
         )
         raise ValueError(msg)
     check_finite("xs", xs)
     check_system(recurrence, carry, jax.tree.map(lambda x: x[0], xs), None)
-    return _predict_regime(recurrence, carry, xs, horizon, warmup, tuple(thresholds))
+    return _predict_regime(recurrence, carry, xs, int(horizon), int(warmup), bounds)
 
 
 @partial(jax.jit, static_argnames=("horizon", "num_warmup", "thresholds"))
@@ -189,10 +202,11 @@ def _predict_regime(recurrence, carry, xs, horizon, num_warmup, thresholds):
         start = unravel(states[-1])
         product = jacobian_product(recurrence, start, jax.tree.map(lambda x: x[first:], xs))
         exponent = largest_exponent(recurrence, carry, xs, num_warmup=num_warmup)
-        return product.log_rms_gain(), product.log_gain_error, exponent
+        broken = product.first_nonfinite_step
+        return product.log_rms_gain(), product.log_gain_error, exponent, broken
 
-    log_gain, error, exponents = jax.vmap(of_sequence)(xs)
-    log_gain = jnp.where(error > LOST_DIGITS, jnp.nan, log_gain)
+    log_gain, error, exponents, broken = jax.vmap(of_sequence)(xs)
+    log_gain = jnp.where((error > LOST_DIGITS) | (broken >= 0), jnp.nan, log_gain)
     median = jnp.nanmedian(log_gain)
     lower, upper = jnp.asarray(thresholds, log_gain.dtype)
     interval = jnp.nanquantile(log_gain, jnp.array([0.05, 0.95], log_gain.dtype))
@@ -207,15 +221,19 @@ def _predict_regime(recurrence, carry, xs, horizon, num_warmup, thresholds):
         exponent=jnp.mean(exponents),
         standard_error=jnp.std(exponents, ddof=1) / jnp.sqrt(exponents.size),
         log_gain_error=error,
+        undetermined=jnp.all(jnp.isnan(log_gain)),
+        first_nonfinite_step=broken,
         horizon=jnp.int32(horizon),
         thresholds=jnp.stack([lower, upper]),
     )
 
 
-def _check_batch(xs):
+def _check_batch(xs, step):
     leaves = jax.tree.leaves(xs)
+    rank = getattr(step, "num_feature_axes", None)
     shapes = {x.shape[:2] for x in leaves}
-    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+    wrong_rank = rank is not None and any(x.ndim != rank + 2 for x in leaves)
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2 or wrong_rank:
         received = "None" if not leaves else ", ".join(str(x.shape) for x in leaves)
         msg = (
             f"xs: received {received}, expected a batch of sequences (batch, time, inputs): the "
@@ -316,9 +334,16 @@ def observe_regime(
             "with at least one"
         )
         raise ValueError(msg)
+    baseline = float(history.baseline_loss)
+    if updates.shape != loss.shape or not 0 < baseline < np.inf:
+        msg = (
+            f"history: received {loss.size} losses, {updates.size} update norms and the baseline "
+            f"loss {baseline}, expected as many of one as of the other, and a positive loss"
+        )
+        raise ValueError(msg)
     skill = float(history.test_skill)
     finite = bool(np.all(np.isfinite(loss)) and np.all(np.isfinite(updates)) and np.isfinite(skill))
-    relative = float(np.median(loss[-max(1, loss.size // 10) :]) / float(history.baseline_loss))
+    relative = float(np.median(loss[-max(1, loss.size // 10) :]) / baseline)
     if finite and skill >= learned_above:
         outcome = Outcome.LEARNED
     elif not finite or relative > diverged_above:

@@ -186,7 +186,9 @@ def delayed_recall(
     """
     _check_at_least(1, delay=delay)
     _check_at_least(2, num_classes=num_classes)
-    _check_at_least(0, noise_std=noise_std)
+    if not 0 <= noise_std < math.inf:
+        message = f"noise_std is {noise_std}, but has to be finite and at least 0"
+        raise ValueError(message)
     _check_dtype(dtype)
 
     def generate(key: Key[Array, ""], batch_size: int) -> Batch:
@@ -521,6 +523,9 @@ def _streams_of(generate):
 
 def _check_at_least(minimum, **values):
     for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            message = f"{name} is {value!r}, but has to be an int: a count or a number of steps"
+            raise TypeError(message)
         if not value >= minimum:
             message = f"{name} is {value}, but has to be at least {minimum}: pass a larger one"
             raise ValueError(message)

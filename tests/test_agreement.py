@@ -106,6 +106,8 @@ def test_the_summary_names_every_number_it_shows():
         ({"regimes": [0, 0], "outcomes": [0, 0], "groups": [1]}, "groups: received shape"),
         ({"regimes": [0, 0], "outcomes": [0, 0], "rules": {"r": np.array([True])}}, "rules"),
         ({"regimes": [0, 0], "outcomes": [0, 0], "level": 1.5}, "level"),
+        ({"regimes": [0, -2], "outcomes": [0, 0]}, "regimes: received"),
+        ({"regimes": [0, 0], "outcomes": [0, 2]}, "outcomes: received"),
     ],
 )
 def test_bad_input_is_refused_by_name(arguments, match):

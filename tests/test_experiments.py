@@ -141,6 +141,7 @@ def test_comparison_scores_the_networks_of_the_settings_it_is_given():
                 for name in ("spectral_radius", "kernel_norm", "exponent")
             },
             "gain": (dims[:3], np.ones((2, 3, 4))),
+            "log_gain": ((*dims, "sequence"), np.ones((2, 3, 4, 2, 5))),
         },
         coords={"setting": ["t, adam", "t, sgd"]},
     )
@@ -148,6 +149,9 @@ def test_comparison_scores_the_networks_of_the_settings_it_is_given():
     right = regime_versus_training.compare(dataset, ["t, sgd"])
     assert right.prediction.balanced_accuracy == 1.0
     assert right.prediction.num_networks == 24
+    dataset["log_gain"][1, 0, 0] = np.nan
+    without = regime_versus_training.compare(dataset, ["t, sgd"])
+    assert without.prediction.num_networks == 22
     assert regime_versus_training.compare(dataset, ["t, adam"]).prediction.balanced_accuracy == 0.5
 
 

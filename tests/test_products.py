@@ -328,6 +328,15 @@ def test_what_is_no_chain_of_square_matrices_is_refused(jacobians, error, match)
 def test_a_frame_of_the_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="frame: received shape"):
         product_of(np.zeros((1, 3, 3)), frame=np.eye(2))
+    with pytest.raises(ValueError, match="expected an orthogonal matrix"):
+        product_of(np.zeros((1, 3, 3)), frame=np.ones((3, 3)))
+    with pytest.raises(ValueError, match="frame: received 9 of 9"):
+        product_of(np.zeros((1, 3, 3)), frame=np.full((3, 3), np.nan))
+
+
+def test_half_precision_is_refused():
+    with pytest.raises(TypeError, match="dtype: received float16, expected float32 or float64"):
+        product_of(np.zeros((1, 3, 3), np.float16))
 
 
 def test_factors_in_reversed_order_would_be_noticed(network):

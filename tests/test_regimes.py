@@ -110,6 +110,32 @@ def test_growth_that_is_undone_is_flagged_and_not_called_exploding():
     assert not bool(short.borderline)
 
 
+def test_a_jacobian_that_overflows_is_reported_as_such():
+    def square(params, carry, x):
+        return params * carry**2 + 0 * x.sum()
+
+    prediction = predict_regime(
+        Recurrence(square, jnp.array(1.0)), jnp.array([1e30]), batch(), horizon=40
+    )
+    assert bool(prediction.undetermined)
+    assert int(prediction.regime) != Regime.EXPLODING
+    assert (prediction.first_nonfinite_step > 0).all()
+    assert "NaN or infinite, at step" in str(prediction)
+
+
+@pytest.mark.parametrize("horizon", [5.0, True, jnp.array(5)])
+def test_a_horizon_that_is_no_int_is_refused(horizon):
+    with pytest.raises(TypeError, match="horizon: received"):
+        predict_regime(rotation(1.0), jnp.ones(2), batch(), horizon=horizon)
+
+
+def test_one_sequence_of_a_flax_cell_is_not_taken_for_a_batch():
+    cell = nn.GRUCell(2, param_dtype=jnp.float64)
+    system = from_linen(cell, cell.init(jax.random.key(0), jnp.zeros(2), jnp.zeros(3)))
+    with pytest.raises(ValueError, match="expected a batch of sequences"):
+        predict_regime(system, jnp.zeros(2), jnp.zeros((10, 3)), horizon=2)
+
+
 def test_linen_and_nnx_cells_with_the_same_weights_have_the_same_regime():
     linen = nn.OptimizedLSTMCell(6, param_dtype=jnp.float64)
     xs = batch()
@@ -202,5 +228,8 @@ def test_observation_refuses_criteria_and_records_that_make_no_sense():
         observe_regime(record(), learned_above=1.0)
     with pytest.raises(ValueError, match="diverged_above"):
         observe_regime(record(), diverged_above=1.0)
+    for broken in ({"baseline_loss": 0.0}, {"update_norm": np.ones(3)}):
+        with pytest.raises(ValueError, match="history: received 50 losses"):
+            observe_regime(record()._replace(**broken))
     with pytest.raises(ValueError, match="one network's"):
         observe_regime(record()._replace(loss=np.zeros((2, 5))))
