@@ -125,7 +125,7 @@ def compare(dataset: xr.Dataset, settings: list[str]) -> jrnn.Agreement:
     """
     dims = ("setting", "cell", "gain_index", "seed")
     chosen = dataset.sel(setting=settings)
-    determined = ~np.isnan(chosen["log_gain"]).all("sequence").transpose(*dims).to_numpy().ravel()
+    determined = ~chosen["log_gain"].isnull().all("sequence").transpose(*dims).to_numpy().ravel()
     stacked = chosen[
         ["regime", "outcome", "borderline", "spectral_radius", "kernel_norm", "exponent", "gain"]
     ].broadcast_like(chosen["regime"])
