@@ -5,7 +5,12 @@ from jacobian_rnn.cells import Recurrence, from_linen, from_nnx, stack
 from jacobian_rnn.graded_svd import graded_singular_values
 from jacobian_rnn.jacobians import state_gradients, step_jacobians, trajectory
 from jacobian_rnn.lyapunov import largest_exponent
-from jacobian_rnn.products import JacobianProduct, jacobian_product, product_of
+from jacobian_rnn.products import (
+    JacobianProduct,
+    jacobian_product,
+    log_singular_values_by_lag,
+    product_of,
+)
 from jacobian_rnn.regimes import (
     THRESHOLDS,
     Observation,
@@ -34,6 +39,7 @@ __all__ = [
     "graded_singular_values",
     "jacobian_product",
     "largest_exponent",
+    "log_singular_values_by_lag",
     "observe_regime",
     "predict_regime",
     "product_of",

@@ -9,8 +9,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn.cells import Recurrence
+from jacobian_rnn.frames import generic_frames
 from jacobian_rnn.jacobians import check_system, ravelled_step
-from jacobian_rnn.products import generic_frames
 
 
 def largest_exponent(

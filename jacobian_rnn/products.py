@@ -5,7 +5,8 @@ conditioned, and all growth and decay in `log_scale`. One QR per step keeps that
 overflows, small singular values survive beside large ones, and memory does not grow with T.
 """
 
-import functools
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,8 +18,16 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells import Recurrence
+from jacobian_rnn.factored_form import FactoredForm, composed, extended, identity_form
+from jacobian_rnn.frames import generic_frames
 from jacobian_rnn.graded_svd import flushed_exp, graded_singular_values, matmul, row_norms
-from jacobian_rnn.jacobians import check_finite, check_system, jacobian_of_step, ravelled_step
+from jacobian_rnn.jacobians import (
+    check_finite,
+    check_system,
+    jacobian_of_step,
+    ravelled_step,
+    trajectory,
+)
 
 
 class JacobianProduct(NamedTuple):
@@ -59,6 +68,16 @@ class JacobianProduct(NamedTuple):
     def log_abs_det(self) -> Float[Array, ""]:
         """Return log|det P|, nats: the sum of all log singular values, by another route."""
         return jnp.sum(self.log_scale[0])
+
+    def singular_vectors(self) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+        """Return the singular vectors of P: left as columns, right as rows, as `jnp.linalg.svd`.
+
+        A gradient v at the last state arrives at the first as Pᵀv: along `right[i]`, by σ_i times
+        what v has of `left[:, i]`. So the first columns of `left` are the gradients that survive,
+        and the first rows of `right` what becomes of them. Vectors of lost directions are zero;
+        those of equal singular values are any basis of their space. No derivative.
+        """
+        return _singular_vectors(self.left[0], self.log_scale[0], self.right[0])
 
     def log_rms_gain(self) -> Float[Array, ""]:
         """Return ½ log(‖P‖²_F / n), nats: the gain of a random cotangent, root mean square."""
@@ -132,12 +151,7 @@ def jacobian_product(
 ) -> JacobianProduct:
     """Multiply the Jacobians of all steps along a trajectory, streaming.
 
-    At each step A = J Q is factored anew, its columns in descending order of exp(d_j)‖A_j‖ and its
-    rows in descending order of norm (which keeps strongly graded, saturated Jacobians accurate:
-    Cox and Higham 1998), and with A = Q'R
-
-        P = Q' diag(exp d') V',   d' = d + log R_ii,   V' = (I + N) V,
-        N_ij = R_ij / R_ii exp(d_j − d_i),   i < j.
+    One QR per step keeps the factored form, as `factored_form.extended` says.
 
     Args:
         recurrence: the system.
@@ -161,10 +175,6 @@ def jacobian_product(
     References:
         J. Oliveira and D. E. Stewart, "Exponential splittings of products of matrices and
         accurately computing singular values of long products", Linear Algebra Appl. 309 (2000).
-        A. J. Cox and N. J. Higham, "Stability of Householder QR factorization for weighted least
-        squares problems", Numerical Analysis 1997 (1998).
-        Z. Bai, C. Lee, R.-C. Li and S. Xu, "Stable solutions of linear systems involving long
-        chain of matrix multiplications", Linear Algebra Appl. 435 (2011).
 
     Example:
         >>> import jax.numpy as jnp
@@ -223,113 +233,188 @@ def product_of(
     return _product_of(jacobians, frames)
 
 
-@functools.partial(jax.jit, static_argnames="num_steps")
+def log_singular_values_by_lag(
+    recurrence: Recurrence,
+    carry: PyTree,
+    xs: PyTree,
+    *,
+    lags: Sequence[int],
+    num_steps: int | None = None,
+) -> Float[Array, "lags n"]:
+    """Compute the spectrum of the product of the last `lag` steps, for several lags in one pass.
+
+    This is what backpropagation from the end of the sequence meets `lag` steps before it. The
+    product is extended backwards in time, as (J[T−lag] ··· J[T−1])ᵀ.
+
+    Args:
+        recurrence: the system.
+        carry: initial carry, without batch axis.
+        xs: one sequence, `(time, ...)`; None for a system without input.
+        lags: numbers of steps, each from 0 to T; static. Any order.
+        num_steps: number of steps T where `xs` is None.
+
+    Returns:
+        Log singular values, nats, descending, `(len(lags), n)`, a row for each of `lags`.
+
+    Raises:
+        ValueError: lags that are none, or beyond the sequence; shapes that do not fit; values
+            that are not finite.
+        TypeError: lags that are not integers; float dtypes that differ.
+
+    Cost: one pass over the sequence, and one graded SVD per lag; memory T n for the states and n²
+    per lag.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def decay(params, carry, x):
+        ...     return params * carry + x
+        >>> system = Recurrence(decay, jnp.array([0.5, 0.1]))
+        >>> xs = jnp.zeros((100, 2))
+        >>> log_values = log_singular_values_by_lag(system, jnp.zeros(2), xs, lags=[1, 10])
+        >>> print((log_values[:, 0] / jnp.log(0.5)).round(2))
+        [ 1. 10.]
+    """
+    carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
+    wanted = np.asarray(lags)
+    if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
+        msg = f"lags: received {lags!r}, expected a sequence of Python ints, at least one"
+        raise TypeError(msg)
+    if wanted.min() < 0 or wanted.max() > num_steps:
+        msg = f"lags: received {lags!r} for {num_steps} steps, expected each from 0 to {num_steps}"
+        raise ValueError(msg)
+    ascending, row_of = np.unique(wanted, return_inverse=True)
+    spectra = _log_singular_values_by_lag(recurrence, carry, xs, ascending, num_steps)
+    return spectra[row_of]
+
+
+@partial(jax.jit, static_argnames="num_steps")
 def _jacobian_product(recurrence, carry, xs, frames, num_steps):
     state, unravel = ravel_pytree(carry)
     step = ravelled_step(recurrence, unravel)
     jacobian = jacobian_of_step(recurrence, unravel)
 
     def one_step(carried, x):
-        state, product, rounding = carried
-        return (step(state, x), *_extended(product, rounding, jacobian(state, x))), None
+        state, growing = carried
+        return (step(state, x), _extended(growing, jacobian(state, x))), None
 
-    start = (state, *_identity(frames))
-    (_, product, rounding), _ = lax.scan(one_step, start, xs, length=num_steps)
-    return _finished(product, rounding)
+    (_, growing), _ = lax.scan(one_step, (state, _empty(frames)), xs, length=num_steps)
+    return _finished(growing)
 
 
 @jax.jit
 def _product_of(jacobians, frames):
-    def one_step(carried, jacobian):
-        product, rounding = carried
-        return _extended(product, rounding, jacobian), None
+    def one_step(growing, jacobian):
+        return _extended(growing, jacobian), None
 
-    (product, rounding), _ = lax.scan(one_step, _identity(frames), jacobians)
-    return _finished(product, rounding)
+    return _finished(lax.scan(one_step, _empty(frames), jacobians)[0])
 
 
-def _identity(frames):
-    """Return the empty product, and the rounding errors of its log scales, none yet."""
-    passes, n, _ = frames.shape
-    log_scale = jnp.zeros((passes, n), frames.dtype)
-    never = jnp.full((), -1, jnp.int32)
-    right = jnp.swapaxes(frames, 1, 2)
-    return JacobianProduct(frames, log_scale, right, never + 1, never, never), log_scale
+@partial(jax.jit, static_argnames="num_steps")
+def _log_singular_values_by_lag(recurrence, carry, xs, lags, num_steps):
+    """Extend (J[T-lag] ··· J[T-1])ᵀ backwards in time and keep it at each of the sorted lags."""
+    unravel = ravel_pytree(carry)[1]
+    jacobian = jacobian_of_step(recurrence, unravel)
+    states = trajectory(recurrence, carry, xs, num_steps=num_steps)
+    n = states.shape[1]
 
+    def one_step(carried, step):
+        form, kept = carried
+        state, x, lag = step
+        form, _ = extended(form, jacobian(state, x).T)
+        slot = jnp.searchsorted(lags, lag)
+        slot = jnp.where(lags[slot] == lag, slot, lags.shape[0])
+        here = (form.log_scale + form.rounding, form.right)
+        return (form, jax.tree.map(lambda all_, one: all_.at[slot].set(one), kept, here)), None
 
-def _finished(product, rounding):
-    return product._replace(log_scale=product.log_scale + rounding)
-
-
-def _extended(product, rounding, jacobian):
-    """Multiply a product by the Jacobian of the next step, from the left."""
-    left, log_scale, rounding, right, lost = jax.vmap(_one_step, in_axes=(None, 0, 0, 0, 0))(
-        jacobian, product.left, product.log_scale, rounding, product.right
+    start = identity_form(jnp.asarray(generic_frames(n)[0], states.dtype))
+    kept = jax.tree.map(
+        lambda one: jnp.broadcast_to(one, (lags.shape[0], *one.shape)),
+        (start.log_scale, start.right),
     )
-    now = product.num_steps
+    lag_of_step = jnp.arange(num_steps, 0, -1, dtype=lags.dtype)
+    steps = (states[:-1], xs, lag_of_step)
+    (_, kept), _ = lax.scan(one_step, (start, kept), steps, reverse=True)
+    return jax.vmap(_log_singular_values)(*kept)
+
+
+class _Growing(NamedTuple):
+    forms: FactoredForm
+    num_steps: Array
+    first_lost_step: Array
+    first_nonfinite_step: Array
+
+
+def _empty(frames):
+    never = jnp.full((), -1, jnp.int32)
+    return _Growing(jax.vmap(identity_form)(frames), never + 1, never, never)
+
+
+def _extended(growing, jacobian):
+    forms, lost = jax.vmap(extended, in_axes=(0, None))(growing.forms, jacobian)
+    now = growing.num_steps
 
     def first(step, happened):
         return jnp.where((step < 0) & happened, now, step)
 
-    product = JacobianProduct(
-        left,
-        log_scale,
-        right,
+    return _Growing(
+        forms,
         now + 1,
-        first(product.first_lost_step, jnp.any(lost)),
-        first(product.first_nonfinite_step, ~jnp.all(jnp.isfinite(jacobian))),
+        first(growing.first_lost_step, jnp.any(lost)),
+        first(growing.first_nonfinite_step, ~jnp.all(jnp.isfinite(jacobian))),
     )
-    return product, rounding
 
 
-def _one_step(jacobian, left, log_scale, rounding, right):
-    columns = matmul(jacobian, left)
-    column_norms = row_norms(columns.T)
-    reached = log_scale + jnp.log(column_norms)
-    order = jnp.argsort(-reached)
-    columns, column_norms, reached = columns[:, order], column_norms[order], reached[order]
-    log_scale, rounding, right = log_scale[order], rounding[order], right[order]
-
-    sizes = row_norms(columns)
-    rows = jnp.argsort(-sizes)
-    q, r = positive_qr(columns[rows])
-    left = jnp.zeros_like(q).at[rows].set(q)
-
-    pivots = jnp.diagonal(r)
-    noise = r.shape[0] * jnp.finfo(r.dtype).eps * sizes[rows]
-    gone = pivots <= noise
-    lost = gone & (pivots > 0) & ~jnp.isneginf(log_scale)
-    log_pivots = jnp.where(gone, -jnp.inf, jnp.log(jnp.where(gone, 1, pivots)))
-    log_scale, rounding = _compensated_sum(log_scale, rounding, log_pivots)
-    r = r / jnp.where(column_norms > 0, column_norms, 1)
-    return left, log_scale, rounding, _absorbed(r, reached, log_scale, right), lost
+def _finished(growing):
+    forms = growing.forms
+    return JacobianProduct(
+        forms.left,
+        forms.log_scale + forms.rounding,
+        forms.right,
+        growing.num_steps,
+        growing.first_lost_step,
+        growing.first_nonfinite_step,
+    )
 
 
-def positive_qr(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
-    """Factor a matrix as Q R with a diagonal of R that is not negative."""
-    q, r = jnp.linalg.qr(matrix)
-    signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
-    return q * signs, r * signs[:, None]
+@jax.jit
+def _compose(later, earlier):
+    def form(product):
+        return FactoredForm(
+            product.left, product.log_scale, jnp.zeros_like(product.log_scale), product.right
+        )
 
+    offset = earlier.num_steps
 
-def _absorbed(r, column_scale, row_scale, right):
-    """Move the strict upper triangle of diag(exp row_scale)⁻¹ R diag(exp column_scale) into V."""
-    alive = ~(jnp.isneginf(column_scale) | jnp.isneginf(row_scale)[:, None])
-    counts = alive & jnp.triu(jnp.ones_like(alive), 1)
-    gaps = jnp.where(counts, column_scale, 0) - jnp.where(counts, row_scale[:, None], 0)
-    return right + matmul(jnp.where(counts, r * flushed_exp(gaps), 0), right)
+    def first(of_earlier, of_later):
+        return jnp.where(
+            of_earlier >= 0, of_earlier, jnp.where(of_later >= 0, of_later + offset, -1)
+        )
 
-
-def _compensated_sum(total, rounding, term):
-    """Add a term to a sum and keep what rounding loses (Neumaier 1974); −inf stays −inf."""
-    new = total + term
-    lost = jnp.where(jnp.abs(total) >= jnp.abs(term), (total - new) + term, (term - new) + total)
-    return new, jnp.where(jnp.isfinite(new), rounding + lost, 0)
+    return _finished(
+        _Growing(
+            jax.vmap(composed)(form(later), form(earlier)),
+            offset + later.num_steps,
+            first(earlier.first_lost_step, later.first_lost_step),
+            first(earlier.first_nonfinite_step, later.first_nonfinite_step),
+        )
+    )
 
 
 @jax.jit
 def _log_singular_values(log_scale, right):
     return graded_singular_values(log_scale, right)[0]
+
+
+@jax.jit
+def _singular_vectors(left, log_scale, right):
+    left, log_scale, right = lax.stop_gradient((left, log_scale, right))
+    log_values, vectors = graded_singular_values(log_scale, right)
+    # Component j of the left vector i, as a row of `left`, is (V y_i)_j exp(d_j) / σ_i and also
+    # (V⁻ᵀ y_i)_j σ_i / exp(d_j): the one whose factor is at most one has all its digits.
+    gaps = log_scale[:, None] - jnp.where(jnp.isneginf(log_values), jnp.inf, log_values)
+    direct = matmul(right, vectors.T) * flushed_exp(jnp.minimum(gaps, 0))
+    inverse = jnp.linalg.solve(right.T, vectors.T) * flushed_exp(-jnp.maximum(gaps, 0))
+    return matmul(left, jnp.where(gaps <= 0, direct, inverse)), vectors
 
 
 @jax.jit
@@ -368,62 +453,6 @@ def _log_adjoint_gain(left, log_scale, right, cotangent):
     return shift + jnp.log(jnp.linalg.norm(pulled)) - jnp.log(jnp.linalg.norm(cotangent))
 
 
-@jax.jit
-def _compose(later, earlier):
-    left, log_scale, right = jax.vmap(_compose_one)(
-        (later.left, later.log_scale, later.right), (earlier.left, earlier.log_scale, earlier.right)
-    )
-    offset = earlier.num_steps
-
-    def first(of_earlier, of_later):
-        return jnp.where(
-            of_earlier >= 0, of_earlier, jnp.where(of_later >= 0, of_later + offset, -1)
-        )
-
-    return JacobianProduct(
-        left,
-        log_scale,
-        right,
-        offset + later.num_steps,
-        first(earlier.first_lost_step, later.first_lost_step),
-        first(earlier.first_nonfinite_step, later.first_nonfinite_step),
-    )
-
-
-def _compose_one(later, earlier):
-    """Factor diag(exp d₂) M diag(exp d₁), M = V₂Q₁, by elimination with complete pivoting in logs.
-
-    Both sides are graded, so the pivot is the largest of log|M_ij| + d₂ᵢ + d₁ⱼ: the multipliers,
-    in the scales of their rows and columns, are then at most one.
-    """
-    q2, d2, v2 = later
-    q1, d1, v1 = earlier
-    n = d1.shape[0]
-
-    def eliminate(k, carried):
-        remaining, lower, upper, log_pivots = carried
-        logs = jnp.log(jnp.abs(remaining)) + d2[:, None] + d1
-        i, j = jnp.divmod(jnp.argmax(logs), n)
-        alive = ~jnp.isneginf(logs[i, j])
-        pivot = jnp.where(alive, remaining[i, j], 1)
-        column, row = remaining[:, j] / pivot, remaining[i]
-        shift = jnp.where(alive, logs[i, j], 0)
-        return (
-            (remaining - column[:, None] * row).at[i].set(0).at[:, j].set(0),
-            lower.at[:, k].set(jnp.sign(column) * flushed_exp(logs[:, j] - shift)),
-            upper.at[k].set(jnp.sign(row) * flushed_exp(logs[i] - shift)),
-            log_pivots.at[k].set(logs[i, j]),
-        )
-
-    zeros = jnp.zeros((n, n), d1.dtype)
-    start = (matmul(v2, q1), zeros, zeros, jnp.zeros((n,), d1.dtype))
-    _, lower, upper, log_pivots = lax.fori_loop(0, n, eliminate, start)
-    # diag(exp d₂) M diag(exp d₁) = lower diag(exp log_pivots) upper, both factors of order one.
-    left, r = positive_qr(matmul(q2, lower))
-    log_scale = log_pivots + jnp.log(jnp.diagonal(r))
-    return left, log_scale, _absorbed(r, log_pivots, log_scale, matmul(upper, v1))
-
-
 def _starting_frames(n, dtype, estimate_error, frame):
     if dtype not in (jnp.float32, jnp.float64):
         msg = f"dtype: received {dtype}, expected float32 or float64: products need their digits"
@@ -442,12 +471,3 @@ def _starting_frames(n, dtype, estimate_error, frame):
                 raise ValueError(msg)
         generic = jnp.stack([frame.astype(dtype), jnp.asarray(generic[1])])
     return jnp.asarray(generic[: 2 if estimate_error else 1])
-
-
-@functools.lru_cache(maxsize=32)
-def generic_frames(n: int) -> np.ndarray:
-    """Return two fixed generic orthogonal matrices, `(2, n, n)`, float64.
-
-    The Q factors of matrices of standard normal numbers from numpy's PCG64 generator with seed n.
-    """
-    return np.linalg.qr(np.random.Generator(np.random.PCG64(n)).standard_normal((2, n, n)))[0]

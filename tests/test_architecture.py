@@ -13,6 +13,8 @@ ORDER = [
     "cells",
     "jacobians",
     "graded_svd",
+    "frames",
+    "factored_form",
     "products",
     "lyapunov",
     "regimes",

@@ -1,0 +1,149 @@
+"""The factored form P = left @ diag(exp log_scale) @ right of a product: how it grows and composes.
+
+`left` is orthogonal, `right` of order one with |det| = 1, and all growth and decay is in
+`log_scale`, so that nothing overflows and small singular values survive beside large ones.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jacobian_rnn.frames import descending_order, positive_qr
+from jacobian_rnn.graded_svd import flushed_exp, matmul
+
+
+class FactoredForm(NamedTuple):
+    """P = left @ diag(exp(log_scale + rounding)) @ right.
+
+    Attributes:
+        left: orthogonal, `(n, n)`.
+        log_scale: nats, `(n,)`; −inf for a direction that was lost.
+        rounding: what rounding took from the sums in `log_scale`, nats, `(n,)`.
+        right: `(n, n)`.
+    """
+
+    left: Float[Array, "n n"]
+    log_scale: Float[Array, " n"]
+    rounding: Float[Array, " n"]
+    right: Float[Array, "n n"]
+
+
+def identity_form(frame: Float[Array, "n n"]) -> FactoredForm:
+    """Return the empty product, held in an orthogonal frame."""
+    zeros = jnp.zeros(frame.shape[0], frame.dtype)
+    return FactoredForm(frame, zeros, zeros, frame.T)
+
+
+def extended(
+    form: FactoredForm, jacobian: Float[Array, "n n"]
+) -> tuple[FactoredForm, Bool[Array, ""]]:
+    """Multiply by the Jacobian of the next step; say whether rounding lost a direction.
+
+    With A = J Q, its columns in descending order of exp(d_j)|A_j| and its rows in descending order
+    of size (which keeps strongly graded, saturated Jacobians accurate: Cox and Higham 1998), and
+    A = Q'R,
+
+        P = Q' diag(exp d') V',   d' = d + log R_ii,   V' = (I + N) V,
+        N_ij = R_ij / R_ii exp(d_j − d_i),   i < j.
+
+    References:
+        J. Oliveira and D. E. Stewart, "Exponential splittings of products of matrices and
+        accurately computing singular values of long products", Linear Algebra Appl. 309 (2000).
+        A. J. Cox and N. J. Higham, "Stability of Householder QR factorization for weighted least
+        squares problems", Numerical Analysis 1997 (1998).
+    """
+    columns = matmul(jacobian, form.left)
+    sizes = lax.stop_gradient(jnp.abs(columns))
+    column_sizes, row_sizes = jnp.max(sizes, axis=0), jnp.max(sizes, axis=1)
+    reached = form.log_scale + jnp.log(column_sizes)
+    order, _ = descending_order(reached)
+    rows, ranks = descending_order(row_sizes)
+
+    q, r = positive_qr(columns[rows[:, None], order])
+    column_sizes, reached = column_sizes[order], reached[order]
+    log_scale, rounding, right = form.log_scale[order], form.rounding[order], form.right[order]
+
+    pivots = jnp.diagonal(r)
+    noise = r.shape[0] * jnp.finfo(r.dtype).eps * row_sizes[rows]
+    gone = pivots <= noise
+    log_pivots = jnp.where(gone, -jnp.inf, jnp.log(jnp.where(gone, 1, pivots)))
+    alive = ~jnp.isneginf(log_scale)
+    # A row without a pivot is dropped: what it says of the columns behind is lost with it.
+    behind = jnp.max(jnp.triu(jnp.abs(r), 1) * alive, axis=1)
+    lost = jnp.any(gone & alive & ((pivots > 0) | (behind > noise)))
+    log_scale, rounding = _compensated_sum(log_scale, rounding, log_pivots)
+    r = r / jnp.where(column_sizes > 0, column_sizes, 1)
+    right = absorbed(r, reached, log_scale, right)
+    return FactoredForm(q[ranks], log_scale, rounding, right), lost
+
+
+def absorbed(
+    r: Float[Array, "n n"],
+    column_scale: Float[Array, " n"],
+    row_scale: Float[Array, " n"],
+    right: Float[Array, "n n"],
+) -> Float[Array, "n n"]:
+    """Move the strict upper triangle of diag(exp row_scale)⁻¹ R diag(exp column_scale) into V."""
+    n = row_scale.shape[0]
+    index = jnp.arange(n)
+    alive = ~(jnp.isneginf(column_scale) | jnp.isneginf(row_scale)[:, None])
+    counts = alive & (index[:, None] < index)
+
+    def scaled(rows, columns):
+        here = counts[rows, columns]
+        high = jnp.where(here, column_scale[columns], 0)
+        low = jnp.where(here, row_scale[rows, None], 0)
+        return jnp.where(here, r[rows, columns] * flushed_exp(high - low), 0)
+
+    # A quarter of the triangle is empty: two thin products cost less than one.
+    upper, lower, everything = slice(n // 2), slice(n // 2, n), slice(n)
+    moved_up = matmul(scaled(upper, everything), right)
+    moved_down = matmul(scaled(lower, lower), right[lower])
+    return right + jnp.concatenate([moved_up, moved_down])
+
+
+def composed(later: FactoredForm, earlier: FactoredForm) -> FactoredForm:
+    """Multiply two products: factor diag(exp d₂) M diag(exp d₁), with M = V₂ Q₁.
+
+    Both sides are graded, so the pivot of the elimination is the largest of log|M_ij| + d₂ᵢ + d₁ⱼ:
+    the multipliers, in the scales of their rows and columns, are then at most one.
+
+    References:
+        Z. Bai, C. Lee, R.-C. Li and S. Xu, "Stable solutions of linear systems involving long
+        chain of matrix multiplications", Linear Algebra Appl. 435 (2011).
+    """
+    d2, d1 = later.log_scale + later.rounding, earlier.log_scale + earlier.rounding
+    n = d1.shape[0]
+
+    def eliminate(k, carried):
+        remaining, lower, upper, log_pivots = carried
+        logs = jnp.log(jnp.abs(remaining)) + d2[:, None] + d1
+        i, j = jnp.divmod(jnp.argmax(logs), n)
+        alive = ~jnp.isneginf(logs[i, j])
+        pivot = jnp.where(alive, remaining[i, j], 1)
+        column, row = remaining[:, j] / pivot, remaining[i]
+        shift = jnp.where(alive, logs[i, j], 0)
+        return (
+            (remaining - column[:, None] * row).at[i].set(0).at[:, j].set(0),
+            lower.at[:, k].set(jnp.sign(column) * flushed_exp(logs[:, j] - shift)),
+            upper.at[k].set(jnp.sign(row) * flushed_exp(logs[i] - shift)),
+            log_pivots.at[k].set(logs[i, j]),
+        )
+
+    zeros = jnp.zeros((n, n), d1.dtype)
+    start = (matmul(later.right, earlier.left), zeros, zeros, jnp.zeros((n,), d1.dtype))
+    _, lower, upper, log_pivots = lax.fori_loop(0, n, eliminate, start)
+    # diag(exp d₂) M diag(exp d₁) = lower diag(exp log_pivots) upper, both factors of order one.
+    left, r = positive_qr(matmul(later.left, lower))
+    log_scale = log_pivots + jnp.log(jnp.diagonal(r))
+    right = absorbed(r, log_pivots, log_scale, matmul(upper, earlier.right))
+    return FactoredForm(left, log_scale, jnp.zeros_like(log_scale), right)
+
+
+def _compensated_sum(total, rounding, term):
+    """Add a term to a sum and keep what rounding loses (Neumaier 1974); −inf stays −inf."""
+    new = total + term
+    lost = jnp.where(jnp.abs(total) >= jnp.abs(term), (total - new) + term, (term - new) + total)
+    return new, jnp.where(jnp.isfinite(new), rounding + lost, 0)
