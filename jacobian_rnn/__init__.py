@@ -3,8 +3,9 @@
 from jacobian_rnn.agreement import Agreement, Score, agreement
 from jacobian_rnn.cells import Recurrence, from_linen, from_nnx, stack
 from jacobian_rnn.graded_svd import graded_singular_values
+from jacobian_rnn.growth import FiniteTimeGrowth, finite_time_growth, largest_exponent
 from jacobian_rnn.jacobians import state_gradients, step_jacobians, trajectory
-from jacobian_rnn.lyapunov import largest_exponent
+from jacobian_rnn.lyapunov import lyapunov_spectrum, lyapunov_spectrum_of
 from jacobian_rnn.products import (
     JacobianProduct,
     jacobian_product,
@@ -21,11 +22,23 @@ from jacobian_rnn.regimes import (
     observe_regime,
     predict_regime,
 )
+from jacobian_rnn.spectrum import (
+    EnsembleSpectrum,
+    Estimate,
+    LyapunovSpectrum,
+    ensemble_spectrum,
+    entropy_rate,
+    kaplan_yorke_dimension,
+)
 
 __all__ = [
     "THRESHOLDS",
     "Agreement",
+    "EnsembleSpectrum",
+    "Estimate",
+    "FiniteTimeGrowth",
     "JacobianProduct",
+    "LyapunovSpectrum",
     "Observation",
     "Outcome",
     "Recurrence",
@@ -34,12 +47,18 @@ __all__ = [
     "Score",
     "Thresholds",
     "agreement",
+    "ensemble_spectrum",
+    "entropy_rate",
+    "finite_time_growth",
     "from_linen",
     "from_nnx",
     "graded_singular_values",
     "jacobian_product",
+    "kaplan_yorke_dimension",
     "largest_exponent",
     "log_singular_values_by_lag",
+    "lyapunov_spectrum",
+    "lyapunov_spectrum_of",
     "observe_regime",
     "predict_regime",
     "product_of",

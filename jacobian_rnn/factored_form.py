@@ -38,8 +38,10 @@ def identity_form(frame: Float[Array, "n n"]) -> FactoredForm:
 
 def extended(
     form: FactoredForm, jacobian: Float[Array, "n n"]
-) -> tuple[FactoredForm, Bool[Array, ""]]:
-    """Multiply by the Jacobian of the next step; say whether rounding lost a direction.
+) -> tuple[FactoredForm, Bool[Array, ""], Bool[Array, ""]]:
+    """Multiply by the Jacobian of the next step.
+
+    Returns also whether rounding lost a direction, and whether the Jacobian held NaN or inf.
 
     With A = J Q, its columns in descending order of exp(d_j)|A_j| and its rows in descending order
     of size (which keeps strongly graded, saturated Jacobians accurate: Cox and Higham 1998), and
@@ -70,13 +72,15 @@ def extended(
     gone = pivots <= noise
     log_pivots = jnp.where(gone, -jnp.inf, jnp.log(jnp.where(gone, 1, pivots)))
     alive = ~jnp.isneginf(log_scale)
-    # A row without a pivot is dropped: what it says of the columns behind is lost with it.
-    behind = jnp.max(jnp.triu(jnp.abs(r), 1) * alive, axis=1)
-    lost = jnp.any(gone & alive & ((pivots > 0) | (behind > noise)))
+    # A row without a pivot is dropped, and with it what it says of columns that live on behind it.
+    survivors = jnp.cumsum((alive & ~gone)[::-1])[::-1]
+    lost = jnp.any(gone & alive & ((pivots > 0) | (survivors > 0)))
     log_scale, rounding = _compensated_sum(log_scale, rounding, log_pivots)
     r = r / jnp.where(column_sizes > 0, column_sizes, 1)
     right = absorbed(r, reached, log_scale, right)
-    return FactoredForm(q[ranks], log_scale, rounding, right), lost
+    # A NaN or an infinity anywhere in J shows in the sizes.
+    broken = ~jnp.isfinite(jnp.max(row_sizes))
+    return FactoredForm(q[ranks], log_scale, rounding, right), lost, broken
 
 
 def absorbed(

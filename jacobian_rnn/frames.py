@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int
 
 from jacobian_rnn.graded_svd import matmul, row_norms
 
@@ -24,21 +25,17 @@ class Factored(NamedTuple):
 
     Attributes:
         frame: F', `(n, k)`.
-        log_pivots: log|R_ii|, nats, `(k,)`; −inf for a lost direction.
-        log_loss: nats, `(k,)`: log of what had to cancel for the pivot over the pivot. Rounding
-            errors in the pivot are about eps·exp(log_loss).
-        lost: whether rounding alone took the direction, `(k,)`; exact zeros do not count.
+        pivots: |R_ii|, `(k,)`.
+        sizes: what had to cancel to leave each pivot, `(k,)`: its rounding error is about eps times
+            that. No derivative.
     """
 
     frame: Float[Array, "n k"]
-    log_pivots: Float[Array, " k"]
-    log_loss: Float[Array, " k"]
-    lost: Bool[Array, " k"]
+    pivots: Float[Array, " k"]
+    sizes: Float[Array, " k"]
 
 
-def factorized(
-    columns: Float[Array, "n k"], factorization: Factorization, peak: Float[Array, " k"]
-) -> Factored:
+def factorized(columns: Float[Array, "n k"], factorization: Factorization) -> Factored:
     """Factor pushed columns as F' R.
 
     "elimination" is Gaussian elimination with row pivoting (the Treppeniteration of Bauer 1957):
@@ -49,11 +46,10 @@ def factorized(
     Args:
         columns: A, shape `(n, k)`, k ≤ n.
         factorization: one of the three.
-        peak: largest entry of each column on its way here, `(k,)`.
 
     Returns:
-        The factors. The volume of the first i columns is exp(log_pivots[:i]) times that of the
-        first i columns of F', whichever factorisation made them.
+        The factors. The volume of the first i columns of A is the product of the first i pivots
+        times the volume of the first i columns of F', whichever factorisation made them.
 
     References:
         F. L. Bauer, "Das Verfahren der Treppeniteration und verwandte Verfahren zur Lösung
@@ -62,35 +58,38 @@ def factorized(
         CholeskyQR2 algorithm", ETNA 44 (2015).
     """
     if factorization == "elimination":
-        frame, upper, rows = _eliminated(columns)
-        sizes = jnp.sum(jnp.abs(frame[rows]) * jnp.abs(upper).T, axis=1)
+        frame, upper, _, sizes = _eliminated(columns)
     else:
         factor = positive_qr if factorization == "householder" else _cholesky_qr
         frame, upper = factor(columns)
         sizes = row_norms(upper.T)
-    pivots = jnp.abs(jnp.diagonal(upper))
-    sizes = lax.stop_gradient(jnp.maximum(sizes, peak))
-    gone = pivots <= columns.shape[0] * jnp.finfo(columns.dtype).eps * sizes
-    log_pivots = jnp.where(gone, -jnp.inf, jnp.log(jnp.where(gone, 1, pivots)))
-    log_loss = jnp.log(sizes) - log_pivots
-    return Factored(frame, log_pivots, jnp.where(sizes > 0, log_loss, 0), gone & (pivots > 0))
+    return Factored(frame, jnp.abs(jnp.diagonal(upper)), lax.stop_gradient(sizes))
+
+
+def orthonormalized(factored: Factored) -> Factored:
+    """Make the frame orthonormal, and move the volumes of its columns into the pivots."""
+    frame, r = positive_qr(factored.frame)
+    volumes = jnp.diagonal(r)
+    return Factored(frame, factored.pivots * volumes, factored.sizes * lax.stop_gradient(volumes))
 
 
 @jax.custom_jvp
 def _eliminated(columns):
-    """Return F', U and the rows of F' that hold its unit triangle, with F' U = columns."""
+    """Return F' and U, F' U = columns; the rows of F' with its unit triangle L; diag(|L||U|)."""
     n, k = columns.shape
     factors, _, rows = lax.linalg.lu(columns)
     lower = jnp.tril(factors, -1) + jnp.eye(n, k, dtype=columns.dtype)
-    frame = jnp.zeros_like(lower).at[rows].set(lower, unique_indices=True)
-    return frame, jnp.triu(factors[:k]), rows[:k]
+    frame = lower[_inverse(rows)]
+    top = factors[:k]
+    sizes = jnp.sum(jnp.tril(jnp.abs(top * top.T), -1), axis=1) + jnp.abs(jnp.diagonal(top))
+    return frame, jnp.triu(top), rows[:k], sizes
 
 
 @_eliminated.defjvp
 def _eliminated_jvp(primals, tangents):
     """With C = L⁻¹ dA U⁻¹ on the pivot rows: dU = triu(C) U and dL = dA U⁻¹ − L triu(C)."""
     (columns_dot,) = tangents
-    frame, upper, rows = _eliminated(*primals)
+    frame, upper, rows, sizes = _eliminated(*primals)
     along = _right_solve(columns_dot, upper)
     lower = frame[rows]
     inner = lax.linalg.triangular_solve(
@@ -98,8 +97,9 @@ def _eliminated_jvp(primals, tangents):
     )
     inner = jnp.triu(inner)
     no_rows = np.zeros(rows.shape, jax.dtypes.float0)
-    primal_out = (frame, upper, rows)
-    return primal_out, (along - matmul(frame, inner), matmul(inner, upper), no_rows)
+    tangents_out = (along - matmul(frame, inner), matmul(inner, upper), no_rows)
+    # Nothing that is differentiated depends on the sizes.
+    return (frame, upper, rows, sizes), (*tangents_out, jnp.zeros_like(sizes))
 
 
 @jax.custom_jvp
@@ -113,18 +113,6 @@ def positive_qr(columns: Float[Array, "n k"]) -> tuple[Float[Array, "n k"], Floa
     return q * signs, r * signs[:, None]
 
 
-@positive_qr.defjvp
-def _positive_qr_jvp(primals, tangents):
-    """With C = Qᵀ dA R⁻¹ and Ω = tril(C) − tril(C)ᵀ: dR = (C − Ω) R and dQ = dA R⁻¹ − Q (C − Ω)."""
-    (columns_dot,) = tangents
-    q, r = positive_qr(*primals)
-    along = _right_solve(columns_dot, r)
-    inner = matmul(q.T, along)
-    below = jnp.tril(inner, -1)
-    inner = inner - below + below.T
-    return (q, r), (along - matmul(q, inner), matmul(inner, r))
-
-
 def _right_solve(columns, upper):
     """Return columns @ inv(upper), with zero columns where the pivot is zero."""
     dead = jnp.diagonal(upper) == 0
@@ -133,6 +121,7 @@ def _right_solve(columns, upper):
     return jnp.where(dead, 0, solved)
 
 
+@jax.custom_jvp
 def _cholesky_qr(columns):
     """Factor as Q R by two rounds of Cholesky; by Householder where the first one breaks down."""
     k = columns.shape[1]
@@ -167,6 +156,31 @@ def descending_order(values: Float[Array, " n"]) -> tuple[Int[Array, " n"], Int[
     return jnp.zeros_like(index).at[ranks].set(index, unique_indices=True), ranks
 
 
+def _qr_jvp(factor, primals, tangents):
+    """With C = Qᵀ dA R⁻¹ and Ω = tril(C) − tril(C)ᵀ: dR = (C − Ω) R and dQ = dA R⁻¹ − Q (C − Ω)."""
+    (columns_dot,) = tangents
+    q, r = factor(*primals)
+    along = _right_solve(columns_dot, r)
+    inner = matmul(q.T, along)
+    below = jnp.tril(inner, -1)
+    inner = inner - below + below.T
+    return (q, r), (along - matmul(q, inner), matmul(inner, r))
+
+
+positive_qr.defjvp(functools.partial(_qr_jvp, positive_qr))
+_cholesky_qr.defjvp(functools.partial(_qr_jvp, _cholesky_qr))
+
+
+def _inverse(permutation):
+    n = permutation.shape[0]
+    index = jnp.arange(n, dtype=permutation.dtype)
+    if n > 256:
+        return jnp.zeros_like(index).at[permutation].set(index, unique_indices=True)
+    # Comparing all pairs is cheaper than a scatter as long as there are few.
+    found = jnp.where(permutation == index[:, None], index, 0)
+    return jnp.sum(found, axis=1, dtype=permutation.dtype)
+
+
 @functools.lru_cache(maxsize=32)
 def generic_frames(n: int) -> np.ndarray:
     """Return two fixed generic orthogonal matrices, `(2, n, n)`, float64.
@@ -174,3 +188,24 @@ def generic_frames(n: int) -> np.ndarray:
     The Q factors of matrices of standard normal numbers from numpy's PCG64 generator with seed n.
     """
     return np.linalg.qr(np.random.Generator(np.random.PCG64(n)).standard_normal((2, n, n)))[0]
+
+
+def check_frame(
+    frame: Float[Array, "n k"], shape: tuple[int, int], dtype: jnp.dtype
+) -> Float[Array, "n k"]:
+    """Check a caller's starting frame; return it in the dtype of the run.
+
+    Raises:
+        ValueError: another shape, values that are not finite, or columns that are not orthonormal.
+    """
+    frame = jnp.asarray(frame)
+    if frame.shape != shape:
+        msg = f"frame: received shape {frame.shape}, expected {shape}, orthonormal columns"
+        raise ValueError(msg)
+    if not isinstance(frame, Tracer):
+        columns = np.asarray(frame)
+        skew = float(np.abs(columns.T @ columns - np.eye(shape[1])).max())
+        if not skew <= 1e3 * shape[0] * jnp.finfo(dtype).eps:
+            msg = f"frame: received |FᵀF − 1| up to {skew:.1e}, expected orthonormal columns"
+            raise ValueError(msg)
+    return frame.astype(dtype)

@@ -5,7 +5,7 @@ Index convention: `states[t]` is the state before step t, `jacobians[t]` is
 `jacobians[T-1] @ ... @ jacobians[0]`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -200,12 +200,54 @@ def check_system(
     return carry, xs, steps
 
 
+def check_jacobians(jacobians: Float[Array, "steps n n"]) -> Float[Array, "steps n n"]:
+    """Check given matrices, one per step, before anything runs.
+
+    Raises:
+        ValueError: not of shape `(T, n, n)`, or concrete values that are not finite.
+        TypeError: not real floating-point numbers.
+    """
+    jacobians = jnp.asarray(jacobians)
+    if jacobians.ndim != 3 or jacobians.shape[1] != jacobians.shape[2] or jacobians.shape[1] == 0:
+        msg = (
+            f"jacobians: received shape {jacobians.shape}, expected (time, n, n): one square "
+            "matrix per step, earliest first, no batch axis (use jax.vmap)"
+        )
+        raise ValueError(msg)
+    if not jnp.issubdtype(jacobians.dtype, jnp.floating):
+        msg = f"jacobians: received {jacobians.dtype}, expected real floating-point numbers"
+        raise TypeError(msg)
+    check_finite("jacobians", jacobians)
+    return jacobians
+
+
+def check_lags(lags: Sequence[int], lowest: int, highest: int) -> np.ndarray:
+    """Check numbers of steps; return them as an array.
+
+    Raises:
+        ValueError: one out of range.
+        TypeError: not a sequence of at least one integer.
+    """
+    array = np.asarray(lags)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        msg = f"lags: received {lags!r}, expected a sequence of Python ints, at least one"
+        raise TypeError(msg)
+    if array.min() < lowest or array.max() > highest:
+        msg = f"lags: received {lags!r}, expected numbers of steps from {lowest} to {highest}"
+        raise ValueError(msg)
+    return array
+
+
 def check_finite(name: str, tree: PyTree) -> None:
     """Raise a ValueError where a concrete float array holds NaN or inf; traced values pass."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
-        # numpy, because jax.numpy would trace a constant that a caller's jit closes over.
+        # numpy, because jax.numpy would trace a constant that a caller's jit closes over. A finite
+        # sum says it for all in one pass, and without a warning where it overflows.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(np.sum(np.asarray(leaf))):
+                continue
         finite = np.isfinite(np.asarray(leaf))
         if not finite.all():
             where = name + jax.tree_util.keystr(path)

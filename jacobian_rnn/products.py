@@ -13,16 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.factored_form import FactoredForm, composed, extended, identity_form
-from jacobian_rnn.frames import generic_frames
+from jacobian_rnn.frames import check_frame, generic_frames
 from jacobian_rnn.graded_svd import flushed_exp, graded_singular_values, matmul, row_norms
 from jacobian_rnn.jacobians import (
-    check_finite,
+    check_jacobians,
+    check_lags,
     check_system,
     jacobian_of_step,
     ravelled_step,
@@ -218,17 +218,7 @@ def product_of(
         >>> bool(jnp.allclose(product.log_singular_values(), 693.147 * jnp.array([1.0, -1.0])))
         True
     """
-    jacobians = jnp.asarray(jacobians)
-    if jacobians.ndim != 3 or jacobians.shape[1] != jacobians.shape[2] or jacobians.shape[1] == 0:
-        msg = (
-            f"jacobians: received shape {jacobians.shape}, expected (time, n, n): one square "
-            "matrix per step, earliest first, no batch axis (use jax.vmap)"
-        )
-        raise ValueError(msg)
-    if not jnp.issubdtype(jacobians.dtype, jnp.floating):
-        msg = f"jacobians: received {jacobians.dtype}, expected real floating-point numbers"
-        raise TypeError(msg)
-    check_finite("jacobians", jacobians)
+    jacobians = check_jacobians(jacobians)
     frames = _starting_frames(jacobians.shape[1], jacobians.dtype, estimate_error, frame)
     return _product_of(jacobians, frames)
 
@@ -275,13 +265,7 @@ def log_singular_values_by_lag(
         [ 1. 10.]
     """
     carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
-    wanted = np.asarray(lags)
-    if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
-        msg = f"lags: received {lags!r}, expected a sequence of Python ints, at least one"
-        raise TypeError(msg)
-    if wanted.min() < 0 or wanted.max() > num_steps:
-        msg = f"lags: received {lags!r} for {num_steps} steps, expected each from 0 to {num_steps}"
-        raise ValueError(msg)
+    wanted = check_lags(lags, 0, num_steps)
     ascending, row_of = np.unique(wanted, return_inverse=True)
     spectra = _log_singular_values_by_lag(recurrence, carry, xs, ascending, num_steps)
     return spectra[row_of]
@@ -320,7 +304,7 @@ def _log_singular_values_by_lag(recurrence, carry, xs, lags, num_steps):
     def one_step(carried, step):
         form, kept = carried
         state, x, lag = step
-        form, _ = extended(form, jacobian(state, x).T)
+        form, _, _ = extended(form, jacobian(state, x).T)
         slot = jnp.searchsorted(lags, lag)
         slot = jnp.where(lags[slot] == lag, slot, lags.shape[0])
         here = (form.log_scale + form.rounding, form.right)
@@ -350,7 +334,7 @@ def _empty(frames):
 
 
 def _extended(growing, jacobian):
-    forms, lost = jax.vmap(extended, in_axes=(0, None))(growing.forms, jacobian)
+    forms, lost, broken = jax.vmap(extended, in_axes=(0, None))(growing.forms, jacobian)
     now = growing.num_steps
 
     def first(step, happened):
@@ -360,7 +344,7 @@ def _extended(growing, jacobian):
         forms,
         now + 1,
         first(growing.first_lost_step, jnp.any(lost)),
-        first(growing.first_nonfinite_step, ~jnp.all(jnp.isfinite(jacobian))),
+        first(growing.first_nonfinite_step, jnp.any(broken)),
     )
 
 
@@ -459,15 +443,5 @@ def _starting_frames(n, dtype, estimate_error, frame):
         raise TypeError(msg)
     generic = generic_frames(n).astype(dtype)
     if frame is not None:
-        frame = jnp.asarray(frame)
-        if frame.shape != (n, n):
-            msg = f"frame: received shape {frame.shape}, expected ({n}, {n}), an orthogonal matrix"
-            raise ValueError(msg)
-        check_finite("frame", frame)
-        if not isinstance(frame, Tracer):
-            skew = float(np.abs(np.asarray(frame) @ np.asarray(frame).T - np.eye(n)).max())
-            if skew > 1e3 * n * jnp.finfo(dtype).eps:
-                msg = f"frame: received |F Fᵀ − 1| up to {skew:.1e}, expected an orthogonal matrix"
-                raise ValueError(msg)
-        generic = jnp.stack([frame.astype(dtype), jnp.asarray(generic[1])])
+        generic = jnp.stack([check_frame(frame, (n, n), dtype), jnp.asarray(generic[1])])
     return jnp.asarray(generic[: 2 if estimate_error else 1])

@@ -15,8 +15,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jacobian_rnn.cells import Recurrence
+from jacobian_rnn.growth import largest_exponent
 from jacobian_rnn.jacobians import check_finite, check_system, trajectory
-from jacobian_rnn.lyapunov import largest_exponent
 from jacobian_rnn.products import jacobian_product
 
 LOST_DIGITS = 1e-2  # nats: a log gain whose two passes differ by more has lost its digits

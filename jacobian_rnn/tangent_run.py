@@ -1,0 +1,315 @@
+"""A frame of tangent vectors on its way along a trajectory: pushed, renewed, its growth recorded.
+
+Steps come in blocks, and a block in intervals. Within an interval the frame is only pushed; at its
+end it is factored. A block ends with orthonormal columns, so that its growth is that of volumes,
+whatever the factorisations inside it, and adds up to what QR at every step would give.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jacobian_rnn.batch_means import BatchMeans, add_block, no_batches, widened
+from jacobian_rnn.frames import Factorization, factorized, orthonormalized
+
+LONGEST_BLOCK = 128
+LONGEST_INTERVAL = 32
+FEWEST_BLOCKS = 32
+BLOCKS_PER_CHECK = 4  # of the inequality for k < n; the sum rule for k = n is checked in each
+
+
+class Tangents(NamedTuple):
+    """How a system moves its state and tangent vectors; static.
+
+    Attributes:
+        push: `(state, frame, x) -> (new state, new frame)`, the frame `(n, k)`.
+        jacobian: `(state, x) -> (n, n)`, for the checks.
+    """
+
+    push: Callable[[Any, Array, PyTree], tuple[Any, Array]]
+    jacobian: Callable[[Any, PyTree], Array]
+
+
+class TangentRun(NamedTuple):
+    """Everything that a run along a trajectory needs to go on.
+
+    Attributes:
+        state: of the system, ravelled `(n,)`.
+        frame: tangent vectors, orthonormal columns, `(n, k)`.
+        batches: log growth of each direction, nats, summed over batches of steps.
+        alive: directions that no step has mapped to zero, `(k,)`.
+        log_interval: log₂ of the number of steps between factorisations, for "auto"; int32 scalar.
+        num_steps: steps taken, those before the count began included; int32 scalar.
+        first_lost_step: first step at which rounding took a direction, int32 scalar, −1 if none.
+        first_nonfinite_step: first step whose Jacobian held NaN or inf, int32 scalar, −1 if none.
+        log_loss: nats; log of the worst cancellation before a pivot, which multiplies rounding.
+        log_det: sum of log|det J| over the checked steps, nats.
+        log_det_error: sum over the checked intervals of |growth of the frame's volume − log|det||,
+            nats; only where k = n.
+        num_checked: steps behind `log_det`, int32 scalar.
+    """
+
+    state: Float[Array, " n"]
+    frame: Float[Array, "n k"]
+    batches: BatchMeans
+    alive: Bool[Array, " k"]
+    log_interval: Int[Array, ""]
+    num_steps: Int[Array, ""]
+    first_lost_step: Int[Array, ""]
+    first_nonfinite_step: Int[Array, ""]
+    log_loss: Float[Array, ""]
+    log_det: Float[Array, ""]
+    log_det_error: Float[Array, ""]
+    num_checked: Int[Array, ""]
+
+
+class _Block(NamedTuple):
+    """What a block of steps did; step indices are counted from its start, −1 if none."""
+
+    state: Array
+    frame: Array
+    alive: Array
+    log_growth: Array
+    log_loss: Array
+    largest_growth: Array
+    lost_step: Array
+    nonfinite_step: Array
+    log_det: Array
+    log_det_error: Array
+    num_checked: Array
+
+
+def new_run(state: Float[Array, " n"], frame: Float[Array, "n k"]) -> TangentRun:
+    """Return a run that has not taken a step."""
+    k, dtype = frame.shape[1], frame.dtype
+    zero, never = jnp.zeros((), dtype), jnp.int32(-1)
+    return TangentRun(
+        state,
+        frame,
+        no_batches(k, 1, dtype),
+        jnp.ones(k, bool),
+        jnp.int32(0),
+        jnp.int32(0),
+        never,
+        never,
+        zero,
+        zero,
+        zero,
+        jnp.int32(0),
+    )
+
+
+def counted_anew(run: TangentRun) -> TangentRun:
+    """Forget the growth so far, as after a warm-up, but not the directions that are lost."""
+    fresh = new_run(run.state, run.frame)
+    return run._replace(
+        batches=fresh.batches,
+        log_loss=fresh.log_loss,
+        log_det=fresh.log_det,
+        log_det_error=fresh.log_det_error,
+        num_checked=fresh.num_checked,
+    )
+
+
+def advanced(
+    tangents: Tangents,
+    run: TangentRun,
+    xs: PyTree,
+    start: int,
+    stop: int,
+    qr_every: int | str,
+    factorization: Factorization,
+) -> TangentRun:
+    """Take the steps from `start` to `stop` of the inputs `xs`, `(time, ...)`."""
+    num_steps = stop - start
+    interval = 1 if qr_every == "auto" else int(qr_every)
+    wanted = min(LONGEST_BLOCK, num_steps // FEWEST_BLOCKS) // interval
+    if qr_every == "auto":
+        # Intervals are powers of two, and have to divide the block.
+        wanted -= wanted % max(1, 2 ** (wanted.bit_length() - 2))
+    length = interval * max(1, wanted)
+    num_blocks, rest = divmod(num_steps, length)
+    # Empty batches take the length of the blocks; those of an earlier run grow to it.
+    batches = run.batches
+    started = jnp.any(batches.steps > 0)
+    batches = widened(batches._replace(length=jnp.where(started, batches.length, length)), length)
+    run = run._replace(batches=batches)
+
+    take = partial(_block, tangents, factorization)
+    if qr_every == "auto":
+        step_block = partial(_adaptive_block, take, length)
+    else:
+        step_block = partial(_fixed_block, take, length, interval)
+
+    def one_block(run, number):
+        inputs = partial(lax.dynamic_slice_in_dim, slice_size=length)
+        block_xs = jax.tree.map(lambda x: inputs(x, start + number * length), xs)
+        k_is_n = run.frame.shape[0] == run.frame.shape[1]
+        check = True if k_is_n else number % BLOCKS_PER_CHECK == 0
+        block, log_interval = step_block(run, block_xs, check)
+        return _after(run, block, length)._replace(log_interval=log_interval), None
+
+    # Slicing all blocks at once would copy the inputs, and they may be many large matrices.
+    run, _ = lax.scan(one_block, run, jnp.arange(num_blocks))
+    if rest:
+        last = jax.tree.map(lambda x: x[stop - rest : stop], xs)
+        run = _after(run, take(rest, 1, run, last, check=False), rest)
+    return run
+
+
+def _after(run, block, num_steps):
+    def first(so_far, step):
+        return jnp.where((so_far < 0) & (step >= 0), run.num_steps + step, so_far)
+
+    return run._replace(
+        state=block.state,
+        frame=block.frame,
+        batches=add_block(run.batches, block.log_growth, num_steps),
+        alive=block.alive,
+        num_steps=run.num_steps + num_steps,
+        first_lost_step=first(run.first_lost_step, block.lost_step),
+        first_nonfinite_step=first(run.first_nonfinite_step, block.nonfinite_step),
+        log_loss=jnp.maximum(run.log_loss, block.log_loss),
+        log_det=run.log_det + block.log_det,
+        log_det_error=run.log_det_error + block.log_det_error,
+        num_checked=run.num_checked + block.num_checked,
+    )
+
+
+def _fixed_block(take, length, interval, run, xs, check):
+    block = take(length, interval, run, xs, check)
+    if interval > 1:
+        # Find the step, or do without overflow inside an interval, by factoring at each step.
+        again = partial(take, length, 1, run, xs, check)
+        block = lax.cond(block.nonfinite_step >= 0, again, lambda: block)
+    return block, run.log_interval
+
+
+def _adaptive_block(take, length, run, xs, check):
+    """Factor as rarely as the loss in the block before allows; redo the block if that was wrong."""
+    dtype = run.frame.dtype
+    # A cancellation by eps^(-1/3), 12 nats in float64, leaves exponents good to about 1e-10.
+    allowed = -jnp.log(jnp.finfo(dtype).eps) / 3
+    largest = jnp.log(jnp.finfo(dtype).max) / 3
+    levels = min(length & -length, LONGEST_INTERVAL).bit_length()
+
+    def at_each_step():
+        return take(length, 1, run, xs, check), jnp.int32(0)
+
+    def rarely():
+        coarser = [partial(take, length, 2**level, run, xs, check) for level in range(1, levels)]
+        block = lax.switch(level - 1, coarser)
+        failed = (block.log_loss > 1.25 * allowed) | (block.nonfinite_step >= 0)
+        failed |= jnp.any(run.alive & ~block.alive)
+        return lax.cond(failed, at_each_step, lambda: (block, level))
+
+    level = jnp.minimum(run.log_interval, levels - 1)
+    if levels == 1:
+        block, level = at_each_step()
+    else:
+        block, level = lax.cond(level > 0, rarely, at_each_step)
+
+    used = jnp.maximum(block.log_loss / allowed, block.largest_growth / largest)
+    room = jnp.floor(-jnp.log2(jnp.maximum(used, 2.0**-LONGEST_INTERVAL)))
+    room = jnp.where(jnp.isfinite(room), room, 0).astype(jnp.int32)
+    return block, jnp.clip(level + room, 0, levels - 1)
+
+
+def _block(tangents, factorization, length, interval, run, xs, check):
+    """Take `length` steps, with a factorisation after every `interval` of them."""
+    count = length // interval
+    xs = jax.tree.map(lambda x: x.reshape(count, interval, *x.shape[1:]), xs)
+    early, late = jax.tree.map(lambda x: x[:-1], xs), jax.tree.map(lambda x: x[-1], xs)
+
+    def one_interval(carried, xs):
+        state, frame, peak, _ = _pushed(tangents, *carried, xs, interval)
+        factored = factorized(frame, factorization)
+        return (state, factored.frame), (factored.pivots, jnp.maximum(factored.sizes, peak))
+
+    (state, frame), records = lax.scan(
+        one_interval, (run.state, run.frame), early, length=count - 1
+    )
+    state, frame, peak, states = _pushed(tangents, state, frame, late, interval)
+    factored = factorized(frame, factorization)
+    if factorization == "elimination":
+        factored = orthonormalized(factored)
+    last = (factored.pivots, jnp.maximum(factored.sizes, peak))
+    pivots, sizes = jax.tree.map(
+        lambda early, last: jnp.concatenate([early, last[None]]), records, last
+    )
+
+    finite = jnp.isfinite(pivots) & jnp.isfinite(sizes)
+    gone = finite & (pivots <= frame.shape[0] * jnp.finfo(frame.dtype).eps * sizes)
+    log_pivots = jnp.where(gone, -jnp.inf, jnp.log(jnp.where(finite & ~gone, pivots, jnp.nan)))
+    counts = run.alive & finite & ~gone
+    log_loss = jnp.where(counts, jnp.log(jnp.where(counts, sizes, 1)) - log_pivots, 0)
+    alive = run.alive & ~jnp.any(gone, axis=0)
+    # A row or a column of exact zeros loses its direction without anything to cancel.
+    lost = jnp.any(gone & (sizes > 0) & run.alive, axis=1)
+    broken = ~jnp.all(finite, axis=1)
+    growth = jnp.max(jnp.where(counts, jnp.abs(log_pivots), 0))
+
+    def first(happened):
+        step = (jnp.argmax(happened) + 1) * interval - 1
+        return jnp.where(jnp.any(happened), step, -1).astype(jnp.int32)
+
+    last_growth = jnp.where(jnp.all(alive), jnp.sum(log_pivots[-1]), -jnp.inf)
+    return _Block(
+        state,
+        factored.frame,
+        alive,
+        jnp.where(jnp.any(broken), jnp.nan, jnp.sum(log_pivots, axis=0)),
+        jnp.max(log_loss),
+        growth,
+        first(lost),
+        first(broken),
+        *_check(tangents, check, states, late, last_growth, run.frame.shape),
+    )
+
+
+def _pushed(tangents, state, frame, xs, interval):
+    """Push a frame through an interval; return also the largest entries on the way, and states."""
+
+    def push(carried, x):
+        state, frame, peak = carried
+        moved, frame = tangents.push(state, frame, x)
+        peak = jnp.maximum(peak, jnp.max(jnp.abs(lax.stop_gradient(frame)), axis=0))
+        return (moved, frame, peak), state
+
+    no_peak = jnp.zeros(frame.shape[1], frame.dtype)
+    if interval == 1:
+        (moved, frame, _), before = push((state, frame, no_peak), jax.tree.map(lambda x: x[0], xs))
+        return moved, frame, no_peak, before[None]
+    (state, frame, peak), states = lax.scan(push, (state, frame, no_peak), xs, length=interval)
+    return state, frame, peak, states
+
+
+def _check(tangents, check, states, xs, growth, shape):
+    """Return log|det J|, its difference from the frame's growth, and the number of steps behind."""
+    n, k = shape
+    if k < n:
+        # The inequality needs a sample of log|det J| alone.
+        states, xs = states[-1:], jax.tree.map(lambda x: x[-1:], xs)
+    zero, num = jnp.zeros_like(growth), states.shape[0]
+
+    def of_step(_, step):
+        state, x = step
+        return None, jnp.linalg.slogdet(tangents.jacobian(state, x))[1]
+
+    def checked():
+        _, log_dets = lax.scan(of_step, None, lax.stop_gradient((states, xs)), length=num)
+        log_det = jnp.sum(log_dets)
+        difference = jnp.where(growth == log_det, 0, jnp.abs(lax.stop_gradient(growth) - log_det))
+        return log_det, difference if k == n else zero, jnp.int32(num)
+
+    def skipped():
+        return zero, zero, jnp.int32(0)
+
+    if isinstance(check, bool):
+        return checked() if check else skipped()
+    return lax.cond(check, checked, skipped)

@@ -1,0 +1,115 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jacobian_rnn.frames import (
+    check_frame,
+    descending_order,
+    factorized,
+    generic_frames,
+    positive_qr,
+)
+
+FACTORIZATIONS = ["elimination", "householder", "cholesky"]
+
+
+def volumes(columns):
+    """Log volumes of the first 1, 2, … columns."""
+    return np.cumsum(np.log(np.abs(np.diag(np.linalg.qr(columns)[1]))))
+
+
+@pytest.mark.parametrize("factorization", FACTORIZATIONS)
+@pytest.mark.parametrize("shape", [(6, 6), (9, 4), (5, 1), (300, 3)])
+def test_pivots_multiply_the_volumes_and_frames_span_the_same(factorization, shape):
+    columns = np.asarray(jax.random.normal(jax.random.key(0), shape))
+    factored = factorized(jnp.asarray(columns), factorization)
+    grown = volumes(np.asarray(factored.frame)) + np.cumsum(np.log(factored.pivots))
+    np.testing.assert_allclose(grown, volumes(columns), atol=1e-12)
+    projector = np.linalg.pinv(columns) @ np.asarray(factored.frame)
+    np.testing.assert_allclose(columns @ projector, factored.frame, atol=1e-11)
+    assert np.all(factored.sizes >= factored.pivots * (1 - 1e-12))
+
+
+@pytest.mark.parametrize("factorization", ["householder", "cholesky"])
+def test_orthonormal_factorizations_are(factorization):
+    columns = jax.random.normal(jax.random.key(0), (9, 4)) * jnp.array([1, 1e100, 1e-100, 1])
+    frame = factorized(columns, factorization).frame
+    np.testing.assert_allclose(frame.T @ frame, np.eye(4), atol=1e-14)
+
+
+def test_elimination_keeps_entries_at_most_one_and_rows_of_all_sizes():
+    rows = jnp.exp(jnp.array([0.0, -40.0, -80.0, -120.0]))[:, None]
+    columns = rows * jax.random.normal(jax.random.key(2), (4, 4))
+    factored = factorized(columns, "elimination")
+    assert float(jnp.max(jnp.abs(factored.frame))) == 1
+    exact = np.linalg.slogdet(np.asarray(columns / rows))[1] - 240
+    assert float(jnp.sum(jnp.log(factored.pivots))) == pytest.approx(exact, abs=1e-12)
+    assert float(jnp.max(jnp.log(factored.sizes / factored.pivots))) < 6
+
+
+def test_cholesky_gives_way_to_householder_where_it_breaks_down():
+    columns = jax.random.normal(jax.random.key(0), (6, 3))
+    nearly = columns.at[:, 1].set(columns[:, 0] + 1e-12 * columns[:, 1])
+    expected = factorized(nearly, "householder")
+    factored = factorized(nearly, "cholesky")
+    np.testing.assert_allclose(factored.frame.T @ factored.frame, np.eye(3), atol=1e-14)
+    np.testing.assert_allclose(factored.pivots, expected.pivots, rtol=1e-3)
+
+
+@pytest.mark.parametrize("factorization", FACTORIZATIONS)
+def test_derivatives_agree_with_finite_differences(factorization):
+    columns = jax.random.normal(jax.random.key(0), (6, 4))
+    direction = jax.random.normal(jax.random.key(1), (6, 4))
+
+    def function(columns):
+        factored = factorized(columns, factorization)
+        return jnp.concatenate([factored.frame.ravel(), jnp.log(factored.pivots)])
+
+    _, slope = jax.jvp(function, (columns,), (direction,))
+    step = 1e-6
+    above, below = function(columns + step * direction), function(columns - step * direction)
+    np.testing.assert_allclose(slope, (above - below) / (2 * step), atol=1e-7)
+    assert bool(jnp.all(jnp.isfinite(jax.jacrev(function)(columns))))
+
+
+@pytest.mark.parametrize("factorization", FACTORIZATIONS)
+def test_derivatives_are_finite_where_a_column_vanishes(factorization):
+    columns = jax.random.normal(jax.random.key(0), (5, 3)).at[:, 2].set(0)
+
+    def first_pivots(columns):
+        return jnp.sum(jnp.log(factorized(columns, factorization).pivots[:2]))
+
+    gradient = jax.grad(first_pivots)(columns)
+    reference = jax.grad(lambda c: jnp.sum(jnp.log(jnp.diagonal(positive_qr(c)[1]))))
+    assert bool(jnp.all(jnp.isfinite(gradient)))
+    if factorization != "elimination":
+        np.testing.assert_allclose(gradient[:, :2], reference(columns[:, :2]), atol=1e-12)
+
+
+def test_descending_order_sorts_and_inverts():
+    values = jnp.array([2.0, -jnp.inf, 7.0, 2.0, jnp.nan])
+    order, ranks = descending_order(values)
+    np.testing.assert_array_equal(order, [4, 2, 0, 3, 1])
+    np.testing.assert_array_equal(ranks[order], np.arange(5))
+
+
+def test_generic_frames_are_orthogonal_and_fixed():
+    frames = generic_frames(7)
+    for frame in frames:
+        np.testing.assert_allclose(frame @ frame.T, np.eye(7), atol=1e-14)
+    np.testing.assert_array_equal(frames, generic_frames(7))
+    assert np.abs(frames[0] - frames[1]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (np.ones((3, 2)), "expected orthonormal columns"),
+        (np.eye(3), "received shape"),
+        (np.full((3, 2), np.nan), "expected orthonormal columns"),
+    ],
+)
+def test_frames_that_are_none_are_refused(frame, message):
+    with pytest.raises(ValueError, match=message):
+        check_frame(frame, (3, 2), jnp.float64)
