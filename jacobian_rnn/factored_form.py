@@ -6,12 +6,13 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jacobian_rnn.frames import descending_order, positive_qr
-from jacobian_rnn.graded_svd import flushed_exp, matmul
+from jacobian_rnn.graded_svd import flushed_exp, graded_singular_values, matmul, row_norms
 
 
 class FactoredForm(NamedTuple):
@@ -144,6 +145,44 @@ def composed(later: FactoredForm, earlier: FactoredForm) -> FactoredForm:
     log_scale = log_pivots + jnp.log(jnp.diagonal(r))
     right = absorbed(r, log_pivots, log_scale, matmul(upper, earlier.right))
     return FactoredForm(left, log_scale, jnp.zeros_like(log_scale), right)
+
+
+@jax.jit
+def singular_vectors_of(
+    left: Float[Array, "n n"], log_scale: Float[Array, " n"], right: Float[Array, "n n"]
+) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+    """Return the singular vectors of a product: left as columns, right as rows."""
+    left, log_scale, right = lax.stop_gradient((left, log_scale, right))
+    log_values, vectors = graded_singular_values(log_scale, right)
+    # Component j of the left vector i, as a row of `left`, is (V y_i)_j exp(d_j) / σ_i and also
+    # (V⁻ᵀ y_i)_j σ_i / exp(d_j): the one whose factor is at most one has all its digits.
+    gaps = log_scale[:, None] - jnp.where(jnp.isneginf(log_values), jnp.inf, log_values)
+    direct = matmul(right, vectors.T) * flushed_exp(jnp.minimum(gaps, 0))
+    inverse = jnp.linalg.solve(right.T, vectors.T) * flushed_exp(-jnp.maximum(gaps, 0))
+    return matmul(left, jnp.where(gaps <= 0, direct, inverse)), vectors
+
+
+@jax.jit
+def log_rms_gain_of(log_scale: Float[Array, " n"], right: Float[Array, "n n"]) -> Float[Array, ""]:
+    """Return ½ log(‖P‖²_F / n), nats."""
+    n = log_scale.shape[0]
+    return (jax.nn.logsumexp(2 * (log_scale + jnp.log(row_norms(right)))) - jnp.log(n)) / 2
+
+
+@jax.jit
+def log_adjoint_gain_of(
+    left: Float[Array, "n n"],
+    log_scale: Float[Array, " n"],
+    right: Float[Array, "n n"],
+    cotangent: Float[Array, " n"],
+) -> Float[Array, ""]:
+    """Return log(‖Pᵀv‖ / ‖v‖), nats."""
+    components = matmul(left.T, cotangent)
+    logs = log_scale + jnp.log(jnp.abs(components))
+    shift = jnp.max(logs)
+    shift = jnp.where(jnp.isneginf(shift), 0, shift)
+    pulled = matmul(jnp.sign(components) * flushed_exp(logs - shift), right)
+    return shift + jnp.log(jnp.linalg.norm(pulled)) - jnp.log(jnp.linalg.norm(cotangent))
 
 
 def _compensated_sum(total, rounding, term):

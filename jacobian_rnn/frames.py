@@ -87,26 +87,33 @@ def _eliminated(columns):
 
 @_eliminated.defjvp
 def _eliminated_jvp(primals, tangents):
-    """With C = L⁻¹ dA U⁻¹ on the pivot rows: dU = triu(C) U and dL = dA U⁻¹ − L triu(C)."""
+    """With C = L⁻¹ dA U⁻¹ on the pivot rows: dU = L⁻¹ dA − stril(C) U, dF' = dA U⁻¹ − F' triu(C).
+
+    Here stril is the strict lower triangle, and columns of U⁻¹ with a zero pivot are zero.
+    """
     (columns_dot,) = tangents
     frame, upper, rows, sizes = _eliminated(*primals)
     along = _right_solve(columns_dot, upper)
-    lower = frame[rows]
-    inner = lax.linalg.triangular_solve(
-        lower, along[rows], left_side=True, lower=True, unit_diagonal=True
-    )
-    inner = jnp.triu(inner)
+
+    def inner(columns):
+        return lax.linalg.triangular_solve(
+            frame[rows], columns[rows], left_side=True, lower=True, unit_diagonal=True
+        )
+
+    between = inner(along)
+    upper_dot = jnp.triu(inner(columns_dot) - matmul(jnp.tril(between, -1), upper))
+    frame_dot = along - matmul(frame, jnp.triu(between))
     no_rows = np.zeros(rows.shape, jax.dtypes.float0)
-    tangents_out = (along - matmul(frame, inner), matmul(inner, upper), no_rows)
     # Nothing that is differentiated depends on the sizes.
-    return (frame, upper, rows, sizes), (*tangents_out, jnp.zeros_like(sizes))
+    tangents_out = (frame_dot, upper_dot, no_rows, jnp.zeros_like(sizes))
+    return (frame, upper, rows, sizes), tangents_out
 
 
 @jax.custom_jvp
 def positive_qr(columns: Float[Array, "n k"]) -> tuple[Float[Array, "n k"], Float[Array, "k k"]]:
     """Factor columns as Q R with a diagonal of R that is not negative.
 
-    Its derivative leaves out the directions whose pivot is exactly zero, which have none.
+    Its derivative holds a direction whose pivot is exactly zero, which has none, in its place.
     """
     q, r = jnp.linalg.qr(columns)
     signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
@@ -157,14 +164,18 @@ def descending_order(values: Float[Array, " n"]) -> tuple[Int[Array, " n"], Int[
 
 
 def _qr_jvp(factor, primals, tangents):
-    """With C = Qᵀ dA R⁻¹ and Ω = tril(C) − tril(C)ᵀ: dR = (C − Ω) R and dQ = dA R⁻¹ − Q (C − Ω)."""
+    """With C = Qᵀ dA R⁻¹, Ω = stril(C) − stril(C)ᵀ: dR = QᵀdA − Ω R, dQ = QΩ + (1 − QQᵀ) dA R⁻¹.
+
+    Here stril is the strict lower triangle, and columns of R⁻¹ with a zero pivot are zero.
+    """
     (columns_dot,) = tangents
     q, r = factor(*primals)
     along = _right_solve(columns_dot, r)
     inner = matmul(q.T, along)
     below = jnp.tril(inner, -1)
-    inner = inner - below + below.T
-    return (q, r), (along - matmul(q, inner), matmul(inner, r))
+    rotation = below - below.T
+    r_dot = jnp.triu(matmul(q.T, columns_dot) - matmul(rotation, r))
+    return (q, r), (along + matmul(q, rotation - inner), r_dot)
 
 
 positive_qr.defjvp(functools.partial(_qr_jvp, positive_qr))

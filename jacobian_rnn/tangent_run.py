@@ -18,7 +18,7 @@ from jacobian_rnn.batch_means import BatchMeans, add_block, no_batches, widened
 from jacobian_rnn.frames import Factorization, factorized, orthonormalized
 
 LONGEST_BLOCK = 128
-LONGEST_INTERVAL = 32
+LONGEST_INTERVAL = 16
 FEWEST_BLOCKS = 32
 BLOCKS_PER_CHECK = 4  # of the inequality for k < n; the sum rule for k = n is checked in each
 

@@ -46,8 +46,17 @@ def chaotic_jacobians(n=12, steps=500):
     return (1 - states[1:, :, None] ** 2) * weights
 
 
-@pytest.mark.parametrize("factorization", FACTORIZATIONS)
-@pytest.mark.parametrize("qr_every", [1, 2, 3, "auto"])
+@pytest.mark.parametrize(
+    ("factorization", "qr_every"),
+    [
+        ("elimination", 1),
+        ("elimination", 3),
+        ("elimination", "auto"),
+        ("householder", 2),
+        ("cholesky", 1),
+        ("cholesky", "auto"),
+    ],
+)
 @pytest.mark.parametrize("k", [3, 12])
 def test_exponents_are_those_of_qr_at_every_step(factorization, qr_every, k):
     jacobians = chaotic_jacobians()
@@ -80,7 +89,7 @@ def test_henon_map_contracts_areas_at_the_exact_rate_and_has_its_published_expon
 def test_products_of_gaussian_matrices_have_newmans_exponents(n):
     steps = 20_000
     jacobians = jax.random.normal(jax.random.key(n), (steps, n, n)) / np.sqrt(n)
-    spectrum = lyapunov_spectrum_of(jacobians)
+    spectrum = lyapunov_spectrum_of(jacobians, qr_every=1)
     chi = (n - np.arange(1, n + 1) + 1) / 2
     exact = 0.5 * (np.log(2 / n) + digamma(chi))
     errors = np.sqrt(polygamma(1, chi) / 4 / steps)
@@ -93,7 +102,7 @@ def test_products_of_gaussian_matrices_have_newmans_exponents(n):
 def test_all_exponents_of_a_cell_sum_to_the_mean_log_det(network, name):
     recurrence, carry, _ = network(name, 6)
     xs = jax.random.normal(jax.random.key(1), (400, 3))
-    spectrum = lyapunov_spectrum(recurrence, carry, xs, num_warmup=50)
+    spectrum = lyapunov_spectrum(recurrence, carry, xs, num_warmup=50, qr_every=1)
     jacobians = step_jacobians(recurrence, carry, xs, method="reverse")[50:]
     log_dets = np.linalg.slogdet(np.asarray(jacobians))[1]
     assert float(jnp.sum(spectrum.exponents)) == pytest.approx(np.mean(log_dets), abs=1e-8)
@@ -103,13 +112,13 @@ def test_all_exponents_of_a_cell_sum_to_the_mean_log_det(network, name):
 
 def test_the_spectrum_of_a_transposed_system_run_backwards_is_the_same():
     jacobians = gaussian(4, 1.0)[None] + 0.2 * jax.random.normal(jax.random.key(3), (40_000, 4, 4))
-    forward = lyapunov_spectrum_of(jacobians)
-    adjoint = lyapunov_spectrum_of(jnp.swapaxes(jacobians, 1, 2)[::-1])
+    forward = lyapunov_spectrum_of(jacobians, qr_every=1)
+    adjoint = lyapunov_spectrum_of(jnp.swapaxes(jacobians, 1, 2)[::-1], qr_every=1)
     # The frames begin and end differently: a boundary term of order 1 / T.
     np.testing.assert_allclose(forward.exponents, adjoint.exponents, atol=20 / 40_000)
     # Products of Jᵀ in forward time, a published mistake, are another system.
-    wrong = lyapunov_spectrum_of(jnp.swapaxes(chaotic_jacobians(), 1, 2))
-    right = lyapunov_spectrum_of(chaotic_jacobians())
+    wrong = lyapunov_spectrum_of(jnp.swapaxes(chaotic_jacobians(), 1, 2), qr_every=1)
+    right = lyapunov_spectrum_of(chaotic_jacobians(), qr_every=1)
     assert jnp.max(jnp.abs(wrong.exponents - right.exponents)) > 1e-3
 
 
@@ -126,10 +135,11 @@ def test_fewer_exponents_are_the_first_of_all(k):
 def test_tangents_and_closed_form_give_the_same(network):
     recurrence, carry, _ = network("LSTMCell", 5)
     xs = jax.random.normal(jax.random.key(1), (200, 3))
-    dense = lyapunov_spectrum(recurrence, carry, xs)
-    matrix_free = lyapunov_spectrum(Recurrence(recurrence.step, recurrence.params), carry, xs)
+    dense = lyapunov_spectrum(recurrence, carry, xs, qr_every=1)
+    without = Recurrence(recurrence.step, recurrence.params)
+    matrix_free = lyapunov_spectrum(without, carry, xs, qr_every=1)
     np.testing.assert_allclose(dense.exponents, matrix_free.exponents, atol=1e-10)
-    given = lyapunov_spectrum_of(step_jacobians(recurrence, carry, xs))
+    given = lyapunov_spectrum_of(step_jacobians(recurrence, carry, xs), qr_every=1)
     np.testing.assert_allclose(dense.exponents, given.exponents, atol=1e-10)
 
 
@@ -187,9 +197,9 @@ def test_two_halves_equal_one_run(qr_every):
 
 def test_given_matrices_can_be_resumed():
     jacobians = chaotic_jacobians(steps=600)
-    first = lyapunov_spectrum_of(jacobians[:333])
-    both = lyapunov_spectrum_of(jacobians[333:], resume=first)
-    whole = lyapunov_spectrum_of(jacobians)
+    first = lyapunov_spectrum_of(jacobians[:333], qr_every=2)
+    both = lyapunov_spectrum_of(jacobians[333:], resume=first, qr_every=2)
+    whole = lyapunov_spectrum_of(jacobians, qr_every=2)
     np.testing.assert_allclose(both.exponents, whole.exponents, atol=1e-12)
 
 
@@ -200,7 +210,7 @@ def test_memory_does_not_grow_with_the_number_of_steps():
     def bytes_of(num_steps):
         run = jax.jit(
             lambda params, carry: lyapunov_spectrum(
-                Recurrence(tanh_step, params), carry, None, num_steps=num_steps
+                Recurrence(tanh_step, params), carry, None, num_steps=num_steps, qr_every=2
             )
         )
         return run.lower(system.params, jnp.zeros(n)).compile().memory_analysis()
@@ -216,7 +226,7 @@ def test_a_million_steps_keep_the_sum_rule():
         Recurrence(henon, ()), jnp.array([0.1, 0.1]), None, num_steps=1_000_000
     )
     assert float(jnp.sum(spectrum.exponents)) == pytest.approx(np.log(0.3), abs=1e-9)
-    assert 32 <= spectrum.num_batches <= 64
+    assert 16 <= int(jnp.min(spectrum.num_batches)) <= int(jnp.max(spectrum.num_batches)) <= 128
 
 
 def test_auto_factors_rarely_where_directions_grow_alike_and_often_where_not():
@@ -309,8 +319,10 @@ def test_new_numbers_compile_nothing():
     assert (_lyapunov_spectrum._cache_size(), _lyapunov_spectrum_of._cache_size()) == before
 
 
-@pytest.mark.parametrize("factorization", FACTORIZATIONS)
-@pytest.mark.parametrize("qr_every", [1, 2, "auto"])
+@pytest.mark.parametrize(
+    ("factorization", "qr_every"),
+    [("elimination", 1), ("elimination", "auto"), ("householder", 2), ("cholesky", 1)],
+)
 def test_gradients_agree_with_finite_differences(factorization, qr_every):
     n = 4
     xs = 0.3 * jax.random.normal(jax.random.key(2), (40, n))
