@@ -86,4 +86,6 @@ def read(path: Path) -> xr.Dataset:
 
 def _command(path):
     preset, _, dtype = path.stem.partition("-")
-    return f"python -m experiments {path.parent.name} --preset {preset} --dtype {dtype}"
+    name = path.parent.name
+    module = "experiments.benchmarks" if name == "benchmarks" else f"experiments {name}"
+    return f"python -m {module} --preset {preset} --dtype {dtype}"

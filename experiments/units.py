@@ -52,7 +52,7 @@ def run_units(
     todo = [unit for unit in units if unit not in done]
     if not todo:
         return done, failures
-    os.environ["NPROC"] = "1"
+    os.environ["NPROC"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     pool = concurrent.futures.ProcessPoolExecutor(

@@ -126,11 +126,11 @@ def time_average(batches: BatchMeans) -> TimeAverage:
         batches = _merged(batches)
         coarser = _level(jax.lax.stop_gradient(batches))
         wanted = (level.correlation > 0.2) & (coarser.num_batches >= FEWEST_BATCHES)
-        chosen = [
-            jnp.where(wanted, coarse, fine)
-            for coarse, fine in zip(coarser[:3], level[:3], strict=True)
-        ]
-        level = _Level(*chosen, covariance, drift)
+        level = level._replace(
+            variance=jnp.where(wanted, coarser.variance, level.variance),
+            correlation=jnp.where(wanted, coarser.correlation, level.correlation),
+            num_batches=jnp.where(wanted, coarser.num_batches, level.num_batches),
+        )
     errors = jnp.sqrt(level.variance)
     scales = jnp.sqrt(jnp.diagonal(covariance))
     rescaled = errors / jnp.where(scales > 0, scales, 1)

@@ -6,7 +6,7 @@ the upper triangle R. Which factorisation is used, on which device, is decided h
 """
 
 import functools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ def _eliminated(columns):
 
 
 @_eliminated.defjvp
-def _eliminated_jvp(primals, tangents):
+def _eliminated_jvp(primals, tangents) -> tuple[Any, Any]:
     """With C = L⁻¹ dA U⁻¹ on the pivot rows: dU = L⁻¹ dA − stril(C) U, dF' = dA U⁻¹ − F' triu(C).
 
     Here stril is the strict lower triangle, and columns of U⁻¹ with a zero pivot are zero.

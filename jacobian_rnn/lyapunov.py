@@ -196,7 +196,9 @@ def _lyapunov_spectrum_of(jacobians, run, num_warmup, qr_every, factorization):
 
 def _counted(tangents, run, xs, num_steps, num_warmup, qr_every, factorization):
     if num_warmup:
-        run = advanced(tangents, run, xs, 0, num_warmup, qr_every, factorization)
+        # To settle, no precision is needed, and a second adaptive loop would compile for long.
+        often = 1 if qr_every == "auto" else qr_every
+        run = advanced(tangents, run, xs, 0, num_warmup, often, factorization, check=False)
         run = counted_anew(run)
     return advanced(tangents, run, xs, num_warmup, num_steps, qr_every, factorization)
 
@@ -249,7 +251,7 @@ def _starting_frame(n, num_exponents, dtype, frame):
         raise ValueError(msg)
     if frame is None:
         return jnp.asarray(generic_frames(n)[0, :, :k], dtype)
-    return check_frame(frame, (n, k), dtype)
+    return check_frame(frame, (n, int(k)), dtype)
 
 
 def _check_options(num_steps, num_warmup, qr_every, factorization):

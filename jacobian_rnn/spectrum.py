@@ -270,9 +270,10 @@ def _shown(estimate):
 
 
 def _warnings(spectrum):
+    single = spectrum.exponents.dtype == jnp.float32
     steps = {
         "NaN or infinity in the Jacobian": spectrum.first_nonfinite_step,
-        "rounding took a direction": spectrum.first_lost_step,
+        f"rounding took a direction{' (use float64)' if single else ''}": spectrum.first_lost_step,
     }
     for what, step in steps.items():
         if int(step) >= 0:

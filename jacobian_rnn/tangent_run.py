@@ -124,8 +124,13 @@ def advanced(
     stop: int,
     qr_every: int | str,
     factorization: Factorization,
+    *,
+    check: bool = True,
 ) -> TangentRun:
-    """Take the steps from `start` to `stop` of the inputs `xs`, `(time, ...)`."""
+    """Take the steps from `start` to `stop` of the inputs `xs`, `(time, ...)`.
+
+    With `check`, log|det J| is computed at some of them.
+    """
     num_steps = stop - start
     interval = 1 if qr_every == "auto" else int(qr_every)
     wanted = min(LONGEST_BLOCK, num_steps // FEWEST_BLOCKS) // interval
@@ -149,9 +154,9 @@ def advanced(
     def one_block(run, number):
         inputs = partial(lax.dynamic_slice_in_dim, slice_size=length)
         block_xs = jax.tree.map(lambda x: inputs(x, start + number * length), xs)
-        k_is_n = run.frame.shape[0] == run.frame.shape[1]
-        check = True if k_is_n else number % BLOCKS_PER_CHECK == 0
-        block, log_interval = step_block(run, block_xs, check)
+        full = run.frame.shape[0] == run.frame.shape[1]
+        check_now = check and (full or number % BLOCKS_PER_CHECK == 0)
+        block, log_interval = step_block(run, block_xs, check_now)
         return _after(run, block, length)._replace(log_interval=log_interval), None
 
     # Slicing all blocks at once would copy the inputs, and they may be many large matrices.
@@ -227,7 +232,7 @@ def _block(tangents, factorization, length, interval, run, xs, check):
     early, late = jax.tree.map(lambda x: x[:-1], xs), jax.tree.map(lambda x: x[-1], xs)
 
     def one_interval(carried, xs):
-        state, frame, peak, _ = _pushed(tangents, *carried, xs, interval)
+        state, frame, peak, _ = _pushed(tangents, carried[0], carried[1], xs, interval)
         factored = factorized(frame, factorization)
         return (state, factored.frame), (factored.pivots, jnp.maximum(factored.sizes, peak))
 

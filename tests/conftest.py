@@ -5,6 +5,7 @@ import os
 # XLA's CPU pool of two threads can wait for itself forever when two batched LAPACK calls meet in
 # it; one thread cannot.
 os.environ.setdefault("NPROC", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax

