@@ -76,6 +76,7 @@ class _Block(NamedTuple):
     alive: Array
     log_growth: Array
     log_loss: Array
+    spread: Array
     largest_growth: Array
     lost_step: Array
     nonfinite_step: Array
@@ -187,12 +188,7 @@ def _after(run, block, num_steps):
 
 
 def _fixed_block(take, length, interval, run, xs, check):
-    block = take(length, interval, run, xs, check)
-    if interval > 1:
-        # Find the step, or do without overflow inside an interval, by factoring at each step.
-        again = partial(take, length, 1, run, xs, check)
-        block = lax.cond(block.nonfinite_step >= 0, again, lambda: block)
-    return block, run.log_interval
+    return take(length, interval, run, xs, check), run.log_interval
 
 
 def _adaptive_block(take, length, run, xs, check):
@@ -219,7 +215,9 @@ def _adaptive_block(take, length, run, xs, check):
     else:
         block, level = lax.cond(level > 0, rarely, at_each_step)
 
-    used = jnp.maximum(block.log_loss / allowed, block.largest_growth / largest)
+    # Rows of different sizes cost single steps no digits; pushed further they cost the spread.
+    cancelled = jnp.maximum(block.log_loss, block.spread)
+    used = jnp.maximum(cancelled / allowed, block.largest_growth / largest)
     room = jnp.floor(-jnp.log2(jnp.maximum(used, 2.0**-LONGEST_INTERVAL)))
     room = jnp.where(jnp.isfinite(room), room, 0).astype(jnp.int32)
     return block, jnp.clip(level + room, 0, levels - 1)
@@ -232,21 +230,22 @@ def _block(tangents, factorization, length, interval, run, xs, check):
     early, late = jax.tree.map(lambda x: x[:-1], xs), jax.tree.map(lambda x: x[-1], xs)
 
     def one_interval(carried, xs):
-        state, frame, peak, _ = _pushed(tangents, carried[0], carried[1], xs, interval)
+        state, frame, peaks, _ = _pushed(tangents, carried[0], carried[1], xs, interval)
         factored = factorized(frame, factorization)
-        return (state, factored.frame), (factored.pivots, jnp.maximum(factored.sizes, peak))
+        return (state, factored.frame), (factored.pivots, factored.sizes, peaks)
 
     (state, frame), records = lax.scan(
         one_interval, (run.state, run.frame), early, length=count - 1
     )
-    state, frame, peak, states = _pushed(tangents, state, frame, late, interval)
+    state, frame, peaks, states = _pushed(tangents, state, frame, late, interval)
     factored = factorized(frame, factorization)
     if factorization == "elimination":
         factored = orthonormalized(factored)
-    last = (factored.pivots, jnp.maximum(factored.sizes, peak))
-    pivots, sizes = jax.tree.map(
+    last = (factored.pivots, factored.sizes, peaks)
+    pivots, sizes, peaks = jax.tree.map(
         lambda early, last: jnp.concatenate([early, last[None]]), records, last
     )
+    sizes = jnp.maximum(sizes, jnp.max(peaks, axis=1, initial=0))
 
     finite = jnp.isfinite(pivots) & jnp.isfinite(sizes)
     gone = finite & (pivots <= frame.shape[0] * jnp.finfo(frame.dtype).eps * sizes)
@@ -257,10 +256,16 @@ def _block(tangents, factorization, length, interval, run, xs, check):
     # A row or a column of exact zeros loses its direction without anything to cancel.
     lost = jnp.any(gone & (sizes > 0) & run.alive, axis=1)
     broken = ~jnp.all(finite, axis=1)
+    highest = jnp.max(jnp.where(counts, log_pivots, -jnp.inf), axis=1)
+    lowest = jnp.min(jnp.where(counts, log_pivots, jnp.inf), axis=1)
+    spread = jnp.max(jnp.maximum(highest - lowest, 0))
     growth = jnp.max(jnp.where(counts, jnp.abs(log_pivots), 0))
 
-    def first(happened):
-        step = (jnp.argmax(happened) + 1) * interval - 1
+    steps_to_break = jnp.sum(jnp.cumprod(jnp.all(jnp.isfinite(peaks), axis=2), axis=1), axis=1)
+
+    def first(happened, steps):
+        index = jnp.argmax(happened)
+        step = index * interval + steps[index]
         return jnp.where(jnp.any(happened), step, -1).astype(jnp.int32)
 
     last_growth = jnp.where(jnp.all(alive), jnp.sum(log_pivots[-1]), -jnp.inf)
@@ -270,28 +275,31 @@ def _block(tangents, factorization, length, interval, run, xs, check):
         alive,
         jnp.where(jnp.any(broken), jnp.nan, jnp.sum(log_pivots, axis=0)),
         jnp.max(log_loss),
+        spread,
         growth,
-        first(lost),
-        first(broken),
+        first(lost, jnp.full(count, interval - 1)),
+        first(broken, jnp.minimum(steps_to_break, interval - 1)),
         *_check(tangents, check, states, late, last_growth, run.frame.shape),
     )
 
 
 def _pushed(tangents, state, frame, xs, interval):
-    """Push a frame through an interval; return also the largest entries on the way, and states."""
+    """Push a frame through an interval.
+
+    Returns also the largest entry of each column after every step, except where the interval is
+    one step and the frame tells by itself, and the state before every step.
+    """
 
     def push(carried, x):
-        state, frame, peak = carried
-        moved, frame = tangents.push(state, frame, x)
-        peak = jnp.maximum(peak, jnp.max(jnp.abs(lax.stop_gradient(frame)), axis=0))
-        return (moved, frame, peak), state
+        state, frame = carried
+        moved = tangents.push(state, frame, x)
+        return moved, (jnp.max(jnp.abs(lax.stop_gradient(moved[1])), axis=0), state)
 
-    no_peak = jnp.zeros(frame.shape[1], frame.dtype)
     if interval == 1:
-        (moved, frame, _), before = push((state, frame, no_peak), jax.tree.map(lambda x: x[0], xs))
-        return moved, frame, no_peak, before[None]
-    (state, frame, peak), states = lax.scan(push, (state, frame, no_peak), xs, length=interval)
-    return state, frame, peak, states
+        moved = tangents.push(state, frame, jax.tree.map(lambda x: x[0], xs))
+        return *moved, jnp.zeros((0, frame.shape[1]), frame.dtype), state[None]
+    (moved, frame), (peaks, states) = lax.scan(push, (state, frame), xs, length=interval)
+    return moved, frame, peaks, states
 
 
 def _check(tangents, check, states, xs, growth, shape):
