@@ -154,8 +154,9 @@ class _Level(NamedTuple):
 
 
 def _level(batches):
-    """Summarise full batches: variance of the mean, correlation of neighbours, drift."""
-    counts = (batches.steps >= batches.length) & (batches.steps > 0)
+    """Summarise batches at least half full: variance of the mean, correlation, drift."""
+    # The last batch, and those at which a run was resumed, may hold fewer steps than the others.
+    counts = (2 * batches.steps >= batches.length) & (batches.steps > 0)
     num = jnp.sum(counts)
     weights = counts[:, None].astype(batches.sums.dtype)
     means = jnp.where(weights > 0, batches.sums / jnp.maximum(batches.steps, 1)[:, None], 0)

@@ -14,7 +14,13 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.frames import generic_frames
-from jacobian_rnn.jacobians import check_lags, check_system, ravelled_step
+from jacobian_rnn.jacobians import (
+    check_count,
+    check_lags,
+    check_precision,
+    check_system,
+    ravelled_step,
+)
 from jacobian_rnn.spectrum import Estimate
 
 
@@ -55,8 +61,11 @@ class FiniteTimeGrowth(NamedTuple):
             A. Crisanti, G. Paladin and A. Vulpiani, "Products of random matrices in statistical
             physics" (1993).
         """
-        if not order:
-            msg = "order: received 0, expected another number: order 0 is finite_time_exponents()"
+        if not isinstance(order, int | float) or not np.isfinite(order) or order == 0:
+            msg = (
+                f"order: received {order!r}, expected a finite number other than 0, for which "
+                "see finite_time_exponents()"
+            )
             raise ValueError(msg)
         windows, _, vectors = self.log_growth.shape
         log_moments = logsumexp(order * self.log_growth, axis=2) - np.log(vectors)
@@ -114,6 +123,8 @@ def finite_time_growth(
     """
     carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
     ascending = np.unique(check_lags(lags, 1, num_steps // 2))
+    check_count("num_vectors", num_vectors)
+    check_precision(ravel_pytree(carry)[0].dtype)
     if num_vectors < 1:
         msg = f"num_vectors: received {num_vectors}, expected at least 1"
         raise ValueError(msg)
@@ -196,6 +207,8 @@ def largest_exponent(
         -0.9163
     """
     carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
+    check_count("num_warmup", num_warmup)
+    check_precision(ravel_pytree(carry)[0].dtype)
     if not 0 <= num_warmup < num_steps:
         msg = (
             f"num_warmup: received {num_warmup} for a sequence of {num_steps} steps, expected at "

@@ -229,13 +229,30 @@ def check_lags(lags: Sequence[int], lowest: int, highest: int) -> np.ndarray:
         TypeError: not a sequence of at least one integer.
     """
     array = np.asarray(lags)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
         msg = f"lags: received {lags!r}, expected a sequence of Python ints, at least one"
         raise TypeError(msg)
+    if highest < lowest:
+        msg = f"lags: received {lags!r}, but the sequence is too short for any: give a longer one"
+        raise ValueError(msg)
     if array.min() < lowest or array.max() > highest:
         msg = f"lags: received {lags!r}, expected numbers of steps from {lowest} to {highest}"
         raise ValueError(msg)
-    return array
+    return array.astype(np.int32)
+
+
+def check_count(name: str, count: object) -> None:
+    """Raise a TypeError where a count of something is not an integer."""
+    if isinstance(count, bool) or not isinstance(count, int | np.integer):
+        msg = f"{name}: received {count!r}, expected a Python int"
+        raise TypeError(msg)
+
+
+def check_precision(dtype: Any) -> None:
+    """Raise a TypeError where a float type has too few digits for growth over many steps."""
+    if dtype not in (jnp.float32, jnp.float64):
+        msg = f"dtype: received {dtype}, expected float32 or float64: growth needs their digits"
+        raise TypeError(msg)
 
 
 def check_finite(name: str, tree: PyTree) -> None:
@@ -261,6 +278,8 @@ def check_finite(name: str, tree: PyTree) -> None:
 
 def _num_steps(xs: PyTree, num_steps: int | None) -> int:
     leaves = jax.tree.leaves(xs)
+    if num_steps is not None:
+        check_count("num_steps", num_steps)
     if any(x.ndim == 0 for x in leaves):
         msg = "xs: received a scalar, expected one sequence, time first: (time, inputs)"
         raise ValueError(msg)

@@ -5,7 +5,6 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
@@ -14,7 +13,9 @@ from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.frames import Factorization, check_frame, generic_frames
 from jacobian_rnn.graded_svd import matmul
 from jacobian_rnn.jacobians import (
+    check_count,
     check_jacobians,
+    check_precision,
     check_system,
     jacobian_of_step,
     ravelled_step,
@@ -56,7 +57,8 @@ def lyapunov_spectrum(
             failed. Static. Under `jax.vmap` give an integer: "auto" runs all its alternatives.
         factorization: "elimination", "householder" or "cholesky", see `frames.factorized`. Static.
         frame: starting frame `(n, k)`, orthonormal columns; a fixed generic one by default.
-        resume: a result to go on from, as if both had been one run; its k and its warm-up hold.
+        resume: a result of the same system to go on from. The exponents are those of one run; its
+            k and its warm-up hold, and batches for the error bars may be cut elsewhere.
 
     Returns:
         The spectrum with its errors and checks; `print` shows them.
@@ -90,7 +92,8 @@ def lyapunov_spectrum(
         [0.42, -1.62]
     """
     given = carry
-    if isinstance(resume, LyapunovSpectrum):
+    if resume is not None:
+        _check_resume(resume)
         carry = resume.carry
     carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
     _check_options(num_steps, num_warmup, qr_every, factorization)
@@ -104,7 +107,7 @@ def lyapunov_spectrum(
             "num_warmup": num_warmup,
             "frame": frame,
         }
-        run = _resumed_run(resume, state.size, state.dtype, excluded)
+        run = _resumed_run(resume, state.size, state.size, state.dtype, excluded)
     return _lyapunov_spectrum(
         recurrence, carry, run, xs, num_steps, num_warmup, qr_every, factorization
     )
@@ -152,8 +155,9 @@ def lyapunov_spectrum_of(
         frame = _starting_frame(n, num_exponents, jacobians.dtype, frame)
         run = new_run(jnp.zeros(0, jacobians.dtype), frame)
     else:
+        _check_resume(resume)
         excluded = {"num_exponents": num_exponents, "num_warmup": num_warmup, "frame": frame}
-        run = _resumed_run(resume, n, jacobians.dtype, excluded)
+        run = _resumed_run(resume, n, 0, jacobians.dtype, excluded)
     return _lyapunov_spectrum_of(jacobians, run, num_warmup, qr_every, factorization)
 
 
@@ -167,15 +171,15 @@ def _lyapunov_spectrum(recurrence, carry, run, xs, num_steps, num_warmup, qr_eve
     jacobian = jacobian_of_step(recurrence, unravel)
     n, k = run.frame.shape
 
-    def push_by_jacobian(state, frame, x):
-        return step(state, x), matmul(jacobian(state, x), frame)
+    def push_by_jacobian(state, rows, x):
+        return step(state, x), matmul(rows, jacobian(state, x).T)
 
-    def push_by_tangents(state, frame, x):
+    def push_by_tangents(state, rows, x):
         state, differential = jax.linearize(lambda state: step(state, x), state)
-        return state, jax.vmap(differential)(frame.T).T
+        return state, jax.vmap(differential)(rows)
 
-    # Measured: a closed form is cheaper from about n/8 columns on.
-    dense = recurrence.jacobian is not None and 8 * k >= n
+    # Measured: a closed form is cheaper from about n/4 columns on.
+    dense = recurrence.jacobian is not None and 4 * k >= n
     push = push_by_jacobian if dense else push_by_tangents
     run = _counted(
         Tangents(push, jacobian), run, xs, num_steps, num_warmup, qr_every, factorization
@@ -186,7 +190,7 @@ def _lyapunov_spectrum(recurrence, carry, run, xs, num_steps, num_warmup, qr_eve
 @partial(jax.jit, static_argnames=STATIC)
 def _lyapunov_spectrum_of(jacobians, run, num_warmup, qr_every, factorization):
     tangents = Tangents(
-        lambda state, frame, jacobian: (state, matmul(jacobian, frame)),
+        lambda state, rows, jacobian: (state, matmul(rows, jacobian.T)),
         lambda _, jacobian: jacobian,
     )
     num_steps = jacobians.shape[0]
@@ -217,7 +221,10 @@ def _finished(run, carry):
     if k == n:
         residual = run.log_det_error / jnp.maximum(run.num_checked, 1)
     else:
-        residual = jnp.maximum(mean_log_det / n - jnp.mean(exponents), 0)
+        # A sample of steps stands for all: its own error is allowed for.
+        num = jnp.maximum(run.num_checked, 1)
+        spread = jnp.sqrt(jnp.maximum(run.log_det_squares / num - mean_log_det**2, 0) / num)
+        residual = jnp.maximum((mean_log_det - 4 * spread) / n - jnp.mean(exponents), 0)
     return LyapunovSpectrum(
         exponents=exponents[order],
         standard_errors=jnp.sqrt(jnp.diagonal(covariance))[order],
@@ -239,13 +246,9 @@ def _finished(run, carry):
 
 
 def _starting_frame(n, num_exponents, dtype, frame):
-    if dtype not in (jnp.float32, jnp.float64):
-        msg = f"dtype: received {dtype}, expected float32 or float64: exponents need their digits"
-        raise TypeError(msg)
+    check_precision(dtype)
     k = n if num_exponents is None else num_exponents
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        msg = f"num_exponents: received {k!r}, expected a Python int"
-        raise TypeError(msg)
+    check_count("num_exponents", k)
     if not 1 <= k <= n:
         msg = f"num_exponents: received {k}, expected 1 to {n}, the size of the state"
         raise ValueError(msg)
@@ -255,21 +258,17 @@ def _starting_frame(n, num_exponents, dtype, frame):
 
 
 def _check_options(num_steps, num_warmup, qr_every, factorization):
-    for name, count in {"num_warmup": num_warmup, "qr_every": qr_every}.items():
-        if count == "auto" and name == "qr_every":
-            continue
-        if isinstance(count, bool) or not isinstance(count, int | np.integer):
-            also = " or 'auto'" if name == "qr_every" else ""
-            msg = f"{name}: received {count!r}, expected a Python int{also}"
-            raise TypeError(msg)
+    check_count("num_warmup", num_warmup)
+    if not (isinstance(qr_every, str) and qr_every == "auto"):
+        check_count("qr_every (or 'auto')", qr_every)
+        if int(qr_every) < 1:
+            msg = f"qr_every: received {qr_every}, expected at least 1 step, or 'auto'"
+            raise ValueError(msg)
     if not 0 <= num_warmup < num_steps:
         msg = (
             f"num_warmup: received {num_warmup} for a sequence of {num_steps} steps, expected at "
             "least 0 and fewer than the steps: a rate needs steps to count; give longer xs"
         )
-        raise ValueError(msg)
-    if qr_every != "auto" and qr_every < 1:
-        msg = f"qr_every: received {qr_every}, expected at least 1 step, or 'auto'"
         raise ValueError(msg)
     if factorization not in get_args(Factorization):
         msg = (
@@ -279,10 +278,19 @@ def _check_options(num_steps, num_warmup, qr_every, factorization):
         raise ValueError(msg)
 
 
-def _resumed_run(resume, n, dtype, excluded):
+def _check_resume(resume):
     if not isinstance(resume, LyapunovSpectrum):
         msg = f"resume: received a {type(resume).__name__}, expected a LyapunovSpectrum"
         raise TypeError(msg)
+    if resume.run.frame.ndim != 2:
+        msg = (
+            f"resume: received a batch of runs, frames {resume.run.frame.shape}, expected one: "
+            "use jax.vmap over both"
+        )
+        raise ValueError(msg)
+
+
+def _resumed_run(resume, n, state_size, dtype, excluded):
     given = [
         name
         for name, value in excluded.items()
@@ -294,11 +302,12 @@ def _resumed_run(resume, n, dtype, excluded):
             "(carry=None)"
         )
         raise ValueError(msg)
-    frame = resume.run.frame
-    if frame.ndim != 2 or frame.shape[0] != n or frame.dtype != dtype:
+    run = resume.run
+    if (run.frame.shape[0], run.state.size, run.frame.dtype) != (n, state_size, dtype):
+        kind = "given matrices" if run.state.size == 0 else "a recurrence"
         msg = (
-            f"resume: received a run of {frame.shape[-2]} states in {frame.dtype} (frame "
-            f"{frame.shape}), expected {n} states in {dtype}, unbatched: use jax.vmap for a batch"
+            f"resume: received a run of {kind} with {run.frame.shape[0]} states in "
+            f"{run.frame.dtype}, expected one of the same function with {n} states in {dtype}"
         )
         raise ValueError(msg)
-    return resume.run
+    return run

@@ -31,6 +31,7 @@ from jacobian_rnn.graded_svd import flushed_exp, graded_singular_values, matmul
 from jacobian_rnn.jacobians import (
     check_jacobians,
     check_lags,
+    check_precision,
     check_system,
     jacobian_of_step,
     ravelled_step,
@@ -277,6 +278,7 @@ def log_singular_values_by_lag(
     """
     carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
     wanted = check_lags(lags, 0, num_steps)
+    check_precision(ravel_pytree(carry)[0].dtype)
     ascending, row_of = np.unique(wanted, return_inverse=True)
     spectra = _log_singular_values_by_lag(recurrence, carry, xs, ascending, num_steps)
     return spectra[row_of]
@@ -421,9 +423,7 @@ def _log_gain_error(log_scale, right):
 
 
 def _starting_frames(n, dtype, estimate_error, frame):
-    if dtype not in (jnp.float32, jnp.float64):
-        msg = f"dtype: received {dtype}, expected float32 or float64: products need their digits"
-        raise TypeError(msg)
+    check_precision(dtype)
     generic = generic_frames(n).astype(dtype)
     if frame is not None:
         generic = jnp.stack([check_frame(frame, (n, n), dtype), jnp.asarray(generic[1])])

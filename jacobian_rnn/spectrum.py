@@ -39,8 +39,8 @@ class LyapunovSpectrum(NamedTuple):
         num_steps: number of steps counted, int32 scalar.
         sum_rule_residual: nats per step. With k = n, mean |growth of volume − log|det J|| over the
             checked intervals, which are spread over the run: rounding, if all is well. With k < n,
-            by how much the mean of the exponents falls short of mean log|det J| / n, which cannot
-            be: zero, if all is well.
+            by how much the mean of the exponents falls short of mean log|det J| / n, four standard
+            errors of that sample allowed for: zero, if all is well.
         num_checked: number of steps at which log|det J| was computed, int32 scalar.
         digits_lost: decimal digits of the worst pivot that cancellation took, of the 15.7 of
             float64 or the 6.9 of float32.
@@ -70,8 +70,12 @@ class LyapunovSpectrum(NamedTuple):
     def interval(self, level: float = 0.95) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
         """Return lower and upper confidence limits of the exponents over time, nats per step.
 
-        Student's t with one degree of freedom less than there are batches.
+        Student's t with one degree of freedom less than there are batches. A ValueError if `level`
+        is not between 0 and 1.
         """
+        if not 0 < level < 1:
+            msg = f"level: received {level}, expected between 0 and 1, as 0.95"
+            raise ValueError(msg)
         t = student_quantile(level, jnp.maximum(self.num_batches - 1, 1))
         half = t.astype(self.exponents.dtype) * self.standard_errors
         return self.exponents - half, self.exponents + half
@@ -138,15 +142,14 @@ def entropy_rate(exponents: Float[Array, " k"]) -> Float[Array, ""]:
         >>> print(entropy_rate(jnp.array([0.5, 0.25, -1.0])))
         0.75
     """
-    _check_vector(exponents)
-    return jnp.sum(jnp.maximum(exponents, 0))
+    return jnp.sum(jnp.maximum(_checked_vector(exponents), 0))
 
 
 def kaplan_yorke_dimension(exponents: Float[Array, " k"]) -> Float[Array, ""]:
     """Compute D = j + (λ₁ + … + λ_j) / |λ_{j+1}|, j the last for which the sum is not negative.
 
     Args:
-        exponents: nats per step, descending, `(k,)`.
+        exponents: nats per step, `(k,)`, in any order.
 
     Returns:
         D, between 0 (λ₁ negative) and k (the sum of all is not negative).
@@ -163,14 +166,15 @@ def kaplan_yorke_dimension(exponents: Float[Array, " k"]) -> Float[Array, ""]:
         >>> print(kaplan_yorke_dimension(jnp.array([0.5, 0.0, -1.0])))
         2.5
     """
-    _check_vector(exponents)
+    exponents = -jnp.sort(-_checked_vector(exponents))
     k = exponents.shape[0]
-    above = jnp.cumsum(jnp.where(jnp.isneginf(exponents), -jnp.inf, exponents)) >= 0
+    above = jnp.cumsum(exponents) >= 0
     j = jnp.sum(jnp.cumprod(above))
     counted = jnp.where(jnp.arange(k) < j, exponents, 0)
     following = exponents[jnp.minimum(j, k - 1)]
     fraction = jnp.sum(counted) / jnp.where(j < k, -following, 1)
-    return j + jnp.where(j < k, fraction, 0)
+    dimension = j + jnp.where(j < k, fraction, 0)
+    return jnp.where(jnp.any(jnp.isnan(exponents)), jnp.nan, dimension)
 
 
 class EnsembleSpectrum(NamedTuple):
@@ -206,6 +210,7 @@ def ensemble_spectrum(spectra: LyapunovSpectrum) -> EnsembleSpectrum:
 
     Raises:
         ValueError: not a batch of at least two spectra.
+        TypeError: no spectra at all.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -216,6 +221,12 @@ def ensemble_spectrum(spectra: LyapunovSpectrum) -> EnsembleSpectrum:
         >>> bool(jnp.all(jnp.abs(average.spread / average.spread_over_time - 1) < 0.6))
         True
     """
+    if not isinstance(spectra, LyapunovSpectrum):
+        msg = (
+            f"spectra: received a {type(spectra).__name__}, expected a batch of LyapunovSpectrum, "
+            "as jax.vmap returns it"
+        )
+        raise TypeError(msg)
     if spectra.exponents.ndim != 2 or len(spectra.exponents) < 2:
         msg = (
             f"spectra: received exponents of shape {spectra.exponents.shape}, expected (members, "
@@ -231,13 +242,15 @@ def ensemble_spectrum(spectra: LyapunovSpectrum) -> EnsembleSpectrum:
     )
 
 
-def _check_vector(exponents):
-    if jnp.ndim(exponents) != 1 or jnp.size(exponents) == 0:
+def _checked_vector(exponents):
+    exponents = jnp.asarray(exponents)
+    if exponents.ndim != 1 or exponents.size == 0:
         msg = (
-            f"exponents: received shape {jnp.shape(exponents)}, expected (k,): one spectrum; use "
+            f"exponents: received shape {exponents.shape}, expected (k,): one spectrum; use "
             "jax.vmap over several"
         )
         raise ValueError(msg)
+    return exponents
 
 
 def _report(spectrum):
@@ -252,9 +265,13 @@ def _report(spectrum):
             f"  λ_{i + 1:<4d}{float(spectrum.exponents[i]):+11.6f}   95 % over time "
             f"[{float(lower[i]):+.6f}, {float(upper[i]):+.6f}]"
         )
+    if int(spectrum.first_nonfinite_step) >= 0:
+        return [*lines, *_warnings(spectrum)]
     dimension, entropy = spectrum.kaplan_yorke_dimension(), spectrum.entropy_rate()
     lines.append(f"  Kaplan–Yorke dimension {_shown(dimension)}, entropy rate {_shown(entropy)}")
-    rule = "growth of volume against log|det J|" if not spectrum._is_partial else "violation of it"
+    rule = "growth of volume against log|det J|"
+    if spectrum._is_partial:
+        rule = "exponents below mean log|det J| / n by"
     return [
         *lines,
         f"  sum rule: {rule} {float(spectrum.sum_rule_residual):.0e} nats per step, checked at "
@@ -278,6 +295,10 @@ def _warnings(spectrum):
     for what, step in steps.items():
         if int(step) >= 0:
             yield f"  WARNING: {what}, first at step {int(step)}"
+    if int(spectrum.first_nonfinite_step) >= 0:
+        return
+    if spectrum.sum_rule_residual > 10 * jnp.sqrt(jnp.finfo(spectrum.exponents.dtype).eps):
+        yield "  WARNING: the sum rule is violated: the smallest exponents have lost their digits"
     dubious = int(jnp.sum(~spectrum.long_enough))
     num_batches = int(jnp.min(spectrum.num_batches))
     if num_batches < FEWEST_BATCHES:

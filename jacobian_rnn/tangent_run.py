@@ -27,7 +27,8 @@ class Tangents(NamedTuple):
     """How a system moves its state and tangent vectors; static.
 
     Attributes:
-        push: `(state, frame, x) -> (new state, new frame)`, the frame `(n, k)`.
+        push: `(state, tangents, x) -> (new state, new tangents)`, one tangent a row, `(k, n)`: in
+            memory the columns of a frame as LAPACK wants them.
         jacobian: `(state, x) -> (n, n)`, for the checks.
     """
 
@@ -49,6 +50,7 @@ class TangentRun(NamedTuple):
         first_nonfinite_step: first step whose Jacobian held NaN or inf, int32 scalar, −1 if none.
         log_loss: nats; log of the worst cancellation before a pivot, which multiplies rounding.
         log_det: sum of log|det J| over the checked steps, nats.
+        log_det_squares: sum of (log|det J|)² over them, nats²; only where k < n.
         log_det_error: sum over the checked intervals of |growth of the frame's volume − log|det||,
             nats; only where k = n.
         num_checked: steps behind `log_det`, int32 scalar.
@@ -64,6 +66,7 @@ class TangentRun(NamedTuple):
     first_nonfinite_step: Int[Array, ""]
     log_loss: Float[Array, ""]
     log_det: Float[Array, ""]
+    log_det_squares: Float[Array, ""]
     log_det_error: Float[Array, ""]
     num_checked: Int[Array, ""]
 
@@ -90,18 +93,19 @@ def new_run(state: Float[Array, " n"], frame: Float[Array, "n k"]) -> TangentRun
     k, dtype = frame.shape[1], frame.dtype
     zero, never = jnp.zeros((), dtype), jnp.int32(-1)
     return TangentRun(
-        state,
-        frame,
-        no_batches(k, 1, dtype),
-        jnp.ones(k, bool),
-        jnp.int32(0),
-        jnp.int32(0),
-        never,
-        never,
-        zero,
-        zero,
-        zero,
-        jnp.int32(0),
+        state=state,
+        frame=frame,
+        batches=no_batches(k, 1, dtype),
+        alive=jnp.ones(k, bool),
+        log_interval=jnp.int32(0),
+        num_steps=jnp.int32(0),
+        first_lost_step=never,
+        first_nonfinite_step=never,
+        log_loss=zero,
+        log_det=zero,
+        log_det_squares=zero,
+        log_det_error=zero,
+        num_checked=jnp.int32(0),
     )
 
 
@@ -112,6 +116,7 @@ def counted_anew(run: TangentRun) -> TangentRun:
         batches=fresh.batches,
         log_loss=fresh.log_loss,
         log_det=fresh.log_det,
+        log_det_squares=fresh.log_det_squares,
         log_det_error=fresh.log_det_error,
         num_checked=fresh.num_checked,
     )
@@ -161,7 +166,8 @@ def advanced(
         return _after(run, block, length)._replace(log_interval=log_interval), None
 
     # Slicing all blocks at once would copy the inputs, and they may be many large matrices.
-    run, _ = lax.scan(one_block, run, jnp.arange(num_blocks))
+    if num_blocks:
+        run, _ = lax.scan(one_block, run, jnp.arange(num_blocks))
     if rest:
         last = jax.tree.map(lambda x: x[stop - rest : stop], xs)
         run = _after(run, take(rest, 1, run, last, check=False), rest)
@@ -182,6 +188,7 @@ def _after(run, block, num_steps):
         first_nonfinite_step=first(run.first_nonfinite_step, block.nonfinite_step),
         log_loss=jnp.maximum(run.log_loss, block.log_loss),
         log_det=run.log_det + block.log_det,
+        log_det_squares=run.log_det_squares + block.log_det**2,
         log_det_error=run.log_det_error + block.log_det_error,
         num_checked=run.num_checked + block.num_checked,
     )
@@ -230,15 +237,15 @@ def _block(tangents, factorization, length, interval, run, xs, check):
     early, late = jax.tree.map(lambda x: x[:-1], xs), jax.tree.map(lambda x: x[-1], xs)
 
     def one_interval(carried, xs):
-        state, frame, peaks, _ = _pushed(tangents, carried[0], carried[1], xs, interval)
-        factored = factorized(frame, factorization)
-        return (state, factored.frame), (factored.pivots, factored.sizes, peaks)
+        state, rows, peaks, _ = _pushed(tangents, carried[0], carried[1], xs, interval)
+        factored = factorized(rows.T, factorization)
+        return (state, factored.frame.T), (factored.pivots, factored.sizes, peaks)
 
-    (state, frame), records = lax.scan(
-        one_interval, (run.state, run.frame), early, length=count - 1
+    (state, rows), records = lax.scan(
+        one_interval, (run.state, run.frame.T), early, length=count - 1
     )
-    state, frame, peaks, states = _pushed(tangents, state, frame, late, interval)
-    factored = factorized(frame, factorization)
+    state, rows, peaks, states = _pushed(tangents, state, rows, late, interval)
+    factored = factorized(rows.T, factorization)
     if factorization == "elimination":
         factored = orthonormalized(factored)
     last = (factored.pivots, factored.sizes, peaks)
@@ -248,7 +255,7 @@ def _block(tangents, factorization, length, interval, run, xs, check):
     sizes = jnp.maximum(sizes, jnp.max(peaks, axis=1, initial=0))
 
     finite = jnp.isfinite(pivots) & jnp.isfinite(sizes)
-    gone = finite & (pivots <= frame.shape[0] * jnp.finfo(frame.dtype).eps * sizes)
+    gone = finite & (pivots <= rows.shape[1] * jnp.finfo(rows.dtype).eps * sizes)
     log_pivots = jnp.where(gone, -jnp.inf, jnp.log(jnp.where(finite & ~gone, pivots, jnp.nan)))
     counts = run.alive & finite & ~gone
     log_loss = jnp.where(counts, jnp.log(jnp.where(counts, sizes, 1)) - log_pivots, 0)
@@ -269,37 +276,42 @@ def _block(tangents, factorization, length, interval, run, xs, check):
         return jnp.where(jnp.any(happened), step, -1).astype(jnp.int32)
 
     last_growth = jnp.where(jnp.all(alive), jnp.sum(log_pivots[-1]), -jnp.inf)
+    log_det, log_det_error, num_checked = _check(
+        tangents, check, states, late, last_growth, run.frame.shape
+    )
     return _Block(
-        state,
-        factored.frame,
-        alive,
-        jnp.where(jnp.any(broken), jnp.nan, jnp.sum(log_pivots, axis=0)),
-        jnp.max(log_loss),
-        spread,
-        growth,
-        first(lost, jnp.full(count, interval - 1)),
-        first(broken, jnp.minimum(steps_to_break, interval - 1)),
-        *_check(tangents, check, states, late, last_growth, run.frame.shape),
+        state=state,
+        frame=factored.frame,
+        alive=alive,
+        log_growth=jnp.where(jnp.any(broken), jnp.nan, jnp.sum(log_pivots, axis=0)),
+        log_loss=jnp.max(log_loss),
+        spread=spread,
+        largest_growth=growth,
+        lost_step=first(lost, jnp.full(count, interval - 1)),
+        nonfinite_step=first(broken, jnp.minimum(steps_to_break, interval - 1)),
+        log_det=log_det,
+        log_det_error=log_det_error,
+        num_checked=num_checked,
     )
 
 
-def _pushed(tangents, state, frame, xs, interval):
-    """Push a frame through an interval.
+def _pushed(tangents, state, rows, xs, interval):
+    """Push tangents, one a row, through an interval.
 
-    Returns also the largest entry of each column after every step, except where the interval is
-    one step and the frame tells by itself, and the state before every step.
+    Returns also the largest entry of each after every step, except where the interval is one step
+    and the tangents tell by themselves, and the state before every step.
     """
 
     def push(carried, x):
-        state, frame = carried
-        moved = tangents.push(state, frame, x)
-        return moved, (jnp.max(jnp.abs(lax.stop_gradient(moved[1])), axis=0), state)
+        state, rows = carried
+        moved = tangents.push(state, rows, x)
+        return moved, (jnp.max(jnp.abs(lax.stop_gradient(moved[1])), axis=1), state)
 
     if interval == 1:
-        moved = tangents.push(state, frame, jax.tree.map(lambda x: x[0], xs))
-        return *moved, jnp.zeros((0, frame.shape[1]), frame.dtype), state[None]
-    (moved, frame), (peaks, states) = lax.scan(push, (state, frame), xs, length=interval)
-    return moved, frame, peaks, states
+        moved = tangents.push(state, rows, jax.tree.map(lambda x: x[0], xs))
+        return *moved, jnp.zeros((0, rows.shape[0]), rows.dtype), state[None]
+    (moved, rows), (peaks, states) = lax.scan(push, (state, rows), xs, length=interval)
+    return moved, rows, peaks, states
 
 
 def _check(tangents, check, states, xs, growth, shape):

@@ -390,12 +390,13 @@ def test_a_frame_can_be_given():
 BAD = [
     ({"num_exponents": 5}, ValueError, "num_exponents: received 5, expected 1 to 4"),
     ({"num_exponents": 0}, ValueError, "num_exponents: received 0"),
+    ({"qr_every": np.array([1, 2])}, TypeError, "qr_every"),
     ({"num_exponents": 2.0}, TypeError, "num_exponents: received 2.0"),
     ({"num_warmup": 50}, ValueError, "num_warmup: received 50 for a sequence of 50 steps"),
     ({"num_warmup": -1}, ValueError, "num_warmup: received -1"),
     ({"num_warmup": 1.5}, TypeError, "num_warmup: received 1.5"),
     ({"qr_every": 0}, ValueError, "qr_every: received 0"),
-    ({"qr_every": "often"}, TypeError, "qr_every: received 'often'"),
+    ({"qr_every": "often"}, TypeError, "qr_every .* received 'often'"),
     ({"factorization": "svd"}, ValueError, "factorization: received 'svd'"),
     ({"frame": jnp.ones((4, 4))}, ValueError, "expected orthonormal columns"),
     ({"frame": jnp.eye(3)}, ValueError, "frame: received shape"),
@@ -417,8 +418,34 @@ def test_resume_refuses_what_the_result_holds_itself():
     first = lyapunov_spectrum(system, jnp.ones(3), None, num_steps=50)
     with pytest.raises(ValueError, match="resume: received it with carry, num_exponents"):
         lyapunov_spectrum(system, jnp.ones(3), None, num_steps=50, resume=first, num_exponents=2)
-    with pytest.raises(ValueError, match="resume: received a run of 3 states"):
-        lyapunov_spectrum_of(jnp.ones((5, 4, 4)), resume=first)
+    with pytest.raises(ValueError, match="resume: received a run of a recurrence with 3 states"):
+        lyapunov_spectrum_of(jnp.ones((5, 3, 3)), resume=first)
+    batch = jax.tree.map(lambda a: a[None], first)
+    with pytest.raises(ValueError, match="resume: received a batch of runs"):
+        lyapunov_spectrum(system, None, None, num_steps=50, resume=batch)
+
+
+def test_an_interval_longer_than_the_run_is_cut_to_it():
+    jacobians = chaotic_jacobians(n=3, steps=7)
+    spectrum = lyapunov_spectrum_of(jacobians, qr_every=100)
+    np.testing.assert_allclose(spectrum.exponents, benettin(jacobians, 3), atol=1e-12)
+
+
+def test_the_sum_rule_of_few_exponents_allows_for_its_sample():
+    angles = jax.random.uniform(jax.random.key(0), (2000,)) * 6
+    turns = jnp.stack([jnp.cos(angles), -jnp.sin(angles), jnp.sin(angles), jnp.cos(angles)], 1)
+    sizes = jnp.exp(jax.random.normal(jax.random.key(1), (2000,)))
+    jacobians = sizes[:, None, None] * turns.reshape(2000, 2, 2)
+    spectrum = lyapunov_spectrum_of(jacobians, num_exponents=1, qr_every=1)
+    assert spectrum.sum_rule_residual == 0
+
+
+@pytest.mark.parametrize("num_steps", [50.0, True, "5"])
+def test_a_number_of_steps_that_is_no_integer_is_refused(num_steps):
+    with pytest.raises(TypeError, match="num_steps: received"):
+        lyapunov_spectrum(
+            Recurrence(tanh_step, gaussian(3, 1.0)), jnp.ones(3), None, num_steps=num_steps
+        )
 
 
 @pytest.mark.parametrize("jacobians", [jnp.ones((5, 3, 4)), jnp.ones((3, 3)), jnp.ones((0, 3, 3))])

@@ -6,7 +6,12 @@ import mpmath
 import numpy as np
 import pytest
 
-from jacobian_rnn import log_singular_values_by_lag, product_of, step_jacobians
+from jacobian_rnn import (
+    Recurrence,
+    log_singular_values_by_lag,
+    product_of,
+    step_jacobians,
+)
 
 
 def haar(generator, n):
@@ -122,6 +127,14 @@ def test_spectra_by_lag_are_those_of_the_last_steps(network, name):
     for lag, spectrum in zip(lags, spectra, strict=True):
         expected = product_of(jacobians[12 - lag :]).log_singular_values()
         np.testing.assert_allclose(spectrum, expected, atol=1e-10)
+
+
+def test_lags_of_one_byte_do_not_wrap_around_in_long_sequences():
+    system = Recurrence(lambda p, carry, x: p * carry, jnp.array([0.5, 0.9]))
+    lags = np.array([3, 100], np.uint8)
+    spectra = log_singular_values_by_lag(system, jnp.zeros(2), None, lags=lags, num_steps=300)
+    expected = np.array([3, 100])[:, None] * np.log([0.9, 0.5])
+    np.testing.assert_allclose(spectra, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

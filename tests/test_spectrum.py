@@ -21,6 +21,7 @@ from jacobian_rnn import (
         ([0.5, -0.5, -1.0], 2.0),
         ([0.3, -jnp.inf], 1.0),
         ([-jnp.inf, -jnp.inf], 0.0),
+        ([-1.0, 0.0, 0.5], 2.5),  # in any order
     ],
 )
 def test_kaplan_yorke_dimension(exponents, dimension):
@@ -108,3 +109,11 @@ def test_an_ensemble_separates_members_from_time():
 def test_one_spectrum_is_no_ensemble():
     with pytest.raises(ValueError, match="spectra: received exponents of shape"):
         ensemble_spectrum(newman(0))
+    with pytest.raises(TypeError, match="spectra: received a list"):
+        ensemble_spectrum([newman(0), newman(1)])
+
+
+@pytest.mark.parametrize("level", [95, 0, -0.5])
+def test_a_level_that_is_no_probability_is_refused(level):
+    with pytest.raises(ValueError, match="level: received"):
+        newman(0).interval(level)
