@@ -130,7 +130,7 @@ def test_spectra_by_lag_are_those_of_the_last_steps(network, name):
 
 
 def test_lags_of_one_byte_do_not_wrap_around_in_long_sequences():
-    system = Recurrence(lambda p, carry, x: p * carry, jnp.array([0.5, 0.9]))
+    system = Recurrence(lambda p, carry, _: p * carry, jnp.array([0.5, 0.9]))
     lags = np.array([3, 100], np.uint8)
     spectra = log_singular_values_by_lag(system, jnp.zeros(2), None, lags=lags, num_steps=300)
     expected = np.array([3, 100])[:, None] * np.log([0.9, 0.5])
