@@ -9,7 +9,6 @@ from jacobian_rnn.lyapunov import lyapunov_spectrum, lyapunov_spectrum_of
 from jacobian_rnn.products import (
     JacobianProduct,
     jacobian_product,
-    log_singular_values_by_lag,
     product_of,
 )
 from jacobian_rnn.regimes import (
@@ -22,6 +21,7 @@ from jacobian_rnn.regimes import (
     observe_regime,
     predict_regime,
 )
+from jacobian_rnn.spectra_by_lag import log_singular_values_by_lag
 from jacobian_rnn.spectrum import (
     EnsembleSpectrum,
     Estimate,

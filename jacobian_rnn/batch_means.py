@@ -7,7 +7,6 @@ batches grow past the correlation time if the run does.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import ndtri
@@ -40,17 +39,15 @@ class TimeAverage(NamedTuple):
         mean: per step, `(k,)`.
         covariance: of the mean, `(k, k)`, autocorrelation accounted for; NaN from fewer than two
             batches.
-        batch_correlation: correlation of neighbouring batch means, `(k,)`; near zero once batches
-            are longer than the correlation time.
         drift: mean of the later half minus mean of the earlier, in standard errors of that
             difference, `(k,)`.
         num_batches: number of batches behind the error, int32 `(k,)`.
-        long_enough: there are at least `FEWEST_BATCHES`, and the correlation is below 0.4, `(k,)`.
+        long_enough: there are at least `FEWEST_BATCHES`, and neighbours are correlated by less
+            than 0.4, `(k,)`.
     """
 
     mean: Float[Array, " k"]
     covariance: Float[Array, "k k"]
-    batch_correlation: Float[Array, " k"]
     drift: Float[Array, " k"]
     num_batches: Int[Array, " k"]
     long_enough: Bool[Array, " k"]
@@ -120,11 +117,11 @@ def time_average(batches: BatchMeans) -> TimeAverage:
         Phys. 91 (1989).
     """
     mean = jnp.sum(batches.sums, axis=0) / jnp.maximum(jnp.sum(batches.steps), 1)
-    level = _level(jax.lax.stop_gradient(batches))
+    level = _level(lax.stop_gradient(batches))
     covariance, drift = level.covariance, level.drift
     for _ in range((CAPACITY // FEWEST_BATCHES).bit_length() - 1):
         batches = _merged(batches)
-        coarser = _level(jax.lax.stop_gradient(batches))
+        coarser = _level(lax.stop_gradient(batches))
         wanted = (level.correlation > 0.2) & (coarser.num_batches >= FEWEST_BATCHES)
         level = level._replace(
             variance=jnp.where(wanted, coarser.variance, level.variance),
@@ -138,7 +135,6 @@ def time_average(batches: BatchMeans) -> TimeAverage:
     return TimeAverage(
         mean,
         jnp.where(level.num_batches >= 2, covariance * rescaled[:, None] * rescaled, jnp.nan),
-        level.correlation,
         drift,
         level.num_batches,
         enough & (level.correlation < 0.4),

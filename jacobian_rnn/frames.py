@@ -153,14 +153,14 @@ def _cholesky_qr(columns):
 def descending_order(values: Float[Array, " n"]) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
     """Return the order that sorts values downwards, and its inverse (the rank of each value).
 
-    All pairs are compared, which for hundreds of values is several times faster than a sort. NaN
-    comes first.
+    All pairs are compared: two to four times faster than a sort for up to 64 values, slower beyond
+    two hundred, where it no longer counts beside a QR. NaN comes first.
     """
     values = jnp.where(jnp.isnan(values), jnp.inf, values)
     index = jnp.arange(values.shape[0])
     above = (values[:, None] > values) | ((values[:, None] == values) & (index[:, None] < index))
     ranks = jnp.sum(above, axis=0, dtype=index.dtype)
-    return jnp.zeros_like(index).at[ranks].set(index, unique_indices=True), ranks
+    return _inverse(ranks), ranks
 
 
 def _qr_jvp(factor, primals, tangents):
@@ -183,13 +183,8 @@ _cholesky_qr.defjvp(functools.partial(_qr_jvp, _cholesky_qr))
 
 
 def _inverse(permutation):
-    n = permutation.shape[0]
-    index = jnp.arange(n, dtype=permutation.dtype)
-    if n > 256:
-        return jnp.zeros_like(index).at[permutation].set(index, unique_indices=True)
-    # Comparing all pairs is cheaper than a scatter as long as there are few.
-    found = jnp.where(permutation == index[:, None], index, 0)
-    return jnp.sum(found, axis=1, dtype=permutation.dtype)
+    index = jnp.arange(permutation.shape[0], dtype=permutation.dtype)
+    return jnp.zeros_like(index).at[permutation].set(index, unique_indices=True)
 
 
 @functools.lru_cache(maxsize=32)

@@ -176,7 +176,7 @@ def largest_exponent(
 
     A fixed generic tangent vector is pushed through every step and normalised; the mean of its log
     growth after the warm-up is the finite-time estimate of λ₁ (Benettin et al. 1980). Its bias
-    from the finite time is of order 1/T.
+    from the finite time is of order 1/T. `lyapunov_spectrum` gives more exponents, and error bars.
 
     Args:
         recurrence: the system.

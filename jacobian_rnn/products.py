@@ -5,13 +5,11 @@ conditioned, and all growth and decay in `log_scale`. One QR per step keeps that
 overflows, small singular values survive beside large ones, and memory does not grow with T.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
@@ -30,12 +28,10 @@ from jacobian_rnn.frames import check_frame, generic_frames
 from jacobian_rnn.graded_svd import flushed_exp, graded_singular_values, matmul
 from jacobian_rnn.jacobians import (
     check_jacobians,
-    check_lags,
     check_precision,
     check_system,
     jacobian_of_step,
     ravelled_step,
-    trajectory,
 )
 
 CAUTION = 5  # over a zoo of products, two passes agreed to a twentieth of their error by chance
@@ -235,55 +231,6 @@ def product_of(
     return _product_of(jacobians, frames)
 
 
-def log_singular_values_by_lag(
-    recurrence: Recurrence,
-    carry: PyTree,
-    xs: PyTree,
-    *,
-    lags: Sequence[int],
-    num_steps: int | None = None,
-) -> Float[Array, "lags n"]:
-    """Compute the spectrum of the product of the last `lag` steps, for several lags in one pass.
-
-    This is what backpropagation from the end of the sequence meets `lag` steps before it. The
-    product is extended backwards in time, as (J[T−lag] ··· J[T−1])ᵀ.
-
-    Args:
-        recurrence: the system.
-        carry: initial carry, without batch axis.
-        xs: one sequence, `(time, ...)`; None for a system without input.
-        lags: numbers of steps, each from 0 to T; static. Any order.
-        num_steps: number of steps T where `xs` is None.
-
-    Returns:
-        Log singular values, nats, descending, `(len(lags), n)`, a row for each of `lags`.
-
-    Raises:
-        ValueError: lags that are none, or beyond the sequence; shapes that do not fit; values
-            that are not finite.
-        TypeError: lags that are not integers; float dtypes that differ.
-
-    Cost: one pass over the sequence, and one graded SVD per lag; memory T n for the states and n²
-    per lag.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> def decay(params, carry, x):
-        ...     return params * carry + x
-        >>> system = Recurrence(decay, jnp.array([0.5, 0.1]))
-        >>> xs = jnp.zeros((100, 2))
-        >>> log_values = log_singular_values_by_lag(system, jnp.zeros(2), xs, lags=[1, 10])
-        >>> print((log_values[:, 0] / jnp.log(0.5)).round(2))
-        [ 1. 10.]
-    """
-    carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
-    wanted = check_lags(lags, 0, num_steps)
-    check_precision(ravel_pytree(carry)[0].dtype)
-    ascending, row_of = np.unique(wanted, return_inverse=True)
-    spectra = _log_singular_values_by_lag(recurrence, carry, xs, ascending, num_steps)
-    return spectra[row_of]
-
-
 @partial(jax.jit, static_argnames="num_steps")
 def _jacobian_product(recurrence, carry, xs, frames, num_steps):
     state, unravel = ravel_pytree(carry)
@@ -304,34 +251,6 @@ def _product_of(jacobians, frames):
         return _extended(growing, jacobian), None
 
     return _finished(lax.scan(one_step, _empty(frames), jacobians)[0])
-
-
-@partial(jax.jit, static_argnames="num_steps")
-def _log_singular_values_by_lag(recurrence, carry, xs, lags, num_steps):
-    """Extend (J[T-lag] ··· J[T-1])ᵀ backwards in time and keep it at each of the sorted lags."""
-    unravel = ravel_pytree(carry)[1]
-    jacobian = jacobian_of_step(recurrence, unravel)
-    states = trajectory(recurrence, carry, xs, num_steps=num_steps)
-    n = states.shape[1]
-
-    def one_step(carried, step):
-        form, kept = carried
-        state, x, lag = step
-        form, _, _ = extended(form, jacobian(state, x).T)
-        slot = jnp.searchsorted(lags, lag)
-        slot = jnp.where(lags[slot] == lag, slot, lags.shape[0])
-        here = (form.log_scale + form.rounding, form.right)
-        return (form, jax.tree.map(lambda all_, one: all_.at[slot].set(one), kept, here)), None
-
-    start = identity_form(jnp.asarray(generic_frames(n)[0], states.dtype))
-    kept = jax.tree.map(
-        lambda one: jnp.broadcast_to(one, (lags.shape[0], *one.shape)),
-        (start.log_scale, start.right),
-    )
-    lag_of_step = jnp.arange(num_steps, 0, -1, dtype=lags.dtype)
-    steps = (states[:-1], xs, lag_of_step)
-    (_, kept), _ = lax.scan(one_step, (start, kept), steps, reverse=True)
-    return jax.vmap(_log_singular_values)(*kept)
 
 
 class _Growing(NamedTuple):

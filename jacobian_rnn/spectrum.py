@@ -13,7 +13,7 @@ from jacobian_rnn.tangent_run import TangentRun
 
 
 class Estimate(NamedTuple):
-    """A number and its standard error over time."""
+    """A number and its standard error; what returns it says over what."""
 
     value: Float[Array, ""]
     standard_error: Float[Array, ""]
@@ -105,7 +105,7 @@ class LyapunovSpectrum(NamedTuple):
         return Estimate(*(jnp.where(unknown, jnp.nan, field) for field in dimension))
 
     def estimate(self, function: Callable[[Float[Array, " k"]], Float[Array, ""]]) -> Estimate:
-        """Apply a function to the exponents; propagate their errors over time to first order."""
+        """Apply a function to the exponents and propagate their errors over time to first order."""
         value, gradient = jax.value_and_grad(function)(self.exponents)
         used = gradient != 0
         covariance = jnp.where(used & used[:, None], self.covariance, 0)
