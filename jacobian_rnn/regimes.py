@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.growth import largest_exponent
-from jacobian_rnn.jacobians import check_finite, check_system, trajectory
+from jacobian_rnn.jacobians import check_count, check_finite, check_system, trajectory
 from jacobian_rnn.products import jacobian_product
 
 LOST_DIGITS = 1e-2  # nats: a log gain whose two passes differ by more has lost its digits
@@ -163,9 +163,7 @@ def predict_regime(
     carry, xs = jax.tree.map(jnp.asarray, (carry, xs))
     num_steps = _check_batch(xs, getattr(recurrence, "step", None))
     for name, steps in {"horizon": horizon, "num_warmup": num_warmup or 0}.items():
-        if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
-            msg = f"{name}: received {steps!r}, expected a Python int: a number of steps"
-            raise TypeError(msg)
+        check_count(name, steps)
     if not 1 <= horizon <= num_steps:
         msg = (
             f"horizon: received {horizon} for sequences of {num_steps} steps, expected 1 to "

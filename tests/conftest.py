@@ -26,6 +26,13 @@ def in_float64():
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def without_what_other_modules_compiled():
+    """Free compiled programs: each keeps memory maps, and Linux allows a process 65,530."""
+    yield
+    jax.clear_caches()
+
+
 def randomized(tree, key):
     """Add noise to every parameter, biases included, so that none of them is zero."""
     leaves, structure = jax.tree.flatten(tree)

@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-import mpmath
 import numpy as np
 import pytest
+from chains import exact_logs, haar, known_chain
 
 from jacobian_rnn import (
     Recurrence,
@@ -12,32 +12,6 @@ from jacobian_rnn import (
     product_of,
     step_jacobians,
 )
-
-
-def haar(generator, n):
-    return np.linalg.qr(generator.normal(size=(n, n)))[0]
-
-
-def known_chain(seed, n, num_steps, draw_logs):
-    """Return U_t diag(D_t) U_{t-1}ᵀ with Haar U, and the log singular values of the product."""
-    generator = np.random.default_rng(seed)
-    frame, jacobians, total = haar(generator, n), [], np.zeros(n)
-    for _ in range(num_steps):
-        logs, after = draw_logs(generator), haar(generator, n)
-        jacobians.append((after * np.exp(logs)) @ frame.T)
-        total += logs
-        frame = after
-    return np.stack(jacobians), np.sort(total)[::-1]
-
-
-def exact_logs(jacobians, digits):
-    """Compute log singular values from the dense product in arbitrary precision."""
-    with mpmath.workdps(digits):
-        product = mpmath.eye(jacobians.shape[1])
-        for jacobian in jacobians:
-            product = mpmath.matrix(jacobian.tolist()) * product
-        values = mpmath.svd_r(product, compute_uv=False)
-        return np.array(sorted((float(mpmath.log(value)) for value in values), reverse=True))
 
 
 @pytest.mark.parametrize(

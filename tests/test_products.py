@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from chains import exact_logs, haar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,10 +27,6 @@ def linear(matrix, carry, x):
     return matrix @ carry
 
 
-def haar(generator, n):
-    return np.linalg.qr(generator.normal(size=(n, n)))[0]
-
-
 def graded_chain(seed, n, num_steps, rates):
     """Multiply U_t diag(exp rates) U_{t-1}ᵀ with Haar U: log σ of the product = T · rates."""
     generator = np.random.default_rng(seed)
@@ -37,15 +34,6 @@ def graded_chain(seed, n, num_steps, rates):
     return np.stack(
         [after @ np.diag(np.exp(rates)) @ before.T for before, after in itertools.pairwise(frames)]
     )
-
-
-def exact_logs(jacobians, digits):
-    with mpmath.workdps(digits):
-        product = mpmath.eye(jacobians.shape[1])
-        for jacobian in jacobians:
-            product = mpmath.matrix(jacobian.tolist()) * product
-        values = mpmath.svd_r(product, compute_uv=False)
-        return np.array(sorted((float(mpmath.log(value)) for value in values), reverse=True))
 
 
 @pytest.mark.parametrize(

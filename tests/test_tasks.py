@@ -1,26 +1,15 @@
 """Tests of the tasks: what is shown, what is asked, and what is reached without memory."""
 
 import math
-import sys
-import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_tasks import F32, MAKERS, logits, sampled
 
 from jacobian_rnn import tasks
 
-F32 = jnp.float32
-MAKERS = {
-    "delayed_recall": lambda **options: tasks.delayed_recall(7, num_classes=3, **options),
-    "adding": lambda **options: tasks.adding(15, **options),
-    "copying_memory": lambda **options: tasks.copying_memory(6, **options),
-    "temporal_order_2": lambda **options: tasks.temporal_order(40, **options),
-    "temporal_order_3": lambda **options: tasks.temporal_order(40, num_triggers=3, **options),
-    "sequential_digits": lambda **options: tasks.sequential_digits(3, **options),
-    "permuted_digits": lambda **options: tasks.sequential_digits(3, permuted=True, **options),
-}
 SYNTHETIC = [name for name in MAKERS if "digits" not in name]
 
 
@@ -32,31 +21,6 @@ def task(request):
 @pytest.fixture(params=SYNTHETIC)
 def synthetic_task(request):
     return MAKERS[request.param](dtype=F32)
-
-
-@pytest.fixture(scope="module")
-def digit_images():
-    """Map the bytes of each image to its class, straight from scikit-learn."""
-    from sklearn.datasets import load_digits
-
-    images, classes = load_digits(return_X_y=True)
-    return {image.astype(np.uint8).tobytes(): c for image, c in zip(images, classes, strict=True)}
-
-
-def as_bytes(xs):
-    """Undo the scaling of a batch of digits, blanks dropped."""
-    grey = np.asarray(xs)[:, :64, 0] * 16
-    return [image.astype(np.uint8).tobytes() for image in grey]
-
-
-def sampled(task, split, key, batch_size):
-    if split == "training":
-        return task.sample(key, batch_size)
-    return task.sample_held_out(key, batch_size, split)
-
-
-def logits(classes, num_classes):
-    return jnp.asarray(100 * np.eye(num_classes)[classes], F32)
 
 
 # Solvers: from the inputs alone, in NumPy, as a network with a perfect memory would answer.
@@ -110,15 +74,6 @@ def test_a_perfect_memory_has_skill_one(name, split):
     assert float(tasks.skill(task, answers, targets)) == pytest.approx(1, abs=1e-6)
     assert float(tasks.accuracy(task, answers, targets)) == pytest.approx(1, abs=1e-6)
     np.testing.assert_allclose(tasks.loss(task, answers, targets), 0, atol=1e-6)
-
-
-def test_digits_are_the_labelled_images_of_scikit_learn(digit_images):
-    task = tasks.sequential_digits(3)
-    for split in ("training", "validation", "test"):
-        xs, targets = sampled(task, split, jax.random.key(1), 300)
-        classes = [[digit_images[image]] for image in as_bytes(xs)]
-        answers = logits(np.array(classes), 10)
-        assert float(tasks.skill(task, answers, targets)) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("split", ["training", "validation", "test"])
@@ -302,34 +257,6 @@ def test_temporal_order_has_its_triggers_in_their_windows(num_steps, windows):
     np.testing.assert_array_equal(np.unique(targets), np.arange(2 ** len(windows)))
 
 
-@pytest.mark.parametrize("split", ["training", "validation", "test"])
-def test_digits_are_followed_by_exactly_the_delay_in_zeros(split):
-    xs = np.asarray(sampled(tasks.sequential_digits(20), split, jax.random.key(12), 300).xs)
-    assert not xs[:, 64:].any()
-    assert xs[:, :64].min() == 0
-    assert xs[:, :64].max() == 1
-    without_delay = sampled(tasks.sequential_digits(0), split, jax.random.key(12), 300).xs
-    np.testing.assert_array_equal(without_delay, xs[:, :64])
-
-
-def test_the_pixel_permutation_is_one_and_the_same_for_all_images_and_splits():
-    plain, permuted = (tasks.sequential_digits(2, permuted=p) for p in (False, True))
-    orders = []
-    for split, size in (("training", 3000), ("validation", 359), ("test", 359)):
-        xs = np.asarray(sampled(plain, split, jax.random.key(13), size).xs)[:, :64, 0]
-        ys = np.asarray(sampled(permuted, split, jax.random.key(13), size).xs)[:, :64, 0]
-        columns = {column.tobytes(): i for i, column in enumerate(xs.T) if column.any()}
-        # Pixels that are blank in every image cannot be told apart.
-        orders.append([columns.get(c.tobytes()) if c.any() else None for c in ys.T])
-        seen = [i for i in orders[-1] if i is not None]
-        assert len(seen) == len(set(seen)) == len(columns) > 55
-    known = [{i for i in sources if i is not None} for sources in zip(*orders, strict=True)]
-    assert all(len(sources) <= 1 for sources in known)
-    order = [i for sources in known for i in sources]
-    assert len(order) == len(set(order))
-    assert order != sorted(order)
-
-
 # Held-out data
 
 
@@ -341,49 +268,6 @@ def test_one_key_gives_different_sequences_in_every_split(synthetic_task, key):
     assert not seen[0] & seen[1]
     assert not seen[0] & seen[2]
     assert not seen[1] & seen[2]
-
-
-def test_digit_splits_are_disjoint_and_together_are_all_images(digit_images):
-    task = tasks.sequential_digits(0)
-    training = set(as_bytes(task.sample(jax.random.key(14), 30_000).xs))
-    held_out = [
-        as_bytes(task.sample_held_out(jax.random.key(14), 359, s).xs)
-        for s in ("validation", "test")
-    ]
-    validation, test = map(set, held_out)
-    assert (len(training), len(validation), len(test)) == (1079, 359, 359)
-    assert not training & validation
-    assert not training & test
-    assert not validation & test
-    assert training | validation | test == set(digit_images)
-    assert len(digit_images) == 1797
-
-
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_digit_splits_are_stratified(split):
-    targets = tasks.sequential_digits(0).sample_held_out(jax.random.key(0), 359, split).targets
-    counts = np.bincount(targets[:, 0], minlength=10)
-    totals = np.array([178, 182, 177, 183, 181, 182, 181, 179, 174, 180])
-    np.testing.assert_allclose(counts, totals / 5, atol=1)
-
-
-def test_the_digit_split_and_the_permutation_never_change():
-    """Published numbers depend on them: a new NumPy or scikit-learn must not move an image."""
-    checksums = []
-    for permuted in (False, True):
-        task = tasks.sequential_digits(0, permuted=permuted)
-        for split in ("validation", "test"):
-            images = as_bytes(task.sample_held_out(jax.random.key(0), 359, split).xs)
-            checksums.append(zlib.crc32(b"".join(sorted(images))))
-    assert checksums == [2993357263, 1257185490, 689872701, 4191042377]
-
-
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_held_out_digits_come_without_replacement_and_in_an_order_set_by_the_key(split):
-    task = tasks.sequential_digits(0)
-    draws = [as_bytes(task.sample_held_out(jax.random.key(k), 100, split).xs) for k in (0, 1)]
-    assert [len(set(draw)) for draw in draws] == [100, 100]
-    assert draws[0] != draws[1]
 
 
 # Baselines
@@ -461,85 +345,6 @@ def test_baselines_of_temporal_order_and_recall():
         assert task.baseline_accuracy == 1 / num_classes
 
 
-def test_digit_baseline_is_that_of_class_frequencies_learned_in_training(digit_images):
-    task = tasks.sequential_digits(0)
-    held_out = [
-        np.asarray(task.sample_held_out(jax.random.key(0), 359, s).targets)[:, 0]
-        for s in ("validation", "test")
-    ]
-    all_counts = np.bincount(list(digit_images.values()))
-    counts = all_counts - np.bincount(np.concatenate(held_out))
-    frequencies = counts / counts.sum()
-    constant = np.broadcast_to(np.log(frequencies), (718, 1, 10))
-    targets = jnp.asarray(np.concatenate(held_out))[:, None]
-    accuracy = tasks.accuracy(task, jnp.asarray(constant, F32), targets)
-    assert float(accuracy) == pytest.approx(task.baseline_accuracy, rel=1e-6)
-    assert task.baseline_loss == pytest.approx(-frequencies @ np.log(frequencies))
-    assert math.log(10) - 1e-3 < task.baseline_loss < math.log(10)
-
-
-# Scores
-
-
-def test_cross_entropy_is_the_mean_negative_log_softmax_over_scored_steps():
-    task = tasks.copying_memory(2, length=2, num_symbols=3)
-    targets = task.sample(jax.random.key(19), 7).targets
-    predictions = np.random.default_rng(0).normal(size=(7, 6, 4))
-    expected = []
-    for sequence, classes in zip(predictions, np.asarray(targets), strict=True):
-        softmax = np.exp(sequence) / np.exp(sequence).sum(1, keepdims=True)
-        expected.append(-np.log([p[c] for p, c in zip(softmax, classes, strict=True)]).mean())
-    result = tasks.loss(task, jnp.asarray(predictions, F32), targets)
-    np.testing.assert_allclose(result, expected, rtol=1e-5)
-
-
-def test_squared_error_and_its_accuracy_and_skill_by_hand():
-    task = tasks.adding(10)
-    targets = jnp.ones((4, 1, 1), F32)
-    predictions = targets + jnp.array([0.0, 0.039, -0.041, 1.0], F32)[:, None, None]
-    squares = [0, 0.039**2, 0.041**2, 1]
-    np.testing.assert_allclose(tasks.loss(task, predictions, targets), squares, rtol=1e-4)
-    assert float(tasks.accuracy(task, predictions, targets)) == 0.5
-    skill = float(tasks.skill(task, predictions, targets))
-    assert skill == pytest.approx(1 - 6 * np.mean(squares), rel=1e-4)
-
-
-def test_classification_accuracy_and_skill_by_hand():
-    task = tasks.delayed_recall(3)
-    predictions = logits(np.array([[0], [1], [2], [0]]), 4)
-    targets = jnp.array([[0], [1], [3], [3]], jnp.int32)
-    assert float(tasks.accuracy(task, predictions, targets)) == 0.5
-    assert float(tasks.skill(task, predictions, targets)) == pytest.approx(1 / 3)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_non_finite_predictions_are_never_correct(task, value):
-    targets = task.sample(jax.random.key(20), 5).targets
-    shape = (5, task.num_scored_steps, task.output_size)
-    predictions = jnp.full(shape, value, F32)
-    assert float(tasks.accuracy(task, predictions, targets)) == 0
-    assert not float(tasks.skill(task, predictions, targets)) >= 0
-    assert not np.any(np.isfinite(tasks.loss(task, predictions, targets)))
-
-
-@pytest.mark.parametrize("name", ["adding", "copying_memory"])
-def test_scores_are_the_same_under_jit_and_the_loss_has_a_gradient(name):
-    task = MAKERS[name](dtype=F32)
-    targets = task.sample(jax.random.key(21), 5).targets
-    shape = (5, task.num_scored_steps, task.output_size)
-    predictions = jax.random.normal(jax.random.key(22), shape, F32)
-
-    def scores(predictions):
-        return [
-            score(task, predictions, targets) for score in (tasks.loss, tasks.accuracy, tasks.skill)
-        ]
-
-    for plain, compiled in zip(scores(predictions), jax.jit(scores)(predictions), strict=True):
-        np.testing.assert_allclose(compiled, plain, rtol=1e-5, atol=1e-6)
-    gradient = jax.grad(lambda p: tasks.loss(task, p, targets).sum())(predictions)
-    assert np.all(np.any(np.asarray(gradient) != 0, axis=(1, 2)))
-
-
 # Errors
 
 
@@ -580,29 +385,3 @@ def test_bad_batch_sizes_and_splits_are_named(task):
         task.sample_held_out(key, 0, "test")
     with pytest.raises(ValueError, match=r"split is 'training', expected .*task\.sample"):
         task.sample_held_out(key, 1, "training")
-
-
-def test_more_held_out_digits_than_there_are_is_an_error():
-    task = tasks.sequential_digits(0)
-    with pytest.raises(ValueError, match="batch_size is 360, but the test split has 359 images"):
-        task.sample_held_out(jax.random.key(0), 360, "test")
-
-
-def test_a_missing_scikit_learn_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r'pip install "jacobian_rnn\[experiments\]"'):
-        tasks.sequential_digits(0)
-
-
-@pytest.mark.parametrize("score", [tasks.loss, tasks.accuracy, tasks.skill])
-def test_shapes_that_are_not_those_of_the_task_are_refused(score):
-    task = tasks.adding(10)
-    good = jnp.ones((3, 1, 1), F32)
-    for bad in (jnp.ones((3, 10, 1), F32), jnp.ones((3, 1, 2), F32)):
-        with pytest.raises(ValueError, match=r"but adding expects \(3, 1, 1\) and \(3, 1, 1\)"):
-            score(task, bad, bad)
-    with pytest.raises(ValueError, match=r"shapes \(3, 1, 1\) and \(3, 1\), but adding expects"):
-        score(task, good, jnp.ones((3, 1), jnp.int32))
-    one_hot = jnp.ones((3, 1, 4), F32)
-    with pytest.raises(ValueError, match=r"but delayed_recall expects \(3, 1, 4\) and \(3, 1\)"):
-        score(tasks.delayed_recall(3), one_hot, one_hot)

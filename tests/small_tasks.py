@@ -1,0 +1,27 @@
+"""Small tasks to test on, their data by the name of the split, and answers to them."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jacobian_rnn import tasks
+
+F32 = jnp.float32
+MAKERS = {
+    "delayed_recall": lambda **options: tasks.delayed_recall(7, num_classes=3, **options),
+    "adding": lambda **options: tasks.adding(15, **options),
+    "copying_memory": lambda **options: tasks.copying_memory(6, **options),
+    "temporal_order_2": lambda **options: tasks.temporal_order(40, **options),
+    "temporal_order_3": lambda **options: tasks.temporal_order(40, num_triggers=3, **options),
+    "sequential_digits": lambda **options: tasks.sequential_digits(3, **options),
+    "permuted_digits": lambda **options: tasks.sequential_digits(3, permuted=True, **options),
+}
+
+
+def sampled(task, split, key, batch_size):
+    if split == "training":
+        return task.sample(key, batch_size)
+    return task.sample_held_out(key, batch_size, split)
+
+
+def logits(classes, num_classes):
+    return jnp.asarray(100 * np.eye(num_classes)[classes], F32)
