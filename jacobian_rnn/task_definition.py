@@ -141,7 +141,7 @@ def streams_of(generate: Callable[[Key[Array, ""], int], Batch]) -> tuple[Callab
     return sample, sample_held_out
 
 
-def check_at_least(minimum: float, **values: object) -> None:
+def check_at_least(minimum: int, **values: object) -> None:
     """Raise where a named count is no integer (TypeError) or below its minimum (ValueError)."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
