@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, PyTree
 
 from jacobian_rnn import closed_form
+from jacobian_rnn.closed_form import ClosedForm, StackClosedForm
 
 
 def last_array(carry: PyTree) -> Array:
@@ -182,7 +183,12 @@ def stack(*recurrences: Recurrence) -> Recurrence:
     steps = tuple(recurrence.step for recurrence in recurrences)
     outputs = tuple(recurrence.output for recurrence in recurrences)
     params = tuple(recurrence.params for recurrence in recurrences)
-    return Recurrence(StackStep(steps, outputs), params, output=StackOutput(outputs[-1]))
+    forms = tuple(recurrence.jacobian for recurrence in recurrences)
+    closed = all(map(_shows_the_end, outputs)) and all(
+        isinstance(form, ClosedForm | StackClosedForm) for form in forms
+    )
+    jacobian = StackClosedForm(forms, steps, outputs) if closed else None
+    return Recurrence(StackStep(steps, outputs), params, jacobian, StackOutput(outputs[-1]))
 
 
 def has_batch_axis(step: Callable, carry: PyTree) -> bool:
@@ -242,6 +248,13 @@ class StackOutput:
     def __call__(self, carry):
         """Return what the highest layer shows of its carry."""
         return self.output(carry[-1])
+
+
+def _shows_the_end(output: Callable) -> bool:
+    """Say whether an output is the end of the ravelled carry."""
+    while isinstance(output, StackOutput):
+        output = output.output
+    return output is last_array
 
 
 def _num_feature_axes(cell: Any) -> int | None:

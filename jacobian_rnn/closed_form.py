@@ -1,197 +1,349 @@
-"""Hand-derived step Jacobians of Flax cells: ∂state'/∂state, rows are outputs.
+"""Hand-derived step Jacobians of Flax cells: ∂state'/∂state and ∂state'/∂x, rows are outputs.
 
-Each formula was derived from the equations that Flax computes. A cell whose gate or activation
-function is not the one that its formula describes has no entry here, and is differentiated
-automatically instead. To add a cell: write its `jacobian(params, carry, x)` and enter it in
-`LINEN` or `NNX`.
+Each formula was derived from the equations that Flax computes. A cell with a gate or activation
+function that is not known to act on each unit alone has no entry here, and is differentiated
+automatically instead. To add a cell: write its formula, how its weights are found among its
+parameters, and enter both in `LINEN` or `NNX`.
 
 Notation: a kernel has shape (inputs, outputs), so the matrix that acts on a column is its
-transpose; σ' = σ(1 − σ), tanh' = 1 − tanh².
+transpose; φ is the activation function, σ that of the gates, a prime on either its slope.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 from flax.nnx.nn import dtypes
+from jaxtyping import Array, Float
 
-Jacobian = Callable[[Any, Any, Any], jax.Array]
+from jacobian_rnn.gated_jacobian import GatedJacobian, StackJacobian
+
+Kernels = tuple[Float[Array, "rows units"], ...]
+
+# Functions of each unit alone: their slopes are all of their derivative.
+ELEMENTWISE = frozenset(
+    {
+        jnp.tanh,
+        jax.nn.tanh,
+        jnp.sin,
+        jax.nn.sigmoid,
+        jax.nn.hard_sigmoid,
+        jax.nn.relu,
+        jax.nn.relu6,
+        jax.nn.leaky_relu,
+        jax.nn.elu,
+        jax.nn.selu,
+        jax.nn.celu,
+        jax.nn.gelu,
+        jax.nn.silu,
+        jax.nn.hard_silu,
+        jax.nn.hard_tanh,
+        jax.nn.soft_sign,
+        jax.nn.softplus,
+        jax.nn.log_sigmoid,
+        jax.nn.identity,
+    }
+)
 
 
-def of_linen(cell: nn.Module) -> Jacobian | None:
+@dataclasses.dataclass(frozen=True)
+class ClosedForm:
+    """The closed-form Jacobian of a cell; equal for equal cells.
+
+    Attributes:
+        formula: `(weights, carry, x, gate_fn, activation_fn) -> GatedJacobian`.
+        weights: `params -> Weights`.
+        gate_fn: σ.
+        activation_fn: φ.
+    """
+
+    formula: Callable[..., GatedJacobian]
+    weights: Callable[[Any], "Weights"]
+    gate_fn: Callable = jax.nn.sigmoid
+    activation_fn: Callable = jnp.tanh
+
+    def parts(self, params: Any, carry: Any, x: Any) -> GatedJacobian:
+        """Return the parts of the Jacobian of one step."""
+        return self.formula(self.weights(params), carry, x, self.gate_fn, self.activation_fn)
+
+    def __call__(self, params: Any, carry: Any, x: Any) -> Float[Array, "n n"]:
+        """Return ∂state'/∂state."""
+        return self.parts(params, carry, x).dense()
+
+
+@dataclasses.dataclass(frozen=True)
+class StackClosedForm:
+    """The closed-form Jacobian of layers on top of each other; equal for equal layers.
+
+    Attributes:
+        layers: the closed form of each layer, lowest first.
+        steps: `step(params, carry, x) -> carry` of each layer.
+        outputs: what each layer shows of its carry: the end of its state.
+    """
+
+    layers: tuple["ClosedForm | StackClosedForm", ...]
+    steps: tuple[Callable, ...]
+    outputs: tuple[Callable, ...]
+
+    def parts(self, params: Any, carry: Any, x: Any) -> StackJacobian:
+        """Return the Jacobians of all layers at one step."""
+        parts = []
+        for layer, step, output, p, c in zip(
+            self.layers, self.steps, self.outputs, params, carry, strict=True
+        ):
+            own = layer.parts(p, c, x)
+            parts += own.layers if isinstance(own, StackJacobian) else [own]
+            x = output(step(p, c, x))
+        return StackJacobian(tuple(parts))
+
+    def __call__(self, params: Any, carry: Any, x: Any) -> Float[Array, "n n"]:
+        """Return ∂state'/∂state."""
+        return self.parts(params, carry, x).dense()
+
+
+class Weights(NamedTuple):
+    """The weights of a cell gate by gate, each tuple in the order that its formula names.
+
+    Attributes:
+        inputs: kernels `(inputs, N)` that read the input.
+        recurrent: kernels `(N, N)` that read h.
+        biases: `(N,)`, of the sum of both.
+        read_bias: `(N,)`, added to what the last recurrent kernel reads before a gate scales it;
+            zero where there is none.
+    """
+
+    inputs: Kernels
+    recurrent: Kernels
+    biases: tuple[Float[Array, " units"], ...]
+    read_bias: Float[Array, " units"] | float = 0.0
+
+
+def of_linen(cell: nn.Module) -> ClosedForm | None:
     """Return the closed-form Jacobian of a linen cell, or None where there is none.
 
     Args:
-        cell: a linen cell; its class, activations and dtype decide.
+        cell: a linen cell; its class, functions and dtype decide.
 
     Returns:
-        `jacobian(variables, carry, x) -> (n, n)`, or None.
+        The closed form, called as `jacobian(variables, carry, x) -> (n, n)`, or None.
     """
-    jacobian = LINEN.get(type(cell))
-    return jacobian if jacobian is not None and _is_described(cell, nn.sigmoid, nn.tanh) else None
+    return _of(cell, LINEN)
 
 
-def of_nnx(cell: nnx.Module) -> Jacobian | None:
+def of_nnx(cell: nnx.Module) -> ClosedForm | None:
     """Return the closed-form Jacobian of an nnx cell, or None where there is none.
 
     Args:
-        cell: an nnx cell; its class, activations and dtype decide.
+        cell: an nnx cell; its class, functions and dtype decide.
 
     Returns:
-        `jacobian(params, carry, x) -> (n, n)`, or None.
+        The closed form, called as `jacobian(params, carry, x) -> (n, n)`, or None.
     """
-    jacobian = NNX.get(type(cell))
     standard = getattr(cell, "promote_dtype", None) is dtypes.promote_dtype
-    described = standard and _is_described(cell, nnx.sigmoid, nnx.tanh)
-    return jacobian if jacobian is not None and described else None
+    return _of(cell, NNX) if standard else None
 
 
-def _is_described(cell, gate_fn, activation_fn):
-    return (
-        getattr(cell, "gate_fn", gate_fn) is gate_fn
-        and cell.activation_fn is activation_fn
-        and not getattr(cell, "residual", False)
-        and cell.dtype in (None, cell.param_dtype)
-    )
+def _of(cell, registry):
+    if type(cell) not in registry or cell.dtype not in (None, cell.param_dtype):
+        return None
+    formula, weights = registry[type(cell)]
+    gate_fn = getattr(cell, "gate_fn", jax.nn.sigmoid)
+    activation_fn = cell.activation_fn
+    if not {gate_fn, activation_fn} <= ELEMENTWISE:
+        return None
+    if getattr(cell, "residual", False):
+        formula = residual_simple
+    if not getattr(cell, "reset_gate", True):
+        formula = mgu_without_reset
+    return ClosedForm(formula, weights, gate_fn, activation_fn)
 
 
-def simple(kernel_x, kernel_h, bias, carry, x):
-    """J = diag(1 − h'²) W of h' = tanh(U x + W h + b)."""
-    new = jnp.tanh(x @ kernel_x + carry @ kernel_h + bias)
-    return (1 - new**2)[:, None] * kernel_h.T
+def simple(weights, carry, x, gate_fn, activation_fn):
+    """J = diag(φ') W of h' = φ(U x + W h + b)."""
+    del gate_fn
+    (pre,) = _pre_activations(weights, carry, x)
+    slopes = [_with_slope(activation_fn, pre)[1]]
+    return _of_one_part(weights, jnp.zeros_like(carry), slopes, slopes)
 
 
-def lstm(kernels_x, kernels_h, biases, carry, x):
-    """J = [[diag f, A], [S diag f, B + S A]] for the state (c, h); gates in the order i, f, g, o.
+def residual_simple(weights, carry, x, gate_fn, activation_fn):
+    """J = diag(φ') (W + 1) of h' = φ(U x + W h + b + h)."""
+    shifted = weights._replace(biases=(weights.biases[0] + carry,))
+    parts = simple(shifted, carry, x, gate_fn, activation_fn)
+    return parts._replace(diagonals=parts.slopes)
 
-    With c' = f c + i g and h' = o tanh c':
-    A = diag(c f') W_f + diag(g i') W_i + diag(i g') W_g, B = diag(tanh(c') o') W_o,
-    S = diag(o tanh'(c')).
+
+def lstm(weights, carry, x, gate_fn, activation_fn):
+    """J = [[1, 0], [diag s, 1]] [[diag f, A], [0, B]]; state (c, h), gates in the order i, f, g, o.
+
+    With c' = f c + i g and h' = o φ(c'):
+    A = diag(g i') W_i + diag(c f') W_f + diag(i g') W_g, B = diag(φ(c') o') W_o, s = o φ'(c').
     """
     c, h = carry
-    pre = [x @ u + h @ w + b for u, w, b in zip(kernels_x, kernels_h, biases, strict=True)]
-    i, f, g, o = (
-        jax.nn.sigmoid(pre[0]),
-        jax.nn.sigmoid(pre[1]),
-        jnp.tanh(pre[2]),
-        jax.nn.sigmoid(pre[3]),
+    pre_i, pre_f, pre_g, pre_o = _pre_activations(weights, h, x)
+    (i, i_slope), (f, f_slope), (o, o_slope) = (
+        _with_slope(gate_fn, pre) for pre in (pre_i, pre_f, pre_o)
     )
-    w_i, w_f, w_g, w_o = (kernel.T for kernel in kernels_h)
-    tanh_c = jnp.tanh(f * c + i * g)
-    a = (
-        (c * f * (1 - f))[:, None] * w_f
-        + (g * i * (1 - i))[:, None] * w_i
-        + (i * (1 - g**2))[:, None] * w_g
+    g, g_slope = _with_slope(activation_fn, pre_g)
+    shown, shown_slope = _with_slope(activation_fn, f * c + i * g)
+    none = jnp.zeros_like(c)
+    slopes = jnp.stack(
+        [
+            jnp.stack([g * i_slope, c * f_slope, i * g_slope, none]),
+            jnp.stack([none, none, none, shown * o_slope]),
+        ]
     )
-    s = o * (1 - tanh_c**2)
-    b = (tanh_c * o * (1 - o))[:, None] * w_o
-    return jnp.block([[jnp.diag(f), a], [jnp.diag(s * f), b + s[:, None] * a]])
+    return GatedJacobian(
+        diagonals=jnp.stack([jnp.stack([f, none]), jnp.stack([none, none])]),
+        slopes=slopes,
+        kernels=weights.recurrent,
+        input_slopes=slopes,
+        input_kernels=weights.inputs,
+        mixing=o * shown_slope,
+    )
 
 
-def gru(kernels_x, kernels_h, biases_x, bias_hn, carry, x):
+def gru(weights, carry, x, gate_fn, activation_fn):
     """J = diag z + diag((h − n) z') W_z + diag((1 − z) n') [diag r W_n + diag(m r') W_r].
 
-    For h' = (1 − z) n + z h, n = tanh(U_n x + b_n + r m), m = W_n h + b_hn; gates in the order
-    r, z, n.
+    For h' = (1 − z) n + z h, n = φ(U_n x + b_n + r m), m = W_n h + b_hn; gates in the order r, z,
+    n. What reads the input has no r before U_n.
     """
     h = carry
-    from_x = [x @ u + b for u, b in zip(kernels_x, biases_x, strict=True)]
-    r, z = (jax.nn.sigmoid(from_x[k] + h @ kernels_h[k]) for k in (0, 1))
-    m = h @ kernels_h[2] + bias_hn
-    n = jnp.tanh(from_x[2] + r * m)
-    w_r, w_z, w_n = (kernel.T for kernel in kernels_h)
-    candidate = r[:, None] * w_n + (m * r * (1 - r))[:, None] * w_r
-    return (
-        jnp.diag(z)
-        + ((h - n) * z * (1 - z))[:, None] * w_z
-        + ((1 - z) * (1 - n**2))[:, None] * candidate
+    read = h @ weights.recurrent[2] + weights.read_bias
+    from_x = x @ weights.inputs[2] + weights.biases[2]
+    pre_r, pre_z = _pre_activations(weights, h, x, num_gates=2)
+    (r, r_slope), (z, z_slope) = _with_slope(gate_fn, pre_r), _with_slope(gate_fn, pre_z)
+    n, n_slope = _with_slope(activation_fn, from_x + r * read)
+    new = (1 - z) * n_slope
+    to_r, to_z = new * read * r_slope, (h - n) * z_slope
+    return _of_one_part(weights, z, [to_r, to_z, new * r], [to_r, to_z, new])
+
+
+def mgu(weights, carry, x, gate_fn, activation_fn):
+    """J = diag f + diag((h − n) f') W_f + diag((1 − f) n') [diag f W_n + diag(m f') W_f].
+
+    For h' = (1 − f) n + f h, n = φ(U_n x + b_n + f m), m = W_n h + b_hn; gates in the order f, n.
+    """
+    h = carry
+    read = h @ weights.recurrent[1] + weights.read_bias
+    from_x = x @ weights.inputs[1] + weights.biases[1]
+    (pre_f,) = _pre_activations(weights, h, x, num_gates=1)
+    f, f_slope = _with_slope(gate_fn, pre_f)
+    n, n_slope = _with_slope(activation_fn, from_x + f * read)
+    new = (1 - f) * n_slope
+    to_f = (h - n + new * read) * f_slope
+    return _of_one_part(weights, f, [to_f, new * f], [to_f, new])
+
+
+def mgu_without_reset(weights, carry, x, gate_fn, activation_fn):
+    """J = diag f + diag((h − n) f') W_f + diag((1 − f) n') W_n; n = φ(U_n x + W_n h + b_n)."""
+    h = carry
+    pre_f, pre_n = _pre_activations(weights, h, x)
+    f, f_slope = _with_slope(gate_fn, pre_f)
+    n, n_slope = _with_slope(activation_fn, pre_n)
+    slopes = [(h - n) * f_slope, (1 - f) * n_slope]
+    return _of_one_part(weights, f, slopes, slopes)
+
+
+def _of_one_part(weights, diagonal, slopes, input_slopes):
+    return GatedJacobian(
+        diagonals=diagonal[None, None],
+        slopes=jnp.stack(slopes)[None],
+        kernels=weights.recurrent,
+        input_slopes=jnp.stack(input_slopes)[None],
+        input_kernels=weights.inputs,
     )
 
 
-def _linen_simple(variables, carry, x):
+def _pre_activations(weights, h, x, num_gates=None):
+    gates = zip(weights.inputs, weights.recurrent, weights.biases, strict=True)
+    return [x @ u + h @ w + b for u, w, b in list(gates)[:num_gates]]
+
+
+def _with_slope(function, pre):
+    """Return the values of a function of each unit alone, and its slopes there."""
+    return jax.jvp(function, (pre,), (jnp.ones_like(pre),))
+
+
+def _linen_simple(variables):
     p = variables["params"]
-    return simple(p["i"]["kernel"], p["h"]["kernel"], p["i"]["bias"], carry, x)
+    return Weights((p["i"]["kernel"],), (p["h"]["kernel"],), (p["i"]["bias"],))
 
 
-def _linen_lstm(variables, carry, x):
+def _linen_lstm(variables):
+    return _linen_gates(variables, "ifgo", bias_of="h")
+
+
+def _linen_gru(variables):
+    weights = _linen_gates(variables, "rzn", bias_of="i")
+    return weights._replace(read_bias=variables["params"]["hn"]["bias"])
+
+
+def _linen_mgu(variables):
+    weights = _linen_gates(variables, "fn", bias_of="i")
+    # Without a reset gate there is no bias here.
+    return weights._replace(read_bias=variables["params"]["hn"].get("bias", 0.0))
+
+
+def _linen_gates(variables, gates, bias_of):
     p = variables["params"]
-    gates = "ifgo"
-    return lstm(
-        [p["i" + gate]["kernel"] for gate in gates],
-        [p["h" + gate]["kernel"] for gate in gates],
-        [p["h" + gate]["bias"] for gate in gates],
-        carry,
-        x,
+    return Weights(
+        tuple(p["i" + gate]["kernel"] for gate in gates),
+        tuple(p["h" + gate]["kernel"] for gate in gates),
+        tuple(p[bias_of + gate]["bias"] for gate in gates),
     )
 
 
-def _linen_gru(variables, carry, x):
-    p = variables["params"]
-    gates = "rzn"
-    return gru(
-        [p["i" + gate]["kernel"] for gate in gates],
-        [p["h" + gate]["kernel"] for gate in gates],
-        [p["i" + gate]["bias"] for gate in gates],
-        p["hn"]["bias"],
-        carry,
-        x,
+def _nnx_simple(p):
+    return Weights((p["dense_i"]["kernel"],), (p["dense_h"]["kernel"],), (p["dense_i"]["bias"],))
+
+
+def _nnx_lstm(p):
+    return Weights(
+        tuple(p[gate]["kernel"] for gate in ("ii", "if_", "ig", "io")),
+        tuple(p[gate]["kernel"] for gate in ("hi", "hf", "hg", "ho")),
+        tuple(p[gate]["bias"] for gate in ("hi", "hf", "hg", "ho")),
     )
 
 
-def _nnx_simple(p, carry, x):
-    dense_i, dense_h = p["dense_i"], p["dense_h"]
-    return simple(dense_i["kernel"], dense_h["kernel"], dense_i["bias"], carry, x)
-
-
-def _nnx_lstm(p, carry, x):
-    return lstm(
-        [p[gate]["kernel"] for gate in ("ii", "if_", "ig", "io")],
-        [p[gate]["kernel"] for gate in ("hi", "hf", "hg", "ho")],
-        [p[gate]["bias"] for gate in ("hi", "hf", "hg", "ho")],
-        carry,
-        x,
+def _nnx_optimized_lstm(p):
+    return Weights(
+        tuple(jnp.split(p["dense_i"]["kernel"], 4, axis=1)),
+        tuple(jnp.split(p["dense_h"]["kernel"], 4, axis=1)),
+        tuple(jnp.split(p["dense_h"]["bias"], 4)),
     )
 
 
-def _nnx_optimized_lstm(p, carry, x):
-    return lstm(
-        jnp.split(p["dense_i"]["kernel"], 4, axis=1),
-        jnp.split(p["dense_h"]["kernel"], 4, axis=1),
-        jnp.split(p["dense_h"]["bias"], 4),
-        carry,
-        x,
-    )
-
-
-def _nnx_gru(p, carry, x):
+def _nnx_gru(p):
+    biases = jnp.split(p["dense_i"]["bias"], 3)
+    read_bias = 0.0
     # This class has no bias b_hn; one that a future Flax may add is found under "dense_h".
-    bias_h = (
-        p["dense_h"]["bias"] if "bias" in p["dense_h"] else jnp.zeros_like(p["dense_i"]["bias"])
-    )
-    biases_h = jnp.split(bias_h, 3)
-    biases_x = jnp.split(p["dense_i"]["bias"], 3)
-    return gru(
-        jnp.split(p["dense_i"]["kernel"], 3, axis=1),
-        jnp.split(p["dense_h"]["kernel"], 3, axis=1),
-        [biases_x[0] + biases_h[0], biases_x[1] + biases_h[1], biases_x[2]],
-        biases_h[2],
-        carry,
-        x,
+    if "bias" in p["dense_h"]:
+        more_r, more_z, read_bias = jnp.split(p["dense_h"]["bias"], 3)
+        biases[:2] = [biases[0] + more_r, biases[1] + more_z]
+    return Weights(
+        tuple(jnp.split(p["dense_i"]["kernel"], 3, axis=1)),
+        tuple(jnp.split(p["dense_h"]["kernel"], 3, axis=1)),
+        tuple(biases),
+        read_bias,
     )
 
 
-LINEN: dict[type, Jacobian] = {
-    nn.SimpleCell: _linen_simple,
-    nn.LSTMCell: _linen_lstm,
-    nn.OptimizedLSTMCell: _linen_lstm,
-    nn.GRUCell: _linen_gru,
+LINEN: dict[type, tuple[Callable, Callable[[Any], Weights]]] = {
+    nn.SimpleCell: (simple, _linen_simple),
+    nn.LSTMCell: (lstm, _linen_lstm),
+    nn.OptimizedLSTMCell: (lstm, _linen_lstm),
+    nn.GRUCell: (gru, _linen_gru),
+    nn.MGUCell: (mgu, _linen_mgu),
 }
-NNX: dict[type, Jacobian] = {
-    nnx.SimpleCell: _nnx_simple,
-    nnx.LSTMCell: _nnx_lstm,
-    nnx.OptimizedLSTMCell: _nnx_optimized_lstm,
-    nnx.GRUCell: _nnx_gru,
+NNX: dict[type, tuple[Callable, Callable[[Any], Weights]]] = {
+    nnx.SimpleCell: (simple, _nnx_simple),
+    nnx.LSTMCell: (lstm, _nnx_lstm),
+    nnx.OptimizedLSTMCell: (lstm, _nnx_optimized_lstm),
+    nnx.GRUCell: (gru, _nnx_gru),
 }

@@ -118,16 +118,17 @@ def test_linen_and_nnx_cells_with_the_same_weights_have_the_same_jacobians_and_p
     )
 
 
-def hard_tanh(x):
+def clipped(x):
     return jnp.clip(x, -1, 1)
 
 
 @pytest.mark.parametrize(
     "cell",
     [
-        nn.SimpleCell(3, activation_fn=hard_tanh),
-        nn.GRUCell(3, gate_fn=nn.hard_sigmoid),
+        nn.SimpleCell(3, activation_fn=clipped),
+        nn.GRUCell(3, gate_fn=nn.softmax),
         nn.LSTMCell(3, dtype=jnp.bfloat16),
+        nn.MGUCell(3, activation_fn=nn.standardize),
     ],
 )
 def test_a_cell_that_the_closed_form_does_not_describe_has_none(cell):
