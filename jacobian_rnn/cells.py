@@ -9,17 +9,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 from jaxtyping import Array, PyTree
 
 from jacobian_rnn import closed_form
-from jacobian_rnn.closed_form import ClosedForm, StackClosedForm
+from jacobian_rnn.closed_form import StackClosedForm
 
 
 def last_array(carry: PyTree) -> Array:
     """Return the last array of a carry: h of a plain cell, and of an LSTM's (c, h)."""
     return jax.tree.leaves(carry)[-1]
+
+
+def whole_carry(carry: PyTree) -> Array:
+    """Return all arrays of a carry, one after the other."""
+    return jnp.concatenate(jax.tree.leaves(carry), axis=-1)
 
 
 @jax.tree_util.register_dataclass
@@ -66,15 +72,15 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
 
     Args:
         cell: SimpleCell, LSTMCell, OptimizedLSTMCell, GRUCell, MGUCell, ConvLSTMCell, or any
-            module called as `cell(carry, x) -> (carry, y)`.
+            module called as `cell(carry, x) -> (carry, y)`; or an `nn.RNN` layer of one.
         variables: what `cell.init` returned, `{"params": ...}`.
 
     Returns:
         The recurrence, with a closed-form Jacobian where `closed_form` has one.
 
     Raises:
-        TypeError: `cell` is not a linen module, or is an `nn.RNN` layer instead of a cell.
-        ValueError: `variables` has no collection "params".
+        TypeError: `cell` is not a linen module.
+        ValueError: `variables` has no collection "params", or a layer runs in reverse.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -85,12 +91,6 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
         >>> recurrence.step(recurrence.params, carry, x).shape
         (4,)
     """
-    if isinstance(cell, nn.RNN | nnx.RNN):
-        msg = (
-            f"cell: received an {type(cell).__name__} layer, expected the cell itself: pass "
-            "`layer.cell` and its variables"
-        )
-        raise TypeError(msg)
     if not isinstance(cell, nn.Module):
         msg = (
             f"cell: received {type(cell).__name__}, expected a flax.linen module such as "
@@ -104,6 +104,15 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
             "them: pass what `cell.init(...)` returned, or {'params': params}"
         )
         raise ValueError(msg)
+    if isinstance(cell, nn.RNN):
+        _check_forward(cell)
+        if "cell" not in variables["params"]:
+            msg = (
+                f"variables: received parameters {sorted(variables['params'])}, expected 'cell': "
+                "pass what `layer.init(...)` returned"
+            )
+            raise ValueError(msg)
+        cell, variables = cell.cell, {"params": variables["params"]["cell"]}
     step = LinenStep(_without_initializers(cell), _num_feature_axes(cell))
     return Recurrence(step, variables, closed_form.of_linen(cell))
 
@@ -113,14 +122,15 @@ def from_nnx(cell: nnx.Module) -> Recurrence:
 
     Args:
         cell: nnx.SimpleCell, LSTMCell, OptimizedLSTMCell, GRUCell, or any module called as
-            `cell(carry, x) -> (carry, y)`. For float64, `nnx.SimpleCell` needs both `dtype` and
-            `param_dtype`.
+            `cell(carry, x) -> (carry, y)`; or an `nnx.RNN` layer of one. For float64,
+            `nnx.SimpleCell` needs both `dtype` and `param_dtype`.
 
     Returns:
         The recurrence, with a closed-form Jacobian where `closed_form` has one.
 
     Raises:
-        TypeError: `cell` is not an nnx module, or is an `nnx.RNN` layer instead of a cell.
+        TypeError: `cell` is not an nnx module.
+        ValueError: a layer that runs in reverse.
 
     Example:
         >>> import jax.numpy as jnp
@@ -130,8 +140,8 @@ def from_nnx(cell: nnx.Module) -> Recurrence:
         (4,)
     """
     if isinstance(cell, nnx.RNN):
-        msg = "cell: received an nnx.RNN layer, expected the cell itself: pass `layer.cell`"
-        raise TypeError(msg)
+        _check_forward(cell)
+        cell = cell.cell
     if not isinstance(cell, nnx.Module):
         msg = (
             f"cell: received {type(cell).__name__}, expected a flax.nnx module such as "
@@ -184,11 +194,44 @@ def stack(*recurrences: Recurrence) -> Recurrence:
     outputs = tuple(recurrence.output for recurrence in recurrences)
     params = tuple(recurrence.params for recurrence in recurrences)
     forms = tuple(recurrence.jacobian for recurrence in recurrences)
-    closed = all(map(_shows_the_end, outputs)) and all(
-        isinstance(form, ClosedForm | StackClosedForm) for form in forms
-    )
+    closed = all(map(_shows_the_end, outputs)) and all(hasattr(form, "parts") for form in forms)
     jacobian = StackClosedForm(forms, steps, outputs) if closed else None
     return Recurrence(StackStep(steps, outputs), params, jacobian, StackOutput(outputs[-1]))
+
+
+def zero_carry(recurrence: Recurrence) -> PyTree:
+    """Return the carry of zeros, from which networks usually start, in the parameters' dtype.
+
+    Args:
+        recurrence: made by `from_linen`, `from_nnx`, `stack`, or a cell of this package.
+
+    Raises:
+        ValueError: a step that does not say what its carry looks like, such as a plain function
+            or a ConvLSTMCell, whose carry depends on the image.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen as nn
+        >>> cell = nn.LSTMCell(2)
+        >>> variables = cell.init(jax.random.key(0), (jnp.zeros(2), jnp.zeros(2)), jnp.ones(3))
+        >>> print(zero_carry(from_linen(cell, variables)))
+        (Array([0., 0.], dtype=float32), Array([0., 0.], dtype=float32))
+    """
+    step = recurrence.step
+    if isinstance(step, StackStep):
+        layers = zip(step.steps, recurrence.params, strict=True)
+        return tuple(zero_carry(Recurrence(one, params)) for one, params in layers)
+    carry_like = getattr(step, "carry_like", None)
+    if carry_like is None or getattr(step, "num_feature_axes", 1) != 1:
+        name = getattr(step, "__name__", type(step).__name__)
+        msg = (
+            f"recurrence: received step {name}, whose carry is not known from its parameters, "
+            "expected a cell of vectors or a stack of them: make the carry by hand"
+        )
+        raise ValueError(msg)
+    dtype = jax.tree.leaves(recurrence.params)[0].dtype
+    like = jax.eval_shape(carry_like, recurrence.params)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), like)
 
 
 def has_batch_axis(step: Callable, carry: PyTree) -> bool:
@@ -210,6 +253,12 @@ class LinenStep:
         """Return the new carry."""
         return self.cell.apply(variables, carry, x)[0]
 
+    def carry_like(self, variables):
+        """Return a carry of the right shape."""
+        del variables
+        cell: Any = self.cell
+        return cell.initialize_carry(jax.random.key(0), (1,))
+
 
 @dataclasses.dataclass(frozen=True)
 class NNXStep:
@@ -221,6 +270,12 @@ class NNXStep:
     def __call__(self, params, carry, x):
         """Return the new carry."""
         return nnx.merge(self.graphdef, params)(carry, x)[0]
+
+    def carry_like(self, params):
+        """Return a carry of the right shape."""
+        zeros = nnx.initializers.zeros_init()
+        cell = nnx.merge(self.graphdef, params)
+        return cell.initialize_carry((1,), nnx.Rngs(0), carry_init=zeros)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,11 +305,20 @@ class StackOutput:
         return self.output(carry[-1])
 
 
+def _check_forward(layer: Any) -> None:
+    if layer.reverse:
+        msg = (
+            "cell: received a layer with reverse=True, expected one that runs forward: pass "
+            "`layer.cell`, and the inputs in the order in which it meets them"
+        )
+        raise ValueError(msg)
+
+
 def _shows_the_end(output: Callable) -> bool:
     """Say whether an output is the end of the ravelled carry."""
     while isinstance(output, StackOutput):
         output = output.output
-    return output is last_array
+    return output in (last_array, whole_carry)
 
 
 def _num_feature_axes(cell: Any) -> int | None:

@@ -76,6 +76,25 @@ class ClosedForm:
 
 
 @dataclasses.dataclass(frozen=True)
+class StepClosedForm:
+    """The closed-form Jacobian of a step that knows its parts; equal for equal steps.
+
+    Attributes:
+        step: has `parts(params, carry, x) -> GatedJacobian`.
+    """
+
+    step: Any
+
+    def parts(self, params: Any, carry: Any, x: Any) -> GatedJacobian:
+        """Return the parts of the Jacobian of one step."""
+        return self.step.parts(params, carry, x)
+
+    def __call__(self, params: Any, carry: Any, x: Any) -> Float[Array, "n n"]:
+        """Return ∂state'/∂state."""
+        return self.parts(params, carry, x).dense()
+
+
+@dataclasses.dataclass(frozen=True)
 class StackClosedForm:
     """The closed-form Jacobian of layers on top of each other; equal for equal layers.
 
@@ -85,7 +104,7 @@ class StackClosedForm:
         outputs: what each layer shows of its carry: the end of its state.
     """
 
-    layers: tuple["ClosedForm | StackClosedForm", ...]
+    layers: tuple[Any, ...]
     steps: tuple[Callable, ...]
     outputs: tuple[Callable, ...]
 

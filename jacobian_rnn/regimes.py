@@ -4,6 +4,7 @@ The prediction looks at nothing but step Jacobians of the untrained network; the
 nothing but the record of its training. `agreement` compares the two.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -17,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.growth import largest_exponent
 from jacobian_rnn.jacobians import check_count, check_finite, check_system, trajectory
+from jacobian_rnn.padded_sequences import check_lengths, ending_together, waiting
 from jacobian_rnn.products import jacobian_product
 
 LOST_DIGITS = 1e-2  # nats: a log gain whose two passes differ by more has lost its digits
@@ -122,6 +124,7 @@ def predict_regime(
     *,
     horizon: int,
     num_warmup: int | None = None,
+    seq_lengths: Sequence[int] | None = None,
     thresholds: Thresholds = THRESHOLDS,
 ) -> RegimePrediction:
     """Predict from Jacobians alone whether gradients survive `horizon` steps of backpropagation.
@@ -135,7 +138,10 @@ def predict_regime(
         carry: initial carry, without batch axis, shared by all sequences.
         xs: a batch of sequences, `(B, T, ...)` with B ≥ 2: typical inputs of the task.
         horizon: number of steps a gradient has to survive, 1 ≤ horizon ≤ T.
-        num_warmup: number of first steps not counted in the exponent; T // 4 by default.
+        num_warmup: number of first steps not counted in the exponent; T // 4 by default. Of padded
+            sequences those are counted that all have, the last ones of the shortest.
+        seq_lengths: B lengths, where sequences are padded at their ends: each product then ends
+            where its sequence ends, and the horizon is at most the shortest.
         thresholds: log gains, nats, between which networks learn. The default was calibrated by
             `experiments/calibrate_threshold.py` and is frozen.
 
@@ -164,19 +170,24 @@ def predict_regime(
     num_steps = _check_batch(xs, getattr(recurrence, "step", None))
     for name, steps in {"horizon": horizon, "num_warmup": num_warmup or 0}.items():
         check_count(name, steps)
-    if not 1 <= horizon <= num_steps:
+    shortest = num_steps
+    if seq_lengths is not None:
+        num_sequences = jax.tree.leaves(xs)[0].shape[0]
+        shortest = int(check_lengths(seq_lengths, num_sequences, num_steps).min())
+    if not 1 <= horizon <= shortest:
         msg = (
-            f"horizon: received {horizon} for sequences of {num_steps} steps, expected 1 to "
-            f"{num_steps}: give longer sequences or a shorter horizon"
+            f"horizon: received {horizon} for sequences of {shortest} steps, expected 1 to "
+            f"{shortest}: give longer sequences or a shorter horizon"
         )
         raise ValueError(msg)
-    warmup = num_steps // 4 if num_warmup is None else num_warmup
-    if not 0 <= warmup < num_steps:
+    warmup = shortest // 4 if num_warmup is None else num_warmup
+    if not 0 <= warmup < shortest:
         msg = (
-            f"num_warmup: received {warmup}, expected 0 to {num_steps - 1}, so that steps are "
+            f"num_warmup: received {warmup}, expected 0 to {shortest - 1}, so that steps are "
             "left to count"
         )
         raise ValueError(msg)
+    warmup += num_steps - shortest
     bounds = tuple(float(bound) for bound in thresholds)
     if len(bounds) != 2 or not bounds[0] < bounds[1]:
         msg = (
@@ -186,6 +197,8 @@ def predict_regime(
         raise ValueError(msg)
     check_finite("xs", xs)
     check_system(recurrence, carry, jax.tree.map(lambda x: x[0], xs), None)
+    if seq_lengths is not None:
+        recurrence, xs = waiting(recurrence), ending_together(xs, seq_lengths)
     return _predict_regime(recurrence, carry, xs, int(horizon), int(warmup), bounds)
 
 

@@ -9,14 +9,24 @@ import jacobian_rnn as jrnn
 
 PACKAGE = Path(jrnn.__file__).parent
 ORDER = [
+    "graded_svd",
+    "gated_jacobian",
     "closed_form",
     "cells",
+    "checkpoints",
+    "torch_weights",
+    "keras_weights",
+    "orbax_weights",
+    "literature_cells",
+    "linear_recurrent_unit",
+    "dense_chain",
+    "padded_sequences",
     "jacobians",
-    "graded_svd",
     "frames",
     "factored_form",
     "products",
     "spectra_by_lag",
+    "credit_assignment",
     "batch_means",
     "tangent_run",
     "spectrum",
@@ -30,7 +40,7 @@ ORDER = [
     "training",
     "plotting",
 ]
-FLAX = {"closed_form", "cells"}
+FLAX = {"closed_form", "cells", "literature_cells", "checkpoints", "orbax_weights"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 

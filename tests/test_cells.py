@@ -7,7 +7,15 @@ from flax import linen as nn
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from jacobian_rnn import Recurrence, from_linen, from_nnx, stack, step_jacobians, trajectory
+from jacobian_rnn import (
+    Recurrence,
+    from_linen,
+    from_nnx,
+    stack,
+    step_jacobians,
+    trajectory,
+    zero_carry,
+)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -108,7 +116,17 @@ def test_a_recurrence_is_a_pytree_of_its_parameters(network):
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
-        (lambda: from_linen(nn.RNN(nn.GRUCell(3)), {}), TypeError, "received an RNN layer"),
+        (
+            lambda: from_linen(nn.RNN(nn.GRUCell(3)), {"params": {"hn": 0}}),
+            ValueError,
+            r"received parameters \['hn'\], expected 'cell'",
+        ),
+        (
+            lambda: from_linen(nn.RNN(nn.GRUCell(3), reverse=True), {"params": {"cell": 0}}),
+            ValueError,
+            "reverse=True",
+        ),
+        (lambda: zero_carry(Recurrence(len, ())), ValueError, "received step len"),
         (lambda: from_linen(nn.GRUCell(3), {"kernel": 0}), ValueError, "expected 'params'"),
         (lambda: from_linen("GRU", {}), TypeError, "received str"),
         (lambda: from_nnx(nn.GRUCell(3)), TypeError, "received GRUCell"),
@@ -119,3 +137,26 @@ def test_a_recurrence_is_a_pytree_of_its_parameters(network):
 def test_what_is_no_cell_is_refused(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+def test_layers_of_flax_are_taken_as_they_are():
+    xs = jax.random.normal(jax.random.key(0), (6, 3))
+    layer = nn.RNN(nn.LSTMCell(4, param_dtype=jnp.float64))
+    variables = layer.init(jax.random.key(1), xs)
+    recurrence = from_linen(layer, variables)
+    states = trajectory(recurrence, zero_carry(recurrence), xs)
+    np.testing.assert_allclose(states[1:, 4:], layer.apply(variables, xs), atol=1e-14)
+
+    cell = nnx.OptimizedLSTMCell(3, 4, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    recurrence = from_nnx(nnx.RNN(cell))
+    states = trajectory(recurrence, zero_carry(recurrence), xs)
+    np.testing.assert_allclose(states[1:, 4:], nnx.RNN(cell)(xs), atol=1e-14)
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if name != "ConvLSTMCell"])
+def test_the_carry_of_zeros_is_that_of_the_cell(network, name):
+    recurrence, carry, _ = network(name, 3)
+    zeros = zero_carry(recurrence)
+    jax.tree.map(np.testing.assert_array_equal, zeros, jax.tree.map(jnp.zeros_like, carry))
+    both = stack(recurrence, recurrence)
+    assert jax.tree.structure(zero_carry(both)) == jax.tree.structure((carry, carry))

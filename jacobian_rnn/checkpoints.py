@@ -1,0 +1,118 @@
+"""Trained weights from elsewhere, checked, and as the linen cells that compute the same function.
+
+`torch_weights`, `keras_weights` and `orbax_weights` read them. Nothing is ever unpickled, and no
+number changes its dtype unless asked to.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jacobian_rnn.cells import Recurrence, from_linen, stack
+
+ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
+
+
+def gated_layers(gates: str, layers: Sequence[tuple], nonlinearity: str) -> Recurrence:
+    """Build linen cells from layers `(kernel_x, kernel_h, bias_x, bias_h)`; a None is zero."""
+    dtypes = {str(array.dtype) for layer in layers for array in layer if array is not None}
+    if len(dtypes) > 1:
+        advice = "pass dtype=jnp.float32 or jnp.float64 to cast"
+        refuse("weights", f"dtypes {sorted(dtypes)}", "one for all", advice, error=TypeError)
+    recurrences = []
+    for layer in layers:
+        num_units, dtype = len(layer[1]), layer[1].dtype
+        zeros = np.zeros(len(gates) * num_units, dtype)
+        blocks = [np.split(zeros if a is None else a, len(gates), axis=-1) for a in layer]
+        # Copies: the weights may share memory with a model that is trained further.
+        u, w, b_x, b_h = (dict(zip(gates, map(jnp.array, block), strict=True)) for block in blocks)
+        hidden: dict[str, dict] = {"h" + gate: {"kernel": w[gate]} for gate in gates}
+        if len(gates) == 1:
+            activation = ACTIVATIONS[nonlinearity]
+            cell = nn.SimpleCell(num_units, activation_fn=activation, param_dtype=dtype)
+            params = {"i": {"kernel": u["h"], "bias": b_x["h"] + b_h["h"]}, "h": hidden["hh"]}
+        elif len(gates) == 4:
+            cell = nn.OptimizedLSTMCell(num_units, param_dtype=dtype)
+            params = {"i" + gate: {"kernel": u[gate]} for gate in gates} | hidden
+            for gate in gates:
+                hidden["h" + gate]["bias"] = b_x[gate] + b_h[gate]
+        else:
+            cell = nn.GRUCell(num_units, param_dtype=dtype)
+            hidden["hn"]["bias"] = b_h.pop("n")  # r multiplies it: it stays apart
+            b_x |= {gate: b_x[gate] + b_h[gate] for gate in "rz"}
+            params = {"i" + g: {"kernel": u[g], "bias": b_x[g]} for g in gates} | hidden
+        recurrences.append(from_linen(cell, {"params": params}))
+    return recurrences[0] if len(recurrences) == 1 else stack(*recurrences)
+
+
+def to_numpy(name: str, array: Any) -> np.ndarray:
+    """Turn an array or a PyTorch tensor, known by its methods, into a numpy array."""
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+        if str(array.dtype) == "torch.bfloat16":  # which numpy lacks
+            return array.float().numpy().astype(jnp.bfloat16)
+    try:
+        return np.asarray(array)
+    except (TypeError, ValueError) as error:
+        msg = f"{name}: received {type(array).__name__}, expected an array ({error})"
+        raise TypeError(msg) from error
+
+
+def to_floats(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
+    """Return finite float32 or float64 numbers, cast only where `dtype` asks for it."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        refuse(name, f"dtype {array.dtype}", "floating-point numbers", error=TypeError)
+    wanted = jnp.dtype(array.dtype if dtype is None else dtype)
+    if wanted not in (np.float32, np.float64):
+        advice = "pass dtype=jnp.float32 or jnp.float64 to cast"
+        refuse(name, f"dtype {wanted}", "float32 or float64", advice, error=TypeError)
+    check_x64(name, wanted)
+    with np.errstate(over="ignore"):
+        return check_finite(name, check_finite(name, array).astype(wanted))
+
+
+def check_finite(name: str, array: np.ndarray) -> np.ndarray:
+    """Return the array, unless a number in it is NaN or infinite."""
+    if not np.isfinite(array).all():
+        count = array.size - np.isfinite(array).sum()
+        refuse(name, f"{count} values that are NaN or infinite", f"finite {array.dtype} numbers")
+    return array
+
+
+def check_x64(name: str, dtype: Any):
+    """Refuse what JAX would silently cast to float32."""
+    if dtype == np.float64 and jnp.result_type(float) != np.float64:
+        advice = 'set jax.config.update("jax_enable_x64", True), or cast the weights to float32'
+        refuse(name, "dtype float64 while JAX's x64 is off", "float32", advice, error=TypeError)
+
+
+def check_shape(name: str, shape: tuple | None, expected: tuple):
+    """Refuse another shape; a letter or word in `expected` stands for any size."""
+    if shape != expected:
+        written = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
+        refuse(name, f"shape {shape}", written)
+
+
+def check_nonlinearity(gates: str, nonlinearity: str):
+    """Refuse a nonlinearity that the linen cell with these gates cannot have."""
+    expected = list(ACTIVATIONS) if len(gates) == 1 else ["tanh"]
+    if nonlinearity not in expected:
+        kind = {1: "an RNN", 3: "a GRU", 4: "an LSTM"}[len(gates)]
+        refuse("nonlinearity", repr(nonlinearity), f"one of {expected} for {kind}")
+
+
+def first_few(names: Iterable[str]) -> str:
+    """List the first few names."""
+    names = sorted(names)
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def refuse(
+    name: str, received: Any, expected: str, advice: str = "", *, error: type = ValueError
+) -> NoReturn:
+    """Raise an error that says what was received, what was expected and what to do."""
+    msg = f"{name}: received {received}, expected {expected}{': ' if advice else ''}{advice}"
+    raise error(msg)

@@ -1,0 +1,207 @@
+"""Credit assignment through time: what inputs and parameters at each lag do to the end."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from jacobian_rnn.cells import Recurrence
+from jacobian_rnn.factored_form import extended, identity_form
+from jacobian_rnn.frames import generic_frames
+from jacobian_rnn.graded_svd import matmul
+from jacobian_rnn.jacobians import (
+    check_lags,
+    check_precision,
+    check_system,
+    jacobian_of_step,
+    ravelled_step,
+    state_gradients,
+    trajectory,
+)
+
+
+class InputJacobians(NamedTuple):
+    """∂states[T]/∂xs[T − lag] = exp(log_norm) · matrix, for several lags.
+
+    Attributes:
+        matrices: `(lags, n, inputs)`, each of Frobenius norm one; zero where nothing arrives.
+        log_norms: nats, `(lags,)`: log Frobenius norm of ∂states[T]/∂xs[T − lag]; −inf for zero.
+    """
+
+    matrices: Float[Array, "lags n inputs"]
+    log_norms: Float[Array, " lags"]
+
+
+class ParameterGradients(NamedTuple):
+    """∂loss/∂θ and the share of every step in it.
+
+    The share of a lag is (∂loss/∂states[T − lag])ᵀ ∂step/∂θ, with the derivative of that one step
+    alone; a lag of 0 is the last step.
+
+    Attributes:
+        total: ∂loss/∂θ, the sum of all shares, like the parameters.
+        norms: `(T,)`, `[lag]` is the Euclidean norm of that share over all parameters.
+        norms_by_parameter: the same for each array of parameters, `(T,)` each.
+    """
+
+    total: PyTree
+    norms: Float[Array, " steps"]
+    norms_by_parameter: PyTree
+
+
+def input_jacobians(
+    recurrence: Recurrence, carry: PyTree, xs: Float[Array, "steps inputs"], *, lags: Sequence[int]
+) -> InputJacobians:
+    """Differentiate the last state with respect to the inputs at several lags.
+
+    ∂states[T]/∂xs[T − lag] = J[T−1] ··· J[T−lag+1] ∂step/∂x at step T − lag: the product of the
+    last lag − 1 step Jacobians, in its factored form, which neither overflows nor underflows.
+
+    Args:
+        recurrence: the system.
+        carry: initial carry, without batch axis.
+        xs: one sequence, `(time, inputs)`.
+        lags: from 1 (the last input) to T; static. Any order.
+
+    Returns:
+        Matrices of norm one and their log norms, one for each of `lags`.
+
+    Raises:
+        ValueError: lags beyond the sequence; xs that are not one array `(time, inputs)`; shapes
+            that do not fit; values that are not finite.
+        TypeError: lags that are not integers; float dtypes that differ.
+
+    Cost: one pass over the sequence, a QR of size n per step; memory T n for the states and n² per
+    lag.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def decay(params, carry, x):
+        ...     return params * carry + x
+        >>> system = Recurrence(decay, jnp.array(0.5))
+        >>> result = input_jacobians(system, jnp.zeros(1), jnp.ones((2000, 1)), lags=[2, 2000])
+        >>> print((result.log_norms / jnp.log(0.5)).round(2))
+        [1.000e+00 1.999e+03]
+    """
+    carry, xs, num_steps = check_system(recurrence, carry, xs, None)
+    if jnp.ndim(xs) != 2:
+        shapes = jax.tree.map(jnp.shape, xs)
+        msg = f"xs: received {shapes}, expected one array (time, inputs), each input a vector"
+        raise ValueError(msg)
+    wanted = check_lags(lags, 1, num_steps)
+    check_precision(ravel_pytree(carry)[0].dtype)
+    ascending, row_of = np.unique(wanted, return_inverse=True)
+    return jax.tree.map(lambda a: a[row_of], _input_jacobians(recurrence, carry, xs, ascending))
+
+
+def parameter_gradients(
+    recurrence: Recurrence,
+    carry: PyTree,
+    xs: PyTree,
+    loss: Callable[[Float[Array, "steps_plus_1 n"]], Float[Array, ""]],
+    *,
+    num_steps: int | None = None,
+) -> ParameterGradients:
+    """Differentiate a loss of the states with respect to the parameters, lag by lag.
+
+    The shares are computed as training computes them, and underflow and overflow as they do there.
+
+    Args:
+        recurrence: the system.
+        carry: initial carry, without batch axis.
+        xs: one sequence, `(time, ...)`; None for a system without input.
+        loss: scalar function of the states `(T + 1, n)`; static: each new function compiles anew.
+        num_steps: number of steps T where `xs` is None.
+
+    Returns:
+        The gradient, and the norm of the share of each lag in it.
+
+    Raises:
+        ValueError: shapes that do not fit, or values that are not finite.
+        TypeError: float dtypes that differ.
+
+    Cost: twice that of backpropagation; memory T n, and twice that of the parameters.
+
+    References:
+        R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural
+        networks", ICML 2013, equations 3 to 5.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def decay(params, carry, x):
+        ...     return params * carry + x
+        >>> system = Recurrence(decay, jnp.array(0.5))
+        >>> xs = jnp.array([[1.0], [0.0], [0.0]])
+        >>> result = parameter_gradients(system, jnp.zeros(1), xs, lambda s: s[-1].sum())
+        >>> print(result.total, result.norms)
+        1.0 [0.5 0.5 0. ]
+    """
+    gradients = state_gradients(recurrence, carry, xs, loss, num_steps=num_steps)
+    carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
+    return _parameter_gradients(recurrence, carry, xs, gradients, num_steps)
+
+
+@jax.jit
+def _input_jacobians(recurrence, carry, xs, lags):
+    """Extend (J[T-1] ··· J[T-lag+1])ᵀ backwards in time and keep it at each of the sorted lags."""
+    unravel = ravel_pytree(carry)[1]
+    jacobian = jacobian_of_step(recurrence, unravel)
+    for_input = jax.jacfwd(ravelled_step(recurrence, unravel), argnums=1)
+    states = trajectory(recurrence, carry, xs)
+    num_steps, (_, n) = xs.shape[0], states.shape
+
+    def one_step(carried, step):
+        form, kept = carried
+        state, x, lag = step
+        slot = jnp.searchsorted(lags, lag)
+        slot = jnp.where(lags[slot] == lag, slot, lags.shape[0])
+        here = form, state, x
+        kept = jax.tree.map(lambda all_, one: all_.at[slot].set(one), kept, here)
+        return (extended(form, jacobian(state, x).T)[0], kept), None
+
+    start = identity_form(jnp.asarray(generic_frames(n)[0], states.dtype))
+    kept = jax.tree.map(
+        lambda one: jnp.zeros((lags.shape[0], *one.shape), one.dtype), (start, states[0], xs[0])
+    )
+    lag_of_step = jnp.arange(num_steps, 0, -1, dtype=lags.dtype)
+    (_, kept), _ = lax.scan(one_step, (start, kept), (states[:-1], xs, lag_of_step), reverse=True)
+
+    def of_lag(form, state, x):
+        log_scale = form.log_scale + form.rounding
+        largest = jnp.max(log_scale)
+        largest = jnp.where(jnp.isneginf(largest), 0, largest)
+        shown = matmul(form.left.T, for_input(state, x))
+        matrix = matmul(form.right.T, jnp.exp(log_scale - largest)[:, None] * shown)
+        norm = jnp.linalg.norm(matrix)
+        return matrix / jnp.where(norm > 0, norm, 1), largest + jnp.log(norm)
+
+    return InputJacobians(*jax.vmap(of_lag)(*kept))
+
+
+@partial(jax.jit, static_argnames="num_steps")
+def _parameter_gradients(recurrence, carry, xs, gradients, num_steps):
+    unravel = ravel_pytree(carry)[1]
+    states = trajectory(recurrence, carry, xs, num_steps=num_steps)
+
+    def of_step(total, step):
+        state, x, cotangent = step
+
+        def new_state(params):
+            return ravel_pytree(recurrence.step(params, unravel(state), x))[0]
+
+        (share,) = jax.vjp(new_state, recurrence.params)[1](cotangent)
+        norms = jax.tree.map(lambda a: jnp.linalg.norm(a.ravel()), share)
+        return jax.tree.map(jnp.add, total, share), norms
+
+    total = jax.tree.map(jnp.zeros_like, recurrence.params)
+    steps = (states[:-1], xs, gradients[1:])
+    total, by_parameter = lax.scan(of_step, total, steps, length=num_steps, reverse=True)
+    by_parameter = jax.tree.map(lambda norms: norms[::-1], by_parameter)
+    norms = jnp.linalg.norm(jnp.stack(jax.tree.leaves(by_parameter)), axis=0)
+    return ParameterGradients(total, norms, by_parameter)

@@ -1,0 +1,88 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jacobian_rnn import (
+    ending_together,
+    jacobian_product,
+    predict_regime,
+    step_jacobians,
+    trajectory,
+    waiting,
+)
+
+LENGTHS = [12, 7, 9]
+
+
+@pytest.fixture(params=["GRUCell", "LSTMCell", "ConvLSTMCell"])
+def batch(request, network):
+    recurrence, carry, xs = network(request.param, 3 if request.param != "ConvLSTMCell" else 1)
+    key = jax.random.key(3)
+    padded = jnp.stack([xs, *(jax.random.normal(k, xs.shape) for k in jax.random.split(key))])
+    return recurrence, carry, padded
+
+
+def test_padded_sequences_have_the_products_of_their_real_steps(batch):
+    recurrence, carry, xs = batch
+    moved, active = ending_together(xs, LENGTHS)
+    for i, length in enumerate(LENGTHS):
+        inputs = moved[i], active[i]
+        alone = jacobian_product(recurrence, carry, xs[i, :length])
+        padded = jacobian_product(waiting(recurrence), carry, inputs)
+        np.testing.assert_allclose(
+            padded.log_singular_values(), alone.log_singular_values(), atol=1e-9
+        )
+        last = trajectory(waiting(recurrence), carry, inputs)[-1]
+        np.testing.assert_allclose(
+            last, trajectory(recurrence, carry, xs[i, :length])[-1], atol=1e-14
+        )
+        idle = step_jacobians(waiting(recurrence), carry, inputs)[: 12 - length]
+        np.testing.assert_array_equal(idle, np.broadcast_to(np.eye(last.size), idle.shape))
+
+
+def test_padding_is_never_read(network):
+    recurrence, carry, xs = network("GRUCell", 4)
+    xs = jnp.stack([xs, xs[::-1], 2 * xs])
+    options = {"horizon": 6, "seq_lengths": LENGTHS}
+    one = predict_regime(recurrence, carry, xs, **options)
+    other = predict_regime(recurrence, carry, xs.at[1, 7:].set(50.0), **options)
+    np.testing.assert_array_equal(one.log_gain, other.log_gain)
+    assert one.exponent == other.exponent
+
+
+def test_a_prediction_of_padded_sequences_looks_back_from_their_ends(network):
+    recurrence, carry, xs = network("LSTMCell", 4)
+    xs = jnp.stack([xs, xs[::-1], 2 * xs])
+    prediction = predict_regime(recurrence, carry, xs, horizon=6, seq_lengths=LENGTHS)
+    unravel = ravel_pytree(carry)[1]
+    for i, length in enumerate(LENGTHS):
+        states = trajectory(recurrence, carry, xs[i])
+        start = unravel(states[length - 6])
+        product = jacobian_product(recurrence, start, xs[i, length - 6 : length])
+        assert float(prediction.log_gain[i]) == pytest.approx(
+            float(product.log_rms_gain()), abs=1e-10
+        )
+    full = predict_regime(recurrence, carry, xs, horizon=6, seq_lengths=[12, 12, 12])
+    plain = predict_regime(recurrence, carry, xs, horizon=6)
+    np.testing.assert_allclose(full.log_gain, plain.log_gain, atol=1e-12)
+    assert float(full.exponent) == pytest.approx(float(plain.exponent), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error", "match"),
+    [
+        ([13, 7, 9], ValueError, r"seq_lengths\[0\]: received 13 .* expected 1 to 12"),
+        ([12, 0, 9], ValueError, r"seq_lengths\[1\]: received 0"),
+        ([12, 7], ValueError, r"received shape \(2,\) for 3 sequences"),
+        ([12.0, 7.0, 9.0], TypeError, "expected integers"),
+        ([12, 5, 9], ValueError, "horizon: received 6 for sequences of 5 steps"),
+    ],
+)
+def test_lengths_beyond_the_data_are_named(network, lengths, error, match):
+    recurrence, carry, xs = network("GRUCell", 2)
+    with pytest.raises(error, match=match):
+        predict_regime(recurrence, carry, jnp.stack([xs] * 3), horizon=6, seq_lengths=lengths)
+    with pytest.raises(TypeError, match="expected a Recurrence"):
+        waiting(recurrence.step)
