@@ -10,7 +10,7 @@ from rich.console import Console
 
 import jacobian_rnn as jrnn
 from experiments import results
-from experiments.benchmarks import accuracy, speed, workloads
+from experiments.benchmarks import accuracy, dense_jacobians, speed, workloads
 from experiments.benchmarks.__main__ import CAPTIONS, GPU_NOTE, WIDTH, tables_of
 from experiments.benchmarks.timing import Row, as_dataset, compare, timed_row
 from experiments.benchmarks.workloads import ChainCase, Sizes
@@ -151,11 +151,18 @@ def test_exponents_agree_with_the_scans_and_products_have_none_to_compare():
     assert product.name == accuracy.ONE_PASS
 
 
+def test_closed_forms_are_timed_on_what_forward_mode_gives():
+    rows = {row.name: row for row in dense_jacobians.measure("MGUCell", 4, TINY)}
+    assert rows["closed_form"].error < 1e-14
+    assert rows["reverse"].error < 1e-14
+    assert rows[dense_jacobians.WRITE].ratio == 1
+
+
 def test_tables_and_figure_show_every_row_and_survive_a_round_trip(tmp_path):
     timings = compare({"lyapunov_spectrum, auto": lambda: None, "product_of": lambda: None}, 2)
     rows = [
         timed_row(Row(group, "width" if group == "W4" else "k=4", name, 8, 4, 10), timings)
-        for group in ("W1", "W3", "floor", "W4")
+        for group in ("Jacobians", "W1", "W3", "floor", "W4")
         for name in timings.of
     ]
     row = Row("accuracy", "distinct, n=64, T=20000", "naive product, SVD", 64, 64, 20_000)
@@ -174,5 +181,6 @@ def test_tables_and_figure_show_every_row_and_survive_a_round_trip(tmp_path):
 
 def test_every_preset_lists_its_cases_under_different_names():
     for sizes in workloads.PRESETS.values():
-        labels = [label for label, _ in accuracy.cases(sizes) + speed.cases(sizes)]
+        modules = accuracy, dense_jacobians, speed
+        labels = [label for module in modules for label, _ in module.cases(sizes)]
         assert len(set(labels)) == len(labels)

@@ -20,6 +20,7 @@ NAME = "benchmarks"
 WIDTH = 108
 CAPTIONS = {
     "accuracy": "error of log singular values (nats) on chains of matrices with known ones",
+    "Jacobians": "of 32 steps at once, against writing as many numbers; error against forward mode",
     "W1": "shared Jacobians; error of exponents against the scan (nats per step)",
     "W3": "chaotic h' = tanh(W h); error against the scan, orbits may differ (nats per step)",
     "floor": "driven Flax cells against the cell's own step on k states",
@@ -53,7 +54,7 @@ def main(
     # After the environment is set, which JAX reads when it is imported.
     import jax
 
-    from experiments.benchmarks import accuracy, speed
+    from experiments.benchmarks import accuracy, dense_jacobians, speed
     from experiments.benchmarks.timing import Row, as_dataset
     from experiments.benchmarks.workloads import PRESETS
 
@@ -67,7 +68,7 @@ def main(
     console.print(f"{NAME}, preset {preset}, {dtype} on {kind}")
     rows: list[Row] = []
     with _progress(console) as progress:
-        cases = accuracy.cases(sizes) + speed.cases(sizes)
+        cases = accuracy.cases(sizes) + dense_jacobians.cases(sizes) + speed.cases(sizes)
         task = progress.add_task("", total=len(cases))
         for label, measure in cases:
             progress.update(task, description=label)

@@ -48,6 +48,9 @@ class Sizes:
         ChainCase("wandering", 6, 3000),
         ChainCase("narrow", 16, 2000),
     )
+    jacobian_cells: tuple[str, ...] = ("SimpleCell", "GRUCell", "MGUCell", "OptimizedLSTMCell")
+    jacobian_widths: tuple[int, ...] = (32, 128)
+    jacobian_steps: int = 32
     shared_steps: int = 1000
     shared_k: tuple[int, ...] = (64, 8)
     autonomous_steps: int = 5000
@@ -68,6 +71,8 @@ PRESETS = {
         repeats=5,
         max_seconds=0.7,
         chains=(ChainCase("distinct", 8, 200), ChainCase("degenerate", 6, 1000)),
+        jacobian_cells=("OptimizedLSTMCell",),
+        jacobian_widths=(32,),
         shared_steps=100,
         shared_k=(8,),
         autonomous_steps=1000,
