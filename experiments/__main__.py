@@ -11,7 +11,8 @@ from rich.console import Console
 
 def main(
     name: Annotated[
-        Literal["regime_versus_training", "calibrate_threshold"], tyro.conf.Positional
+        Literal["regime_versus_training", "calibrate_threshold", "initialization_audit"],
+        tyro.conf.Positional,
     ] = "regime_versus_training",
     /,
     preset: Literal["quick", "default", "full"] = "default",
@@ -25,7 +26,8 @@ def main(
 
     Args:
         name: which experiment: `regime_versus_training` predicts, trains and compares;
-            `calibrate_threshold` finds the thresholds that the library's predictions use.
+            `calibrate_threshold` finds the thresholds that the library's predictions use;
+            `initialization_audit` measures the default initialisations of Flax, PyTorch and Keras.
         preset: `quick` takes seconds and shows that all parts work, `default` takes minutes on two
             cores, `full` hours.
         device: where to compute.
@@ -39,11 +41,12 @@ def main(
     os.environ["JAX_PLATFORMS"] = "cuda" if device == "gpu" else "cpu"
     os.environ["JAX_ENABLE_X64"] = "1" if dtype == "float64" else "0"
     # After the environment is set, which JAX reads when it is imported.
-    from experiments import calibrate_threshold, regime_versus_training
+    from experiments import calibrate_threshold, initialization_audit, regime_versus_training
 
     experiment = {
         "regime_versus_training": regime_versus_training,
         "calibrate_threshold": calibrate_threshold,
+        "initialization_audit": initialization_audit,
     }[name]
     protocol = dataclasses.replace(experiment.PRESETS[preset], dtype=dtype)
     console = Console()

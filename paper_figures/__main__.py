@@ -11,7 +11,7 @@ import tyro
 from experiments import results
 
 OUT = Path(__file__).resolve().parent / "out"
-NAMES = ("regime_versus_training", "calibrate_threshold", "benchmarks")
+NAMES = ("regime_versus_training", "calibrate_threshold", "initialization_audit", "benchmarks")
 STYLE: dict = {
     "font.size": 8,
     "axes.titlesize": 8,

@@ -1,0 +1,179 @@
+"""Default initialisations of recurrent cells in Flax, PyTorch and Keras, as recurrences.
+
+Flax's cells are drawn by Flax itself. PyTorch's and Keras's schemes are drawn here, from their
+documented definitions and sources (`reset_parameters` in torch/nn/modules/rnn.py; `build` of the
+cells in keras/src/layers/rnn/{simple_rnn,lstm,gru}.py of Keras 3), as parameters of the linen cell
+with the same equations:
+
+PyTorch (`nn.RNN`, `nn.LSTM`, `nn.GRU`): every entry of both kernels and both biases is uniform
+    between ±1/√N, N the width, whatever the number of inputs; so N times the variance is 1/3. Where
+    the two biases are added at once (all gates but a GRU's n), linen has one: their sum.
+Keras (`SimpleRNN`, `LSTM`, `GRU`): one input kernel for all G gates, (inputs, G N), Glorot uniform:
+    between ±√(6 / (inputs + G N)); one recurrent kernel for all gates, (N, G N), with orthonormal
+    rows; zero biases, but 1 at the forget gate of the LSTM (`unit_forget_bias`). The GRU resets
+    after the product with its kernel (`reset_after`), as PyTorch's and Flax's do.
+
+Gates are named as in Flax: a plain cell's kernel is "h"; "n" or "g" is the candidate.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+from jaxtyping import Array, Float, PyTree
+
+import jacobian_rnn as jrnn
+
+FLAX = {
+    "linen": (nn.SimpleCell, nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell, nn.MGUCell),
+    "nnx": (nnx.SimpleCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell),
+}
+# The linen cell with the same equations, and the gates in the order of the fused kernels.
+EQUIVALENT = {
+    ("PyTorch", "RNN"): (nn.SimpleCell, "h"),
+    ("PyTorch", "LSTM"): (nn.OptimizedLSTMCell, "ifgo"),
+    ("PyTorch", "GRU"): (nn.GRUCell, "rzn"),
+    ("Keras", "SimpleRNN"): (nn.SimpleCell, "h"),
+    ("Keras", "LSTM"): (nn.OptimizedLSTMCell, "ifgo"),
+    ("Keras", "GRU"): (nn.GRUCell, "zrn"),
+}
+NNX_FUSED = {1: "h", 3: "rzn", 4: "ifgo"}
+
+
+class Scheme(NamedTuple):
+    """A library and the name that a cell has there."""
+
+    library: str
+    cell: str
+
+
+class FusedParameters(NamedTuple):
+    """The tensors of PyTorch and Keras: the gates side by side, kernels as (inputs, outputs)."""
+
+    kernel_x: Float[Array, "inputs gates_width"]
+    kernel_h: Float[Array, "width gates_width"]
+    bias_x: Float[Array, " gates_width"]
+    bias_h: Float[Array, " gates_width"]
+
+
+FLAX_SCHEMES = tuple(
+    Scheme(library, cell.__name__) for library, cells in FLAX.items() for cell in cells
+)
+SCHEMES = (*FLAX_SCHEMES, *(Scheme(*names) for names in EQUIVALENT))
+GATES = ("h", "i", "f", "g", "o", "r", "z", "n")
+
+
+def with_equations_of(flax: Scheme) -> tuple[Scheme, ...]:
+    """Return the schemes whose networks are this Flax cell, itself first: one compiled program."""
+    others = tuple(
+        Scheme(*names)
+        for names, (cell, _) in EQUIVALENT.items()
+        if flax == ("linen", cell.__name__)
+    )
+    return (flax, *others)
+
+
+def draw(scheme: Scheme, width: int, input_size: int, *, dtype, key: Array) -> jrnn.Recurrence:
+    """Draw a network as the library does by default.
+
+    Args:
+        scheme: one of `SCHEMES`.
+        width: number of hidden units N.
+        input_size: number of input channels.
+        dtype: of parameters and computation.
+        key: a `jax.random.key`; may be traced.
+
+    Returns:
+        The recurrence.
+
+    Raises:
+        ValueError: an unknown scheme.
+    """
+    if scheme not in SCHEMES:
+        known = ", ".join(" ".join(one) for one in SCHEMES)
+        msg = f"scheme: received {' '.join(scheme)}, expected one of {known}"
+        raise ValueError(msg)
+    if scheme.library == "nnx":
+        cell = getattr(nnx, scheme.cell)
+        return jrnn.from_nnx(
+            cell(input_size, width, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(key))
+        )
+    if scheme.library == "linen":
+        cell = getattr(nn, scheme.cell)(width, param_dtype=dtype)
+        x = jnp.zeros(input_size, dtype)
+        return jrnn.from_linen(cell, cell.init(key, zero_carry(scheme, width, dtype), x))
+    cell, gates = EQUIVALENT[scheme]
+    fused = pytorch if scheme.library == "PyTorch" else keras
+    parameters = fused(gates, width, input_size, dtype=dtype, key=key)
+    return jrnn.from_linen(cell(width, param_dtype=dtype), {"params": _linen(parameters, gates)})
+
+
+def zero_carry(scheme: Scheme, width: int, dtype) -> PyTree:
+    """Return the carry of zeros from which all libraries start."""
+    zeros = jnp.zeros(width, dtype)
+    return (zeros, zeros) if "LSTM" in scheme.cell else zeros
+
+
+def pytorch(gates: str, width: int, input_size: int, *, dtype, key: Array) -> FusedParameters:
+    """Draw the four tensors of a PyTorch layer, kernels transposed: all uniform in ±1/√N."""
+    size = len(gates) * width
+    shapes = ((input_size, size), (width, size), (size,), (size,))
+    bound = width**-0.5
+    return FusedParameters(
+        *(
+            jax.random.uniform(one, shape, dtype, -bound, bound)
+            for one, shape in zip(jax.random.split(key, 4), shapes, strict=True)
+        )
+    )
+
+
+def keras(gates: str, width: int, input_size: int, *, dtype, key: Array) -> FusedParameters:
+    """Draw the tensors of a Keras layer: Glorot uniform, one orthogonal matrix for all gates."""
+    key_x, key_h = jax.random.split(key)
+    size = len(gates) * width
+    units = {gate: jnp.full(width, float(gate == "f"), dtype) for gate in gates}
+    return FusedParameters(
+        nn.initializers.glorot_uniform()(key_x, (input_size, size), dtype),
+        nn.initializers.orthogonal()(key_h, (width, size), dtype),
+        jnp.zeros(size, dtype),
+        jnp.concatenate(list(units.values())),
+    )
+
+
+def recurrent_kernels(params: PyTree) -> dict[str, Float[Array, "width width"]]:
+    """Return the recurrent kernel of each gate, as the matrix that acts on the column h.
+
+    Args:
+        params: of a recurrence that `draw` returned.
+
+    Returns:
+        Matrices by gate, a plain cell's under "h".
+    """
+    params = params.get("params", params)
+    if "dense_h" in params:  # nnx keeps the gates side by side
+        fused = params["dense_h"]["kernel"]
+        gates = NNX_FUSED[fused.shape[1] // fused.shape[0]]
+        blocks = jnp.split(fused, len(gates), axis=1)
+        return {gate: block.T for gate, block in zip(gates, blocks, strict=True)}
+    return {
+        name[1:] or "h": layer["kernel"].T for name, layer in params.items() if name.startswith("h")
+    }
+
+
+def _linen(fused: FusedParameters, gates: str):
+    """Split fused tensors by gate, into the parameters of the linen cell with the same gates."""
+    params = {}
+    parts = (jnp.split(tensor, len(gates), axis=-1) for tensor in fused)
+    for gate, kernel_x, kernel_h, bias_x, bias_h in zip(gates, *parts, strict=True):
+        name_x, name_h = ("i", "h") if gate == "h" else (f"i{gate}", f"h{gate}")
+        layer_x, layer_h = {"kernel": kernel_x}, {"kernel": kernel_h}
+        if gates == "ifgo":
+            layer_h["bias"] = bias_x + bias_h
+        elif gate == "n":
+            layer_x["bias"], layer_h["bias"] = bias_x, bias_h
+        else:
+            layer_x["bias"] = bias_x + bias_h
+        params |= {name_x: layer_x, name_h: layer_h}
+    return params
