@@ -114,7 +114,11 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
             raise ValueError(msg)
         cell, variables = cell.cell, {"params": variables["params"]["cell"]}
     step = LinenStep(_without_initializers(cell), _num_feature_axes(cell))
-    return Recurrence(step, variables, closed_form.of_linen(cell))
+    # A cell may compute in another dtype than its variables have, whatever it declares.
+    dtype = getattr(cell, "dtype", None)
+    kept = all(dtype in (None, getattr(leaf, "dtype", None)) for leaf in jax.tree.leaves(variables))
+    jacobian = closed_form.of_linen(cell) if kept else None
+    return Recurrence(step, variables, jacobian)
 
 
 def from_nnx(cell: nnx.Module) -> Recurrence:
@@ -151,8 +155,9 @@ def from_nnx(cell: nnx.Module) -> Recurrence:
         raise TypeError(msg)
     bare = nnx.clone(cell)
     for _, module in nnx.iter_modules(bare):
-        for name in [name for name in vars(module) if name.endswith("_init")]:
-            setattr(module, name, None)
+        for name, value in list(vars(module).items()):
+            if name.endswith("_init") and callable(value) and not isinstance(value, nnx.Variable):
+                setattr(module, name, None)
     graphdef, state = nnx.split(bare)
     step = NNXStep(graphdef, _num_feature_axes(cell))
     return Recurrence(step, nnx.as_pure(state), closed_form.of_nnx(cell))
@@ -217,7 +222,7 @@ def zero_carry(recurrence: Recurrence) -> PyTree:
         >>> print(zero_carry(from_linen(cell, variables)))
         (Array([0., 0.], dtype=float32), Array([0., 0.], dtype=float32))
     """
-    step = recurrence.step
+    step = getattr(recurrence, "step", recurrence)
     if isinstance(step, StackStep):
         layers = zip(step.steps, recurrence.params, strict=True)
         return tuple(zero_carry(Recurrence(one, params)) for one, params in layers)
@@ -332,8 +337,9 @@ def _without_initializers(cell: nn.Module) -> nn.Module:
     """Copy a linen cell with default initialisers, and tuples for lists, so that it hashes."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(cell):  # pyright: ignore[reportArgumentType]
-        if field.name.endswith("_init") and field.default is not dataclasses.MISSING:
-            changes[field.name] = field.default
-        elif isinstance(value := getattr(cell, field.name), list):
+        value, default = getattr(cell, field.name), field.default
+        if field.name.endswith("_init") and callable(value) and callable(default):
+            changes[field.name] = default
+        elif isinstance(value, list):
             changes[field.name] = tuple(value)
     return cell.clone(**changes)

@@ -162,8 +162,26 @@ def of_nnx(cell: nnx.Module) -> ClosedForm | None:
     Returns:
         The closed form, called as `jacobian(params, carry, x) -> (n, n)`, or None.
     """
-    standard = getattr(cell, "promote_dtype", None) is dtypes.promote_dtype
-    return _of(cell, NNX) if standard else None
+    return _of(cell, NNX) if type(cell) in NNX and _has_plain_layers(cell) else None
+
+
+def _has_plain_layers(cell):
+    """Say whether an nnx cell computes with the layers that its class makes, and no others."""
+    layers = {
+        name: layer
+        for name, layer in vars(cell).items()
+        if isinstance(layer, nnx.Module) and not isinstance(layer, nnx.Rngs | nnx.RngStream)
+    }
+    biased = NNX_BIASES[type(cell)]
+    return cell.promote_dtype is dtypes.promote_dtype and all(
+        type(layer) is nnx.Linear
+        and layer.promote_dtype is dtypes.promote_dtype
+        and layer.dot_general is jax.lax.dot_general
+        and layer.param_dtype == cell.param_dtype
+        and layer.dtype in (None, cell.param_dtype)
+        and (layer.bias is not None) in biased.get(name, (True,))
+        for name, layer in layers.items()
+    )
 
 
 def _of(cell, registry):
@@ -359,6 +377,13 @@ LINEN: dict[type, tuple[Callable, Callable[[Any], Weights]]] = {
     nn.OptimizedLSTMCell: (lstm, _linen_lstm),
     nn.GRUCell: (gru, _linen_gru),
     nn.MGUCell: (mgu, _linen_mgu),
+}
+# Which layers of nnx cells have biases: those named here as said, all others have one.
+NNX_BIASES: dict[type, dict[str, tuple[bool, ...]]] = {
+    nnx.SimpleCell: {"dense_h": (False,)},
+    nnx.LSTMCell: dict.fromkeys(("ii", "if_", "ig", "io"), (False,)),
+    nnx.OptimizedLSTMCell: {"dense_i": (False,)},
+    nnx.GRUCell: {"dense_h": (False, True)},
 }
 NNX: dict[type, tuple[Callable, Callable[[Any], Weights]]] = {
     nnx.SimpleCell: (simple, _nnx_simple),

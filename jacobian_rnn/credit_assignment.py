@@ -1,5 +1,6 @@
 """Credit assignment through time: what inputs and parameters at each lag do to the end."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -32,10 +33,14 @@ class InputJacobians(NamedTuple):
     Attributes:
         matrices: `(lags, n, inputs)`, each of Frobenius norm one; zero where nothing arrives.
         log_norms: nats, `(lags,)`: log Frobenius norm of ∂states[T]/∂xs[T − lag]; −inf for zero.
+        digits_lost: decimal digits, `(lags,)`: how much smaller the norm is than what the product
+            makes of the same input in its fastest direction. Where it nears the digits of the
+            dtype, an input that points away from that direction is lost to rounding.
     """
 
     matrices: Float[Array, "lags n inputs"]
     log_norms: Float[Array, " lags"]
+    digits_lost: Float[Array, " lags"]
 
 
 class ParameterGradients(NamedTuple):
@@ -61,7 +66,7 @@ def input_jacobians(
     """Differentiate the last state with respect to the inputs at several lags.
 
     ∂states[T]/∂xs[T − lag] = J[T−1] ··· J[T−lag+1] ∂step/∂x at step T − lag: the product of the
-    last lag − 1 step Jacobians, in its factored form, which neither overflows nor underflows.
+    last lag − 1 step Jacobians, kept in logs in its factored form, applied to one more derivative.
 
     Args:
         recurrence: the system.
@@ -90,10 +95,13 @@ def input_jacobians(
         [1.000e+00 1.999e+03]
     """
     carry, xs, num_steps = check_system(recurrence, carry, xs, None)
-    if jnp.ndim(xs) != 2:
-        shapes = jax.tree.map(jnp.shape, xs)
-        msg = f"xs: received {shapes}, expected one array (time, inputs), each input a vector"
+    arrays = jax.tree.leaves(xs)
+    floating = [x for x in arrays if x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.floating)]
+    if len(arrays) != 1 or len(floating) != 1:
+        received = [f"{x.dtype}{list(x.shape)}" for x in arrays]
+        msg = f"xs: received {received}, expected one array (time, inputs) of real numbers"
         raise ValueError(msg)
+    (xs,) = floating
     wanted = check_lags(lags, 1, num_steps)
     check_precision(ravel_pytree(carry)[0].dtype)
     ascending, row_of = np.unique(wanted, return_inverse=True)
@@ -142,6 +150,9 @@ def parameter_gradients(
         >>> print(result.total, result.norms)
         1.0 [0.5 0.5 0. ]
     """
+    if not jax.tree.leaves(getattr(recurrence, "params", 0)):
+        msg = "recurrence: received one without parameters, expected some to differentiate for"
+        raise ValueError(msg)
     gradients = state_gradients(recurrence, carry, xs, loss, num_steps=num_steps)
     carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
     return _parameter_gradients(recurrence, carry, xs, gradients, num_steps)
@@ -152,7 +163,13 @@ def _input_jacobians(recurrence, carry, xs, lags):
     """Extend (J[T-1] ··· J[T-lag+1])ᵀ backwards in time and keep it at each of the sorted lags."""
     unravel = ravel_pytree(carry)[1]
     jacobian = jacobian_of_step(recurrence, unravel)
-    for_input = jax.jacfwd(ravelled_step(recurrence, unravel), argnums=1)
+    parts = getattr(recurrence.jacobian, "parts", None)
+
+    def for_input(state, x):
+        if parts is not None:
+            return parts(recurrence.params, unravel(state), x).dense_input()
+        return jax.jacfwd(ravelled_step(recurrence, unravel), argnums=1)(state, x)
+
     states = trajectory(recurrence, carry, xs)
     num_steps, (_, n) = xs.shape[0], states.shape
 
@@ -174,12 +191,20 @@ def _input_jacobians(recurrence, carry, xs, lags):
 
     def of_lag(form, state, x):
         log_scale = form.log_scale + form.rounding
-        largest = jnp.max(log_scale)
+        derivative = for_input(state, x)
+        shown = matmul(form.left.T, derivative)
+        sizes = jnp.max(jnp.abs(shown), axis=1)
+        reached = log_scale + jnp.log(sizes)
+        largest = jnp.max(reached)
         largest = jnp.where(jnp.isneginf(largest), 0, largest)
-        shown = matmul(form.left.T, for_input(state, x))
-        matrix = matmul(form.right.T, jnp.exp(log_scale - largest)[:, None] * shown)
+        # The input may miss the fastest direction: the largest row decides, not the largest scale.
+        rows = shown / jnp.where(sizes > 0, sizes, 1)[:, None]
+        matrix = matmul(form.right.T, jnp.exp(reached - largest)[:, None] * rows)
         norm = jnp.linalg.norm(matrix)
-        return matrix / jnp.where(norm > 0, norm, 1), largest + jnp.log(norm)
+        log_norm = largest + jnp.log(norm)
+        possible = jnp.max(log_scale) + jnp.log(jnp.linalg.norm(derivative))
+        lost = jnp.where(norm > 0, jnp.maximum(possible - log_norm, 0), 0) / math.log(10)
+        return matrix / jnp.where(norm > 0, norm, 1), log_norm, lost
 
     return InputJacobians(*jax.vmap(of_lag)(*kept))
 
@@ -196,12 +221,19 @@ def _parameter_gradients(recurrence, carry, xs, gradients, num_steps):
             return ravel_pytree(recurrence.step(params, unravel(state), x))[0]
 
         (share,) = jax.vjp(new_state, recurrence.params)[1](cotangent)
-        norms = jax.tree.map(lambda a: jnp.linalg.norm(a.ravel()), share)
+        norms = jax.tree.map(_norm, share)
         return jax.tree.map(jnp.add, total, share), norms
 
     total = jax.tree.map(jnp.zeros_like, recurrence.params)
     steps = (states[:-1], xs, gradients[1:])
     total, by_parameter = lax.scan(of_step, total, steps, length=num_steps, reverse=True)
     by_parameter = jax.tree.map(lambda norms: norms[::-1], by_parameter)
-    norms = jnp.linalg.norm(jnp.stack(jax.tree.leaves(by_parameter)), axis=0)
+    norms = jax.vmap(_norm, in_axes=1)(jnp.stack(jax.tree.leaves(by_parameter)))
     return ParameterGradients(total, norms, by_parameter)
+
+
+def _norm(array):
+    """Compute the Euclidean norm of all entries without squaring small ones to zero."""
+    largest = jnp.max(jnp.abs(array))
+    scale = jnp.where(largest > 0, largest, 1)
+    return scale * jnp.linalg.norm((array / scale).ravel())

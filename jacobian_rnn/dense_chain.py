@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,7 @@ class DenseStep:
     """One layer of a chain; equal for equal activations."""
 
     activation_fn: Callable
+    num_feature_axes: ClassVar[int] = 1
 
     def __call__(self, params, carry, x):
         """Return the activations of the next layer."""

@@ -2,7 +2,7 @@
 
 A step of such a cell reads its state through a few kernels and combines what comes out unit by
 unit, so that its Jacobian is made of diagonals and of kernels whose rows are scaled. Tangents and
-cotangents are pushed and pulled through these parts at the cost of the cell's own matrix products.
+cotangents can be pushed and pulled through these parts at the cost of the cell's own products.
 Vectors are rows here, `(k, n)`, as in Flax: `push` is V ↦ V Jᵀ and `pull` is V ↦ V J.
 """
 
@@ -99,7 +99,8 @@ class GatedJacobian(NamedTuple):
         """Compute log|det ∂state'/∂state| from one matrix of N rows.
 
         Of two parts the first, which no kernel reads, is eliminated: det J = det D₀₀ det B with
-        B = D₁₁ + L₁W − D₁₀ D₀₀⁻¹ (D₀₁ + L₀W). For an LSTM, ∏ f det(diag(tanh(c') o') W_o).
+        B = D₁₁ + L₁W − D₁₀ D₀₀⁻¹ (D₀₁ + L₀W). For an LSTM, ∏ f det(diag(tanh(c') o') W_o). D₀₀ may
+        be zero only where D₁₀ is.
         """
         num_parts = self.diagonals.shape[0]
         if not self.kernels:

@@ -1,7 +1,7 @@
 """The linear recurrent unit: a complex diagonal recurrence, held as pairs of reals."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ def lru(
         The recurrence; J is diagonal in complex numbers, and log|det J| = 2 Σ log|λ|.
 
     Raises:
+        TypeError: sizes that are not integers.
         ValueError: sizes below one, or radii out of range.
 
     References:
@@ -74,6 +75,8 @@ def lru(
 @dataclass(frozen=True)
 class LRUStep:
     """The step of `lru`."""
+
+    num_feature_axes: ClassVar[int] = 1
 
     def __call__(self, params, carry, x):
         """Return the new carry."""

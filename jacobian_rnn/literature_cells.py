@@ -7,10 +7,11 @@ starting carry. Kernels have shape (inputs, outputs) and act on rows, as in Flax
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.nn import initializers
 from jaxtyping import Array, Key
@@ -37,6 +38,7 @@ def minimal_rnn(
         The recurrence; J = diag u + diag((h − z) u') W.
 
     Raises:
+        TypeError: sizes that are not integers.
         ValueError: sizes below one.
 
     References:
@@ -88,6 +90,7 @@ def antisymmetric_rnn(
         The recurrence; J = 1 + ε diag(tanh') (W − Wᵀ − γ). ε and γ are among its parameters.
 
     Raises:
+        TypeError: sizes that are not integers.
         ValueError: sizes below one, or ε or γ out of range.
 
     References:
@@ -141,6 +144,7 @@ def leaky_rate_network(
         The recurrence; J = 1 − α + α diag(tanh') W. α is among its parameters.
 
     Raises:
+        TypeError: sizes that are not integers.
         ValueError: sizes below one, or α or the gain out of range.
 
     References:
@@ -183,6 +187,7 @@ def irnn(
         The recurrence; J = diag(1 where h' > 0) W.
 
     Raises:
+        TypeError: sizes that are not integers.
         ValueError: sizes below one.
 
     References:
@@ -208,6 +213,8 @@ def irnn(
 @dataclass(frozen=True)
 class MinimalStep:
     """The step of `minimal_rnn`."""
+
+    num_feature_axes: ClassVar[int] = 1
 
     def __call__(self, params, carry, x):
         """Return the new carry."""
@@ -242,6 +249,8 @@ class MinimalStep:
 class AntisymmetricStep:
     """The step of `antisymmetric_rnn`."""
 
+    num_feature_axes: ClassVar[int] = 1
+
     def __call__(self, params, carry, x):
         """Return the new carry."""
         return carry + params["step_size"] * jnp.tanh(self._pre(params, carry, x))
@@ -270,6 +279,8 @@ class AntisymmetricStep:
 @dataclass(frozen=True)
 class LeakyStep:
     """The step of `leaky_rate_network`."""
+
+    num_feature_axes: ClassVar[int] = 1
 
     def __call__(self, params, carry, x):
         """Return the new carry."""
@@ -307,7 +318,7 @@ def normal_kernel(key: Key[Array, ""], num_rows: int, num_units: int, dtype: Any
 def check_sizes(**sizes: int) -> None:
     """Raise where a size is no integer (TypeError) or below one (ValueError)."""
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int):
+        if isinstance(size, bool) or not isinstance(size, int | np.integer):
             msg = f"{name}: received {size!r}, expected a Python int"
             raise TypeError(msg)
         if size < 1:

@@ -28,8 +28,9 @@ def from_orbax(
     names, shapes and dtypes have to be those of the cell.
 
     Args:
-        cell: a linen or nnx cell, as `from_linen` and `from_nnx` take it. That of an nnx cell is
-            not changed. Its `param_dtype` has to be the dtype of the checkpoint.
+        cell: a linen or nnx cell, not a layer of one, whose cell is `layer.cell` and whose
+            parameters lie under "cell". An nnx cell is not changed. Its `param_dtype` has to be
+            the dtype of the checkpoint.
         path: the directory that Orbax wrote; of a checkpoint manager, the one of an item of a step,
             such as "run/1000/default".
         at: the keys down to the cell's parameters in a larger tree, such as `("params", "rnn")`
@@ -54,6 +55,8 @@ def from_orbax(
         >>> gru.step(gru.params, jnp.zeros(4), jnp.ones(3)).shape
         (4,)
     """
+    if isinstance(cell, nn.RNN | nnx.RNN):
+        refuse("cell", f"an {type(cell).__name__} layer", "its cell", "pass layer.cell, and at=")
     tree, expected, own = None, {}, set()
     if isinstance(cell, nnx.Module):
         template = from_nnx(cell)

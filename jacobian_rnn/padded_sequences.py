@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, PyTree
 
-from jacobian_rnn.cells import Recurrence
+from jacobian_rnn.cells import Recurrence, zero_carry
 
 
 def waiting(recurrence: Recurrence) -> Recurrence:
@@ -55,7 +56,7 @@ def ending_together(
         seq_lengths: B numbers from 1 to T, concrete.
 
     Returns:
-        xs: the same with real steps last.
+        xs: the same with real steps last, the first of them repeated where it is padded.
         active: `(B, T)`, False where a sequence is padded.
 
     Raises:
@@ -66,21 +67,29 @@ def ending_together(
         >>> import jax.numpy as jnp
         >>> xs, active = ending_together(jnp.array([[1, 2, 0], [3, 4, 5]]), [2, 3])
         >>> print(xs, active[0])
-        [[0 1 2]
+        [[1 1 2]
          [3 4 5]] [False  True  True]
     """
-    num_sequences, num_steps = jax.tree.leaves(xs)[0].shape[:2]
-    lengths = check_lengths(seq_lengths, num_sequences, num_steps)
-    shifts = jnp.asarray(num_steps - lengths)
-    roll = jax.vmap(lambda x, shift: jnp.roll(x, shift, axis=0))
-    active = jnp.arange(num_steps) >= shifts[:, None]
-    return jax.tree.map(lambda x: roll(x, shifts), xs), active
+    xs = jax.tree.map(jnp.asarray, xs)
+    shapes = {x.shape[:2] for x in jax.tree.leaves(xs)}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        msg = f"xs: received {sorted(shapes)}, expected arrays of one shape (batch, time, ...)"
+        raise ValueError(msg)
+    ((num_sequences, num_steps),) = shapes
+    shifts = num_steps - check_lengths(seq_lengths, num_sequences, num_steps)
+    # Where a network waits it is shown its first real input: nothing else is safe to compute on.
+    source = jnp.asarray(np.maximum(np.arange(num_steps) - shifts[:, None], 0))
+    active = jnp.arange(num_steps) >= jnp.asarray(shifts)[:, None]
+    return jax.tree.map(lambda x: jax.vmap(lambda one, i: one[i])(x, source), xs), active
 
 
 def check_lengths(
     seq_lengths: Sequence[int] | Array, num_sequences: int, num_steps: int
 ) -> np.ndarray:
     """Check the lengths of padded sequences; return them as an array."""
+    if isinstance(seq_lengths, Tracer):
+        msg = "seq_lengths: received a traced array, expected numbers: pass it from outside jit"
+        raise TypeError(msg)
     lengths = np.asarray(seq_lengths)
     if not np.issubdtype(lengths.dtype, np.integer):
         msg = f"seq_lengths: received {lengths.dtype}, expected integers: numbers of steps"
@@ -106,6 +115,15 @@ class WaitingStep:
     """A step that keeps the carry where it is not active; equal for equal steps."""
 
     step: Callable
+
+    @property
+    def num_feature_axes(self):
+        """Return how many axes a carry has without batch; None if unknown."""
+        return getattr(self.step, "num_feature_axes", None)
+
+    def carry_like(self, params):
+        """Return a carry of the right shape."""
+        return jax.eval_shape(lambda params: zero_carry(Recurrence(self.step, params)), params)
 
     def __call__(self, params, carry, inputs):
         """Return the new carry, or the old one."""

@@ -141,7 +141,7 @@ def predict_regime(
         num_warmup: number of first steps not counted in the exponent; T // 4 by default. Of padded
             sequences those are counted that all have, the last ones of the shortest.
         seq_lengths: B lengths, where sequences are padded at their ends: each product then ends
-            where its sequence ends, and the horizon is at most the shortest.
+            where its sequence ends, and the horizon is at most the shortest. Concrete.
         thresholds: log gains, nats, between which networks learn. The default was calibrated by
             `experiments/calibrate_threshold.py` and is frozen.
 

@@ -160,3 +160,17 @@ def test_the_carry_of_zeros_is_that_of_the_cell(network, name):
     jax.tree.map(np.testing.assert_array_equal, zeros, jax.tree.map(jnp.zeros_like, carry))
     both = stack(recurrence, recurrence)
     assert jax.tree.structure(zero_carry(both)) == jax.tree.structure((carry, carry))
+
+
+class Scaled(nn.Module):
+    alpha_init: float = 1.0
+
+    def __call__(self, carry, x):
+        new = self.alpha_init * carry + x
+        return new, new
+
+
+def test_only_initialisers_are_left_out_of_a_step():
+    recurrence = from_linen(Scaled(alpha_init=0.25), {"params": {}})
+    new = recurrence.step(recurrence.params, jnp.ones(2), jnp.zeros(2))
+    np.testing.assert_array_equal(new, [0.25, 0.25])

@@ -11,6 +11,7 @@ from jacobian_rnn import (
     parameter_gradients,
     stack,
     trajectory,
+    waiting,
 )
 
 
@@ -119,3 +120,49 @@ def test_new_numbers_compile_nothing():
     size = _input_jacobians._cache_size()
     input_jacobians(from_linen(nn.SimpleCell(2), variables), carry + 1, 2 * xs, lags=[4, 5])
     assert _input_jacobians._cache_size() == size
+
+
+def upper_triangle(rotation):
+    """Make a system in which the input meets only the decaying one of two directions."""
+    matrix = rotation @ jnp.diag(jnp.array([1.5, 0.5])) @ rotation.T
+    return Recurrence(lambda p, c, x: p @ c + rotation[:, 1] * x[0], matrix)
+
+
+def test_an_input_that_misses_the_growing_direction_keeps_its_small_norm():
+    system, xs = upper_triangle(jnp.eye(2)), jnp.zeros((2000, 1))
+    result = input_jacobians(system, jnp.zeros(2), xs, lags=[300, 2000])
+    assert float(result.log_norms[0]) == pytest.approx(299 * np.log(0.5), abs=1e-9)
+    assert np.isfinite(result.log_norms[1])  # underflow of the other direction costs it 0.1 nats
+    np.testing.assert_allclose(
+        result.digits_lost, [299 * np.log10(3), 1999 * np.log10(3)], atol=0.2
+    )
+
+
+def test_digits_that_cancel_are_reported():
+    angle = 0.3
+    rotation = jnp.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    system, xs = upper_triangle(rotation), jnp.zeros((100, 1))
+    result = input_jacobians(system, jnp.zeros(2), xs, lags=[1, 11, 100])
+    np.testing.assert_allclose(result.digits_lost[:2], [0, 10 * np.log10(3)], atol=1e-2)
+    np.testing.assert_allclose(result.log_norms[1], 10 * np.log(0.5), atol=1e-9)
+    # Rounding has taken the whole of it, and the result says so.
+    assert abs(result.log_norms[2] - 99 * np.log(0.5)) > 1
+    assert result.digits_lost[2] > 14
+
+
+def test_shares_too_small_to_square_are_not_zero():
+    params = jnp.full(4, 0.5, jnp.float32)
+    system = Recurrence(decay, params)
+    xs = jnp.ones((100, 4), jnp.float32)
+    result = parameter_gradients(system, jnp.ones(4, jnp.float32), xs, lambda s: s[-1].sum())
+    expected = [2 * 0.5**lag * (2 - 0.5 ** (99 - lag)) for lag in (70, 90)]
+    np.testing.assert_allclose(result.norms[jnp.array([70, 90])], expected, rtol=1e-5)
+
+
+def test_what_cannot_be_differentiated_for_is_refused():
+    plain = Recurrence(lambda _, c, x: c + x, ())
+    with pytest.raises(ValueError, match="received one without parameters"):
+        parameter_gradients(plain, jnp.zeros(2), jnp.zeros((4, 2)), lambda s: s[-1].sum())
+    inputs = jnp.zeros((4, 2)), jnp.ones(4, bool)
+    with pytest.raises(ValueError, match=r"xs: received .*, expected one array \(time, inputs\)"):
+        input_jacobians(waiting(plain), jnp.zeros(2), inputs, lags=[1])

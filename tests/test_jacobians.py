@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CELLS, CLOSED_FORMS
+from conftest import CELLS, CLOSED_FORMS, double
 from flax import linen as nn
 from flax import nnx
 from jax.flatten_util import ravel_pytree
@@ -133,6 +133,52 @@ def clipped(x):
 )
 def test_a_cell_that_the_closed_form_does_not_describe_has_none(cell):
     assert from_linen(cell, {"params": {}}).jacobian is None
+
+
+def changed(cell_class, **layers):
+    """Make an nnx cell of which a layer was replaced or changed."""
+    cell = double(cell_class, 3, 4, dtype=jnp.float64, rngs=nnx.Rngs(0))
+    for name, change in layers.items():
+        setattr(cell, name, change(getattr(cell, name)))
+    return cell
+
+
+def with_bias(layer):
+    ones = nnx.initializers.ones
+    sizes = layer.in_features, layer.out_features
+    return nnx.Linear(*sizes, bias_init=ones, param_dtype=jnp.float64, rngs=nnx.Rngs(1))
+
+
+def adapted(layer):
+    return nnx.LoRA(4, 2, 4, base_module=layer, rngs=nnx.Rngs(0))
+
+
+def in_half_precision(layer):
+    layer.dtype = jnp.bfloat16
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("cell_class", "layers"),
+    [
+        (nnx.SimpleCell, {"dense_h": with_bias}),
+        (nnx.OptimizedLSTMCell, {"dense_i": with_bias}),
+        (nnx.GRUCell, {"dense_h": in_half_precision}),
+        (nnx.LSTMCell, {"hi": adapted}),
+    ],
+)
+def test_an_nnx_cell_whose_layers_were_changed_has_no_closed_form(cell_class, layers):
+    assert from_nnx(changed(cell_class)).jacobian is not None
+    assert from_nnx(changed(cell_class, **layers)).jacobian is None
+
+
+def test_a_cell_that_computes_in_another_dtype_than_its_variables_has_no_closed_form():
+    cell = nn.LSTMCell(4, dtype=jnp.float32)
+    carry = (jnp.zeros(4, jnp.float32),) * 2
+    variables = cell.init(jax.random.key(0), carry, jnp.ones(3, jnp.float32))
+    assert from_linen(cell, variables).jacobian is not None
+    doubled = jax.tree.map(lambda a: a.astype(jnp.float64), variables)
+    assert from_linen(cell, doubled).jacobian is None
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -156,3 +156,11 @@ def test_cells_stack_with_closed_forms():
 def test_bad_sizes_and_rates_are_named(make, error, match):
     with pytest.raises(error, match=match):
         make(jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_carry_with_a_batch_axis_is_refused(name):
+    network, carry, xs = made(name, 4)
+    batched = jax.tree.map(lambda c: jnp.stack([c, c]), carry)
+    with pytest.raises(ValueError, match=r"carry: .* with a batch axis"):
+        jacobian_product(network, batched, xs)

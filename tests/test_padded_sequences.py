@@ -5,12 +5,15 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jacobian_rnn import (
+    Recurrence,
     ending_together,
     jacobian_product,
+    parameter_gradients,
     predict_regime,
     step_jacobians,
     trajectory,
     waiting,
+    zero_carry,
 )
 
 LENGTHS = [12, 7, 9]
@@ -86,3 +89,31 @@ def test_lengths_beyond_the_data_are_named(network, lengths, error, match):
         predict_regime(recurrence, carry, jnp.stack([xs] * 3), horizon=6, seq_lengths=lengths)
     with pytest.raises(TypeError, match="expected a Recurrence"):
         waiting(recurrence.step)
+
+
+def test_gradients_of_padded_sequences_are_finite_where_padding_is_out_of_range():
+    system = Recurrence(lambda p, c, x: c + p * jnp.log(x), jnp.array(2.0))
+    xs = jnp.array([[[2.0], [4.0], [0.0]]])
+    moved, active = ending_together(xs, [2])
+    result = parameter_gradients(
+        waiting(system), jnp.zeros(1), (moved[0], active[0]), lambda s: s[-1].sum()
+    )
+    assert float(result.total) == pytest.approx(np.log(8), rel=1e-12)
+
+
+def test_batches_that_do_not_belong_together_are_refused(network):
+    with pytest.raises(ValueError, match=r"xs: received .* expected arrays of one shape"):
+        ending_together({"a": jnp.ones((2, 3)), "b": jnp.ones((2, 5))}, [2, 3])
+    with pytest.raises(ValueError, match=r"xs: received .* expected arrays of one shape"):
+        ending_together(jnp.ones(3), [2])
+    with pytest.raises(TypeError, match="seq_lengths: received a traced array"):
+        jax.jit(lambda lengths: ending_together(jnp.ones((2, 3)), lengths))(jnp.array([1, 2]))
+    recurrence, carry, xs = network("LSTMCell", 3)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        zero_carry(waiting(recurrence)),
+        jax.tree.map(jnp.zeros_like, carry),
+    )
+    batched = jax.tree.map(lambda c: jnp.stack([c, c]), carry)
+    with pytest.raises(ValueError, match=r"carry: .* with a batch axis"):
+        jacobian_product(waiting(recurrence), batched, (xs, jnp.ones(12, bool)))
