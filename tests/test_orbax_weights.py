@@ -220,3 +220,15 @@ except ValueError as error:
     command = [sys.executable, "-c", script]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert re.search("path: received .*damaged", output)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.RNN(nn.GRUCell(4)),
+        nnx.RNN(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1)),
+    ],
+)
+def test_a_layer_is_refused_in_favour_of_its_cell(layer, tmp_path):
+    with pytest.raises(ValueError, match="cell: received an RNN layer, expected its cell"):
+        from_orbax(layer, tmp_path)
