@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import stdtrit
 
+import jacobian_rnn as jrnn
 from experiments import initialization_measures as measures
 from experiments import initialization_schemes as schemes
 from experiments import results
@@ -130,7 +131,7 @@ def measure(audit: Audit, scheme: Scheme, width: int) -> xr.Dataset:
         for key in jax.random.split(draw_key, audit.num_networks)
     ]
     networks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
-    carry = schemes.zero_carry(scheme, width, dtype)
+    carry = jrnn.zero_carry(drawn[0])
     spectra = measures.exponents(
         networks,
         carry,

@@ -16,7 +16,7 @@ Keras (`SimpleRNN`, `LSTM`, `GRU`): one input kernel for all G gates, (inputs, G
 Gates are named as in Flax: a plain cell's kernel is "h"; "n" or "g" is the candidate.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ def draw(scheme: Scheme, width: int, input_size: int, *, dtype, key: Array) -> j
         width: number of hidden units N.
         input_size: number of input channels.
         dtype: of parameters and computation.
-        key: a `jax.random.key`; may be traced.
+        key: a `jax.random.key`.
 
     Returns:
         The recurrence.
@@ -102,18 +102,18 @@ def draw(scheme: Scheme, width: int, input_size: int, *, dtype, key: Array) -> j
         )
     if scheme.library == "linen":
         cell = getattr(nn, scheme.cell)(width, param_dtype=dtype)
-        x = jnp.zeros(input_size, dtype)
-        return jrnn.from_linen(cell, cell.init(key, zero_carry(scheme, width, dtype), x))
-    cell, gates = EQUIVALENT[scheme]
-    fused = pytorch if scheme.library == "PyTorch" else keras
-    parameters = fused(gates, width, input_size, dtype=dtype, key=key)
-    return jrnn.from_linen(cell(width, param_dtype=dtype), {"params": _linen(parameters, gates)})
-
-
-def zero_carry(scheme: Scheme, width: int, dtype) -> PyTree:
-    """Return the carry of zeros from which all libraries start."""
-    zeros = jnp.zeros(width, dtype)
-    return (zeros, zeros) if "LSTM" in scheme.cell else zeros
+        carry = cell.initialize_carry(key, (input_size,))
+        return jrnn.from_linen(cell, cell.init(key, carry, jnp.zeros(input_size, dtype)))
+    _, gates = EQUIVALENT[scheme]
+    if scheme.library == "PyTorch":
+        kernel_x, kernel_h, *biases = pytorch(gates, width, input_size, dtype=dtype, key=key)
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        tensors = (kernel_x.T, kernel_h.T, *biases)
+        return jrnn.from_torch(dict(zip(names, tensors, strict=True)))
+    kernel_x, kernel_h, *biases = keras(gates, width, input_size, dtype=dtype, key=key)
+    bias = jnp.stack(biases) if scheme.cell == "GRU" else sum(biases)
+    kind: Any = scheme.cell
+    return jrnn.from_keras([kernel_x, kernel_h, bias], kind=kind)
 
 
 def pytorch(gates: str, width: int, input_size: int, *, dtype, key: Array) -> FusedParameters:
@@ -160,20 +160,3 @@ def recurrent_kernels(params: PyTree) -> dict[str, Float[Array, "width width"]]:
     return {
         name[1:] or "h": layer["kernel"].T for name, layer in params.items() if name.startswith("h")
     }
-
-
-def _linen(fused: FusedParameters, gates: str):
-    """Split fused tensors by gate, into the parameters of the linen cell with the same gates."""
-    params = {}
-    parts = (jnp.split(tensor, len(gates), axis=-1) for tensor in fused)
-    for gate, kernel_x, kernel_h, bias_x, bias_h in zip(gates, *parts, strict=True):
-        name_x, name_h = ("i", "h") if gate == "h" else (f"i{gate}", f"h{gate}")
-        layer_x, layer_h = {"kernel": kernel_x}, {"kernel": kernel_h}
-        if gates == "ifgo":
-            layer_h["bias"] = bias_x + bias_h
-        elif gate == "n":
-            layer_x["bias"], layer_h["bias"] = bias_x, bias_h
-        else:
-            layer_x["bias"] = bias_x + bias_h
-        params |= {name_x: layer_x, name_h: layer_h}
-    return params

@@ -50,11 +50,6 @@ class GatedJacobian(NamedTuple):
         """The size of the input."""
         return self.input_kernels[0].shape[0]
 
-    @property
-    def num_weights(self) -> int:
-        """How many entries of kernels a tangent of the state passes."""
-        return sum(kernel.size for kernel in self.kernels)
-
     def push(self, rows: Float[Array, "k n"]) -> Float[Array, "k n"]:
         """Push tangents of the state, one a row: V Jᵀ."""
         parts = self._parts(rows)
@@ -153,13 +148,6 @@ class StackJacobian(NamedTuple):
     def num_inputs(self) -> int:
         """The size of the input of the lowest layer."""
         return self.layers[0].num_inputs
-
-    @property
-    def num_weights(self) -> int:
-        """How many entries of kernels a tangent of the state passes."""
-        kernels = [kernel for layer in self.layers for kernel in layer.kernels]
-        kernels += [kernel for layer in self.layers[1:] for kernel in layer.input_kernels]
-        return sum(kernel.size for kernel in kernels)
 
     def push(self, rows: Float[Array, "k n"]) -> Float[Array, "k n"]:
         """Push tangents of the state, one a row: V Jᵀ."""

@@ -8,7 +8,14 @@ from conftest import CLOSED_FORMS
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
-from jacobian_rnn import Recurrence, from_linen, jacobian_product, stack, step_jacobians
+from jacobian_rnn import (
+    Recurrence,
+    from_linen,
+    jacobian_product,
+    stack,
+    step_jacobians,
+    trajectory,
+)
 from jacobian_rnn.jacobians import ravelled_step
 
 STACKS = {
@@ -64,13 +71,9 @@ def test_log_determinant_is_that_of_the_matrix(differentiated):
 def test_log_determinants_of_a_trajectory_add_up_to_that_of_the_product(network):
     recurrence, carry, xs = network("LSTMCell", 6)
     unravel = ravel_pytree(carry)[1]
-    states = jnp.concatenate([ravel_pytree(carry)[0][None]])
     total = 0.0
-    for x in xs:
-        parts = recurrence.jacobian.parts(recurrence.params, unravel(states[-1]), x)
-        total += parts.log_abs_det()
-        new = ravel_pytree(recurrence.step(recurrence.params, unravel(states[-1]), x))[0]
-        states = jnp.concatenate([states, new[None]])
+    for state, x in zip(trajectory(recurrence, carry, xs), xs, strict=False):
+        total += recurrence.jacobian.parts(recurrence.params, unravel(state), x).log_abs_det()
     product = jacobian_product(recurrence, carry, xs)
     assert float(jnp.sum(product.log_singular_values())) == pytest.approx(float(total), abs=1e-10)
 

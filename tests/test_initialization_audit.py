@@ -100,7 +100,7 @@ def test_networks_step_by_the_equations_in_the_manuals_of_their_libraries(librar
 @pytest.mark.parametrize("scheme", schemes.SCHEMES, ids=" ".join)
 def test_every_scheme_draws_networks_whose_gates_are_all_found(scheme):
     network = schemes.draw(scheme, 4, NUM_INPUTS, dtype=jnp.float64, key=jax.random.key(0))
-    carry = schemes.zero_carry(scheme, 4, jnp.float64)
+    carry = jrnn.zero_carry(network)
     new = network.step(network.params, carry, jnp.ones(NUM_INPUTS))
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, carry)
     kinds = {"LSTM": "ifgo", "GRU": "rzn", "MGU": "fn"}
