@@ -235,5 +235,5 @@ def _parameter_gradients(recurrence, carry, xs, gradients, num_steps):
 def _norm(array):
     """Compute the Euclidean norm of all entries without squaring small ones to zero."""
     largest = jnp.max(jnp.abs(array))
-    scale = jnp.where(largest > 0, largest, 1)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     return scale * jnp.linalg.norm((array / scale).ravel())

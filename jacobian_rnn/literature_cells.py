@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax.nn import initializers
 from jaxtyping import Array, Key
@@ -19,6 +18,7 @@ from jaxtyping import Array, Key
 from jacobian_rnn.cells import Recurrence, from_linen, last_array
 from jacobian_rnn.closed_form import StepClosedForm
 from jacobian_rnn.gated_jacobian import GatedJacobian
+from jacobian_rnn.jacobians import check_count
 
 
 def minimal_rnn(
@@ -318,9 +318,7 @@ def normal_kernel(key: Key[Array, ""], num_rows: int, num_units: int, dtype: Any
 def check_sizes(**sizes: int) -> None:
     """Raise where a size is no integer (TypeError) or below one (ValueError)."""
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int | np.integer):
-            msg = f"{name}: received {size!r}, expected a Python int"
-            raise TypeError(msg)
+        check_count(name, size)
         if size < 1:
             msg = f"{name}: received {size}, expected at least 1"
             raise ValueError(msg)

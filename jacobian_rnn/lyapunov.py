@@ -171,6 +171,13 @@ def _lyapunov_spectrum(recurrence, carry, run, xs, num_steps, num_warmup, qr_eve
     jacobian = jacobian_of_step(recurrence, unravel)
     n, k = run.frame.shape
 
+    parts = getattr(recurrence.jacobian, "parts", None)
+
+    def log_abs_det(state, x):
+        if parts is not None:
+            return parts(recurrence.params, unravel(state), x).log_abs_det()
+        return jnp.linalg.slogdet(jacobian(state, x))[1]
+
     def push_by_jacobian(state, rows, x):
         return step(state, x), matmul(rows, jacobian(state, x).T)
 
@@ -184,7 +191,7 @@ def _lyapunov_spectrum(recurrence, carry, run, xs, num_steps, num_warmup, qr_eve
     dense = recurrence.jacobian is not None and 8 * k >= n and num_weights > 2 * n**2
     push = push_by_jacobian if dense else push_by_tangents
     run = _counted(
-        Tangents(push, jacobian), run, xs, num_steps, num_warmup, qr_every, factorization
+        Tangents(push, log_abs_det), run, xs, num_steps, num_warmup, qr_every, factorization
     )
     return _finished(run, unravel(run.state))
 
@@ -193,7 +200,7 @@ def _lyapunov_spectrum(recurrence, carry, run, xs, num_steps, num_warmup, qr_eve
 def _lyapunov_spectrum_of(jacobians, run, num_warmup, qr_every, factorization):
     tangents = Tangents(
         lambda state, rows, jacobian: (state, matmul(rows, jacobian.T)),
-        lambda _, jacobian: jacobian,
+        lambda _, jacobian: jnp.linalg.slogdet(jacobian)[1],
     )
     num_steps = jacobians.shape[0]
     run = _counted(tangents, run, jacobians, num_steps, num_warmup, qr_every, factorization)
