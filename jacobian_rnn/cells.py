@@ -79,7 +79,7 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
         The recurrence, with a closed-form Jacobian where `closed_form` has one.
 
     Raises:
-        TypeError: `cell` is not a linen module.
+        TypeError: `cell` is not a linen module, or one of its attributes cannot be hashed.
         ValueError: `variables` has no collection "params", or a layer runs in reverse.
 
     Example:
@@ -113,7 +113,8 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
             )
             raise ValueError(msg)
         cell, variables = cell.cell, {"params": variables["params"]["cell"]}
-    step = LinenStep(_without_initializers(cell), _num_feature_axes(cell))
+    variables = nn.unbox(variables)  # from the boxes of `nn.with_partitioning`
+    step = _hashable(LinenStep(_without_initializers(cell), _num_feature_axes(cell)))
     # A cell may compute in another dtype than its variables have, whatever it declares.
     dtype = getattr(cell, "dtype", None)
     kept = all(dtype in (None, getattr(leaf, "dtype", None)) for leaf in jax.tree.leaves(variables))
@@ -133,7 +134,7 @@ def from_nnx(cell: nnx.Module) -> Recurrence:
         The recurrence, with a closed-form Jacobian where `closed_form` has one.
 
     Raises:
-        TypeError: `cell` is not an nnx module.
+        TypeError: `cell` is not an nnx module, or one of its attributes cannot be hashed.
         ValueError: a layer that runs in reverse.
 
     Example:
@@ -159,7 +160,7 @@ def from_nnx(cell: nnx.Module) -> Recurrence:
             if name.endswith("_init") and callable(value) and not isinstance(value, nnx.Variable):
                 setattr(module, name, None)
     graphdef, state = nnx.split(bare)
-    step = NNXStep(graphdef, _num_feature_axes(cell))
+    step = _hashable(NNXStep(graphdef, _num_feature_axes(cell)))
     return Recurrence(step, nnx.as_pure(state), closed_form.of_nnx(cell))
 
 
@@ -317,6 +318,20 @@ def _check_forward(layer: Any) -> None:
             "`layer.cell`, and the inputs in the order in which it meets them"
         )
         raise ValueError(msg)
+
+
+def _hashable(step: Any) -> Any:
+    """Return a step, unless JAX could not find what it compiled for it."""
+    try:
+        hash(step)
+    except TypeError as error:
+        msg = (
+            f"cell: received an attribute of {error.__cause__ or error}, expected attributes that "
+            "compare by value: give a named function or a frozen dataclass as activation_fn or "
+            "gate_fn"
+        )
+        raise TypeError(msg) from error
+    return step
 
 
 def _shows_the_end(output: Callable) -> bool:

@@ -4,6 +4,7 @@
 number changes its dtype unless asked to.
 """
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -22,30 +23,32 @@ def gated_layers(gates: str, layers: Sequence[tuple], nonlinearity: str) -> Recu
     if len(dtypes) > 1:
         advice = "pass dtype=jnp.float32 or jnp.float64 to cast"
         refuse("weights", f"dtypes {sorted(dtypes)}", "one for all", advice, error=TypeError)
-    recurrences = []
-    for layer in layers:
-        num_units, dtype = len(layer[1]), layer[1].dtype
-        zeros = np.zeros(len(gates) * num_units, dtype)
-        blocks = [np.split(zeros if a is None else a, len(gates), axis=-1) for a in layer]
-        # Copies: the weights may share memory with a model that is trained further.
-        u, w, b_x, b_h = (dict(zip(gates, map(jnp.array, block), strict=True)) for block in blocks)
-        hidden: dict[str, dict] = {"h" + gate: {"kernel": w[gate]} for gate in gates}
-        if len(gates) == 1:
-            activation = ACTIVATIONS[nonlinearity]
-            cell = nn.SimpleCell(num_units, activation_fn=activation, param_dtype=dtype)
-            params = {"i": {"kernel": u["h"], "bias": b_x["h"] + b_h["h"]}, "h": hidden["hh"]}
-        elif len(gates) == 4:
-            cell = nn.OptimizedLSTMCell(num_units, param_dtype=dtype)
-            params = {"i" + gate: {"kernel": u[gate]} for gate in gates} | hidden
-            for gate in gates:
-                hidden["h" + gate]["bias"] = b_x[gate] + b_h[gate]
-        else:
-            cell = nn.GRUCell(num_units, param_dtype=dtype)
-            hidden["hn"]["bias"] = b_h.pop("n")  # r multiplies it: it stays apart
-            b_x |= {gate: b_x[gate] + b_h[gate] for gate in "rz"}
-            params = {"i" + g: {"kernel": u[g], "bias": b_x[g]} for g in gates} | hidden
-        recurrences.append(from_linen(cell, {"params": params}))
+    recurrences = [_gated_layer(gates, layer, nonlinearity) for layer in layers]
     return recurrences[0] if len(recurrences) == 1 else stack(*recurrences)
+
+
+def _gated_layer(gates, layer, nonlinearity) -> Recurrence:
+    num_units, dtype = len(layer[1]), layer[1].dtype
+    zeros = np.zeros(len(gates) * num_units, dtype)
+    blocks = [np.split(zeros if a is None else a, len(gates), axis=-1) for a in layer]
+    # Copies: the weights may share memory with a model that is trained further.
+    u, w, b_x, b_h = (dict(zip(gates, map(jnp.array, block), strict=True)) for block in blocks)
+    bias = {gate: b_x[gate] + b_h[gate] for gate in gates}
+    if len(gates) == 1:
+        activation = ACTIVATIONS[nonlinearity]
+        cell = nn.SimpleCell(num_units, activation_fn=activation, param_dtype=dtype)
+        params = {"i": {"kernel": u["h"], "bias": bias["h"]}, "h": {"kernel": w["h"]}}
+    elif len(gates) == 4:
+        cell = nn.OptimizedLSTMCell(num_units, param_dtype=dtype)
+        params = {"i" + gate: {"kernel": u[gate]} for gate in gates}
+        params |= {"h" + gate: {"kernel": w[gate], "bias": bias[gate]} for gate in gates}
+    else:
+        cell = nn.GRUCell(num_units, param_dtype=dtype)
+        bias["n"] = b_x["n"]  # r multiplies the other: it stays apart
+        params = {"i" + gate: {"kernel": u[gate], "bias": bias[gate]} for gate in gates}
+        params |= {"h" + gate: {"kernel": w[gate]} for gate in gates}
+        params["hn"]["bias"] = b_h["n"]
+    return from_linen(cell, {"params": params})
 
 
 def to_numpy(name: str, array: Any) -> np.ndarray:
@@ -65,11 +68,8 @@ def to_floats(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
     """Return finite float32 or float64 numbers, cast only where `dtype` asks for it."""
     if not jnp.issubdtype(array.dtype, jnp.floating):
         refuse(name, f"dtype {array.dtype}", "floating-point numbers", error=TypeError)
-    wanted = jnp.dtype(array.dtype if dtype is None else dtype)
-    if wanted not in (np.float32, np.float64):
-        advice = "pass dtype=jnp.float32 or jnp.float64 to cast"
-        refuse(name, f"dtype {wanted}", "float32 or float64", advice, error=TypeError)
-    check_x64(name, wanted)
+    wanted = array.dtype if dtype is None else dtype
+    check_dtype(name if dtype is None else "dtype", wanted)
     with np.errstate(over="ignore"):
         return check_finite(name, check_finite(name, array).astype(wanted))
 
@@ -82,10 +82,22 @@ def check_finite(name: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
+def check_dtype(name: str, dtype: Any):
+    """Refuse what is neither float32 nor float64, or what JAX would silently cast to float32."""
+    wanted = repr(dtype)
+    if dtype is not None:  # which numpy takes for float64
+        with contextlib.suppress(TypeError, ValueError):
+            wanted = np.dtype(dtype)
+    if wanted not in (np.float32, np.float64):
+        advice = "pass dtype=jnp.float32 or jnp.float64"
+        refuse(name, f"dtype {wanted}", "float32 or float64", advice, error=TypeError)
+    check_x64(name, wanted)
+
+
 def check_x64(name: str, dtype: Any):
     """Refuse what JAX would silently cast to float32."""
     if dtype == np.float64 and jnp.result_type(float) != np.float64:
-        advice = 'set jax.config.update("jax_enable_x64", True), or cast the weights to float32'
+        advice = 'set jax.config.update("jax_enable_x64", True), or use float32'
         refuse(name, "dtype float64 while JAX's x64 is off", "float32", advice, error=TypeError)
 
 

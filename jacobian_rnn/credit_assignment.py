@@ -132,7 +132,7 @@ def parameter_gradients(
 
     Raises:
         ValueError: shapes that do not fit, or values that are not finite.
-        TypeError: float dtypes that differ.
+        TypeError: float dtypes that differ, or a loss that is no real scalar.
 
     Cost: twice that of backpropagation; memory T n, and twice that of the parameters.
 

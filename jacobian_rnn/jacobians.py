@@ -128,7 +128,7 @@ def state_gradients(
 
     Raises:
         ValueError: shapes that do not fit, or values that are not finite.
-        TypeError: float dtypes that differ.
+        TypeError: float dtypes that differ, or a loss that is no real scalar.
 
     Example:
         >>> import jax.numpy as jnp
@@ -140,6 +140,8 @@ def state_gradients(
         [0.25 0.5  1.  ]
     """
     carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
+    state = ravel_pytree(carry)[0]
+    _check_loss(loss, jax.ShapeDtypeStruct((num_steps + 1, state.size), state.dtype))
     return _state_gradients(recurrence, carry, xs, loss, num_steps)
 
 
@@ -352,6 +354,20 @@ def _check_step(recurrence, carry, x):
             "the dtype of its parameters"
         )
         raise ValueError(msg)
+
+
+def _check_loss(loss, states):
+    received = type(loss).__name__
+    if callable(loss):
+        value = jax.eval_shape(loss, states)
+        if getattr(value, "shape", None) == () and jnp.issubdtype(value.dtype, jnp.floating):
+            return
+        received = f"one that returns {_shapes(value)}"
+    msg = (
+        f"loss: received {received}, expected a function of the states (T + 1, n) that returns a "
+        "real scalar, such as lambda states: states[-1].sum()"
+    )
+    raise TypeError(msg)
 
 
 def _shapes(tree):

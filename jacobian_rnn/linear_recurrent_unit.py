@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from jacobian_rnn.cells import Recurrence, whole_carry
+from jacobian_rnn.checkpoints import check_dtype
 from jacobian_rnn.gated_jacobian import GatedJacobian
 from jacobian_rnn.literature_cells import check_sizes, normal_kernel, recurrence_of
 
@@ -32,13 +33,13 @@ def lru(
         num_units: number N of complex units; the state has 2N entries.
         key: a `jax.random.key`.
         radii: bounds of |λ|, 0 < lower < upper < 1.
-        dtype: float type of the parameters.
+        dtype: float32 or float64, of the parameters.
 
     Returns:
         The recurrence; J is diagonal in complex numbers, and log|det J| = 2 Σ log|λ|.
 
     Raises:
-        TypeError: sizes that are not integers.
+        TypeError: sizes that are not integers; neither float type, or float64 without x64.
         ValueError: sizes below one, or radii out of range.
 
     References:
@@ -53,6 +54,7 @@ def lru(
         ((4,), (4,))
     """
     check_sizes(num_inputs=num_inputs, num_units=num_units)
+    check_dtype("dtype", dtype)
     if not (len(radii) == 2 and 0 < radii[0] < radii[1] < 1):
         msg = f"radii: received {radii}, expected (lower, upper) with 0 < lower < upper < 1"
         raise ValueError(msg)

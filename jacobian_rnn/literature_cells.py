@@ -16,6 +16,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Key
 
 from jacobian_rnn.cells import Recurrence, from_linen, last_array
+from jacobian_rnn.checkpoints import check_dtype
 from jacobian_rnn.closed_form import StepClosedForm
 from jacobian_rnn.gated_jacobian import GatedJacobian
 from jacobian_rnn.jacobians import check_count
@@ -32,13 +33,13 @@ def minimal_rnn(
         num_inputs: size of x.
         num_units: size N of h.
         key: a `jax.random.key`.
-        dtype: float type of the parameters.
+        dtype: float32 or float64, of the parameters.
 
     Returns:
         The recurrence; J = diag u + diag((h − z) u') W.
 
     Raises:
-        TypeError: sizes that are not integers.
+        TypeError: sizes that are not integers; neither float type, or float64 without x64.
         ValueError: sizes below one.
 
     References:
@@ -52,6 +53,7 @@ def minimal_rnn(
         (4,)
     """
     check_sizes(num_inputs=num_inputs, num_units=num_units)
+    check_dtype("dtype", dtype)
     embed, read, recur = jax.random.split(key, 3)
     zeros = jnp.zeros(num_units, dtype)
     params = {
@@ -84,13 +86,13 @@ def antisymmetric_rnn(
         key: a `jax.random.key`.
         step_size: ε, above zero.
         diffusion: γ, zero or above.
-        dtype: float type of the parameters.
+        dtype: float32 or float64, of the parameters.
 
     Returns:
         The recurrence; J = 1 + ε diag(tanh') (W − Wᵀ − γ). ε and γ are among its parameters.
 
     Raises:
-        TypeError: sizes that are not integers.
+        TypeError: sizes that are not integers; neither float type, or float64 without x64.
         ValueError: sizes below one, or ε or γ out of range.
 
     References:
@@ -104,6 +106,7 @@ def antisymmetric_rnn(
         (4,)
     """
     check_sizes(num_inputs=num_inputs, num_units=num_units)
+    check_dtype("dtype", dtype)
     _check_range("step_size", step_size, above=0)
     _check_range("diffusion", diffusion, least=0)
     read, recur = jax.random.split(key)
@@ -138,13 +141,13 @@ def leaky_rate_network(
         key: a `jax.random.key`.
         leak: α, the time step over the time constant, above 0 and at most 1.
         gain: of the recurrent weights, zero or above.
-        dtype: float type of the parameters.
+        dtype: float32 or float64, of the parameters.
 
     Returns:
         The recurrence; J = 1 − α + α diag(tanh') W. α is among its parameters.
 
     Raises:
-        TypeError: sizes that are not integers.
+        TypeError: sizes that are not integers; neither float type, or float64 without x64.
         ValueError: sizes below one, or α or the gain out of range.
 
     References:
@@ -158,6 +161,7 @@ def leaky_rate_network(
         (4,)
     """
     check_sizes(num_inputs=num_inputs, num_units=num_units)
+    check_dtype("dtype", dtype)
     _check_range("leak", leak, above=0, most=1)
     _check_range("gain", gain, least=0)
     read, recur = jax.random.split(key)
@@ -181,13 +185,13 @@ def irnn(
         num_inputs: size of x.
         num_units: size N of h.
         key: a `jax.random.key`, for the input kernel, whose entries have variance 10⁻⁶.
-        dtype: float type of the parameters.
+        dtype: float32 or float64, of the parameters.
 
     Returns:
         The recurrence; J = diag(1 where h' > 0) W.
 
     Raises:
-        TypeError: sizes that are not integers.
+        TypeError: sizes that are not integers; neither float type, or float64 without x64.
         ValueError: sizes below one.
 
     References:
@@ -201,6 +205,7 @@ def irnn(
         (4,)
     """
     check_sizes(num_inputs=num_inputs, num_units=num_units)
+    check_dtype("dtype", dtype)
     cell = nn.SimpleCell(num_units, activation_fn=nn.relu, param_dtype=dtype)
     small = 1e-3 * jax.random.normal(key, (num_inputs, num_units), dtype)
     params = {

@@ -186,9 +186,9 @@ def _lyapunov_spectrum(recurrence, carry, run, xs, num_steps, num_warmup, qr_eve
         return state, jax.vmap(differential)(rows)
 
     # Measured: a closed form pays where steps have many more weights than their Jacobian entries,
-    # as a GRU's three kernels (N = 64: from n/8 tangents on), and not for SimpleCell and LSTM.
+    # as a GRU's three kernels (N = 64: from n/4 tangents on), and not for SimpleCell and LSTM.
     num_weights = sum(leaf.size for leaf in jax.tree.leaves(recurrence.params))
-    dense = recurrence.jacobian is not None and 8 * k >= n and num_weights > 2 * n**2
+    dense = recurrence.jacobian is not None and 4 * k >= n and num_weights > 2 * n**2
     push = push_by_jacobian if dense else push_by_tangents
     run = _counted(
         Tangents(push, log_abs_det), run, xs, num_steps, num_warmup, qr_every, factorization

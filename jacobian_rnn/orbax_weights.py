@@ -57,42 +57,47 @@ def from_orbax(
     """
     if isinstance(cell, nn.RNN | nnx.RNN):
         refuse("cell", f"an {type(cell).__name__} layer", "its cell", "pass layer.cell, and at=")
-    tree, expected, own = None, {}, set()
     if isinstance(cell, nnx.Module):
-        template = from_nnx(cell)
+        template, collection = from_nnx(cell), ""
+    else:
+        template, collection = from_linen(cell, {"params": {}}), "params/"
+    metadata = _orbax_metadata(path)
+    saved = _by_name(metadata)
+    names = _names_at(at, path, saved, collection)
+    leaves = {name: saved[full] for name, full in names.items()}
+    for name, leaf in leaves.items():
+        check_x64(name, getattr(leaf, "dtype", None))
+    if isinstance(cell, nnx.Module):
         tree = template.params
         expected = _by_name(nnx.as_pure(nnx.state(cell, nnx.Param)))
         own = _by_name(tree).keys() - expected.keys()  # a random number generator's, say
+        below = tuple(f"{name}/" for name in own)
+        leaves = {name: leaf for name, leaf in leaves.items() if not f"{name}/".startswith(below)}
     else:
-        template = from_linen(cell, {"params": {}})
-    saved_tree = _orbax_metadata(path)
-    saved = _by_name(saved_tree)
-    start = "".join(f"{key}/" for key in at)
-    found = {name[len(start) :]: name for name in saved if name.startswith(start)}
-    if not found:
-        refuse("at", tuple(at), f"the keys down to the parameters: {path} holds {first_few(saved)}")
-    if all(name.endswith("/value") for name in found):  # Flax's box around each array
-        found = {name.removesuffix("/value"): full for name, full in found.items()}
-    if tree is None and not any(name.startswith("params/") for name in found):
-        found = {f"params/{name}": full for name, full in found.items()}
-    found = {
-        name: full
-        for name, full in found.items()
-        if not any(f"{name}/".startswith(f"{other}/") for other in own)
-    }
-    leaves = {name: saved[full] for name, full in found.items()}
-    for name, leaf in leaves.items():
-        check_x64(name, getattr(leaf, "dtype", None))
-    if tree is None:
         tree = _linen_variables(cell, getattr(template.step, "num_feature_axes", None), leaves)
         expected = _by_name(tree)
     _check_leaves(leaves, expected)
-    restored = _read_orbax(path, saved_tree, set(found.values()))
-    arrays = {name: check_finite(name, restored[full]) for name, full in found.items()}
+    restored = _read_orbax(path, metadata, {names[name] for name in leaves})
+    arrays = {name: check_finite(name, restored[names[name]]) for name in leaves}
     params = jax.tree_util.tree_map_with_path(
         lambda entries, leaf: jnp.array(arrays.get(_name(entries), leaf)), tree
     )
     return dataclasses.replace(template, params=params)
+
+
+def _names_at(
+    at: Sequence[str | int], path: str | os.PathLike, saved: Mapping, collection: str
+) -> dict[str, str]:
+    """Return the names of a cell's arrays, `collection` in front, with those in the checkpoint."""
+    start = "".join(f"{key}/" for key in at)
+    names = {name.removeprefix(start): name for name in saved if name.startswith(start)}
+    if not names:
+        refuse("at", tuple(at), f"the keys down to the parameters: {path} holds {first_few(saved)}")
+    if all(name.endswith("/value") for name in names):  # Flax's box around each array
+        names = {name.removesuffix("/value"): full for name, full in names.items()}
+    if not any(name.startswith(collection) for name in names):
+        names = {collection + name: full for name, full in names.items()}
+    return names
 
 
 def _orbax_metadata(path: str | os.PathLike) -> PyTree:

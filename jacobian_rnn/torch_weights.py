@@ -57,7 +57,8 @@ def from_torch(
         layers.
 
     Raises:
-        TypeError: `weights` is neither; or a dtype would have to change, and `dtype` does not say.
+        TypeError: `weights` is neither; `prefix` is no string, or `dtype` neither float type; or a
+            dtype would have to change, and `dtype` does not say.
         ValueError: a tensor is missing, unknown, misshapen or not finite; the layers run in both
             directions or project their state; the file is no complete safetensors file.
         ImportError: a path was given and the package `safetensors` is not installed.
@@ -73,6 +74,9 @@ def from_torch(
     References:
         PyTorch documentation, torch.nn.RNN, torch.nn.LSTM, torch.nn.GRU.
     """
+    if not isinstance(prefix, str):
+        expected = "a string such as 'encoder.lstm', or '' where there is none"
+        refuse("prefix", repr(prefix), expected, error=TypeError)
     if prefix and not prefix.endswith("."):
         prefix += "."
     if isinstance(weights, str | os.PathLike):

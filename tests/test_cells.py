@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,6 +115,12 @@ def test_a_recurrence_is_a_pytree_of_its_parameters(network):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient.params))
 
 
+@dataclasses.dataclass
+class Unhashable:  # as it compares by value and may change
+    def __call__(self, x):
+        return jnp.tanh(x)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
@@ -130,6 +138,16 @@ def test_a_recurrence_is_a_pytree_of_its_parameters(network):
         (lambda: from_linen(nn.GRUCell(3), {"kernel": 0}), ValueError, "expected 'params'"),
         (lambda: from_linen("GRU", {}), TypeError, "received str"),
         (lambda: from_nnx(nn.GRUCell(3)), TypeError, "received GRUCell"),
+        (
+            lambda: from_linen(nn.GRUCell(3, activation_fn=Unhashable()), {"params": {}}),
+            TypeError,
+            "cell: received an attribute of unhashable type: 'Unhashable', expected .*function",
+        ),
+        (
+            lambda: from_nnx(nnx.GRUCell(3, 3, gate_fn=Unhashable(), rngs=nnx.Rngs(0))),
+            TypeError,
+            "cell: received an attribute of unhashable type: 'Unhashable', expected .*function",
+        ),
         (lambda: stack(), ValueError, "received none"),
         (lambda: stack(nn.GRUCell(3)), TypeError, r"recurrences\[0\]: received GRUCell"),
     ],
@@ -160,6 +178,20 @@ def test_the_carry_of_zeros_is_that_of_the_cell(network, name):
     jax.tree.map(np.testing.assert_array_equal, zeros, jax.tree.map(jnp.zeros_like, carry))
     both = stack(recurrence, recurrence)
     assert jax.tree.structure(zero_carry(both)) == jax.tree.structure((carry, carry))
+
+
+def test_partitioned_parameters_are_taken_out_of_their_boxes():
+    init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "units"))
+    cell = nn.GRUCell(4, kernel_init=init, param_dtype=jnp.float64)
+    carry, xs = jnp.zeros(4), jax.random.normal(jax.random.key(0), (5, 3))
+    variables = cell.init(jax.random.key(1), carry, xs[0])
+    assert isinstance(variables["params"]["in"]["kernel"], nn.Partitioned)
+    recurrence = from_linen(cell, variables)
+    np.testing.assert_allclose(
+        step_jacobians(recurrence, zero_carry(recurrence), xs, method="closed_form"),
+        step_jacobians(recurrence, carry, xs, method="forward"),
+        atol=1e-14,
+    )
 
 
 class Scaled(nn.Module):

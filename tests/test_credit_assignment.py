@@ -163,6 +163,9 @@ def test_what_cannot_be_differentiated_for_is_refused():
     plain = Recurrence(lambda _, c, x: c + x, ())
     with pytest.raises(ValueError, match="received one without parameters"):
         parameter_gradients(plain, jnp.zeros(2), jnp.zeros((4, 2)), lambda s: s[-1].sum())
+    halving = Recurrence(decay, jnp.full(2, 0.5))
+    with pytest.raises(TypeError, match=r"loss: .*float64\[2\], expected .* real scalar"):
+        parameter_gradients(halving, jnp.zeros(2), jnp.zeros((4, 2)), lambda s: s[-1])
     inputs = jnp.zeros((4, 2)), jnp.ones(4, bool)
     with pytest.raises(ValueError, match=r"xs: received .*, expected one array \(time, inputs\)"):
         input_jacobians(waiting(plain), jnp.zeros(2), inputs, lags=[1])

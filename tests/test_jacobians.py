@@ -275,3 +275,16 @@ def test_an_unknown_method_is_refused():
 def test_traced_values_are_not_checked():
     states = jax.jit(lambda c: trajectory(SYSTEM, c, None, num_steps=2))(CARRY * np.float32("nan"))
     assert bool(jnp.all(jnp.isnan(states)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "match"),
+    [
+        (None, "loss: received NoneType, expected a function of the states"),
+        (lambda states: states[-1], r"that returns float32\[2\], expected .* real scalar"),
+        (lambda states: jnp.argmax(states), r"that returns int64\[\], expected .* real scalar"),
+    ],
+)
+def test_a_loss_that_is_no_real_scalar_is_refused(loss, match):
+    with pytest.raises(TypeError, match=match):
+        state_gradients(SYSTEM, CARRY, None, loss, num_steps=2)

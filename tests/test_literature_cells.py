@@ -159,6 +159,15 @@ def test_bad_sizes_and_rates_are_named(make, error, match):
 
 
 @pytest.mark.parametrize("name", MAKERS)
+def test_a_dtype_that_the_parameters_cannot_have_is_refused(name):
+    for dtype in (jnp.float16, jnp.int32, None):
+        with pytest.raises(TypeError, match="expected float32 or float64: pass dtype="):
+            MAKERS[name](2, 3, key=jax.random.key(0), dtype=dtype)
+    with jax.enable_x64(False), pytest.raises(TypeError, match="float64 while JAX's x64 is off"):
+        MAKERS[name](2, 3, key=jax.random.key(0), dtype=jnp.float64)
+
+
+@pytest.mark.parametrize("name", MAKERS)
 def test_a_carry_with_a_batch_axis_is_refused(name):
     network, carry, xs = made(name, 4)
     batched = jax.tree.map(lambda c: jnp.stack([c, c]), carry)

@@ -314,7 +314,10 @@ def test_wrong_weights_are_refused_by_name(rng, name):
         (lambda w: from_torch(w, nonlinearity="sin"), ValueError, "nonlinearity: received 'sin'"),
         (lambda w: from_torch(list(w)), TypeError, "weights: received list, expected a state"),
         (lambda w: from_torch(w | {0: 1}), TypeError, "the key 0"),
+        (lambda w: from_torch(w, prefix=None), TypeError, "prefix: received None, expected a str"),
         (lambda w: from_torch(w, dtype=jnp.float16), TypeError, "dtype float16, expected float32"),
+        (lambda w: from_torch(w, dtype="single precision"), TypeError, "'single precision', exp"),
+        (lambda w: from_torch(w, dtype=int), TypeError, "^dtype: received dtype int64, expected"),
         (
             lambda w: from_torch({k: a.astype(int) for k, a in w.items()}),
             TypeError,
