@@ -1,5 +1,6 @@
 """Will gradients survive the trip back through a recurrent network?"""
 
+from jacobian_rnn import initializers, mean_field
 from jacobian_rnn.agreement import Agreement, Score, agreement
 from jacobian_rnn.cells import Recurrence, from_linen, from_nnx, stack, zero_carry
 from jacobian_rnn.credit_assignment import (
@@ -11,6 +12,8 @@ from jacobian_rnn.credit_assignment import (
 from jacobian_rnn.dense_chain import dense_chain
 from jacobian_rnn.graded_svd import graded_singular_values
 from jacobian_rnn.growth import FiniteTimeGrowth, finite_time_growth, largest_exponent
+from jacobian_rnn.initialization import RateSearch, at_rate, drawn
+from jacobian_rnn.initializers import with_chrono_biases, with_gain, with_gate_bias
 from jacobian_rnn.jacobians import state_gradients, step_jacobians, trajectory
 from jacobian_rnn.keras_weights import from_keras
 from jacobian_rnn.linear_recurrent_unit import lru
@@ -61,6 +64,7 @@ __all__ = [
     "Observation",
     "Outcome",
     "ParameterGradients",
+    "RateSearch",
     "Recurrence",
     "Regime",
     "RegimePrediction",
@@ -68,7 +72,9 @@ __all__ = [
     "Thresholds",
     "agreement",
     "antisymmetric_rnn",
+    "at_rate",
     "dense_chain",
+    "drawn",
     "ending_together",
     "ensemble_spectrum",
     "entropy_rate",
@@ -79,6 +85,7 @@ __all__ = [
     "from_orbax",
     "from_torch",
     "graded_singular_values",
+    "initializers",
     "input_jacobians",
     "irnn",
     "jacobian_product",
@@ -89,6 +96,7 @@ __all__ = [
     "lru",
     "lyapunov_spectrum",
     "lyapunov_spectrum_of",
+    "mean_field",
     "minimal_rnn",
     "observe_regime",
     "parameter_gradients",
@@ -99,5 +107,8 @@ __all__ = [
     "step_jacobians",
     "trajectory",
     "waiting",
+    "with_chrono_biases",
+    "with_gain",
+    "with_gate_bias",
     "zero_carry",
 ]

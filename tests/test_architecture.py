@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import jacobian_rnn as jrnn
+from jacobian_rnn import mean_field
 
 PACKAGE = Path(jrnn.__file__).parent
 ORDER = [
@@ -27,11 +28,25 @@ ORDER = [
     "products",
     "spectra_by_lag",
     "credit_assignment",
+    "initializers",
+    "mean_field.quadrature",
+    "mean_field.roots",
+    "mean_field.activations",
+    "mean_field.vanilla",
+    "mean_field.critical_lines",
+    "mean_field.finite_depth",
+    "mean_field.full_spectrum",
+    "mean_field.random_products",
+    "mean_field.units",
+    "mean_field.untied",
+    "mean_field.tied",
+    "mean_field.reference_values",
     "batch_means",
     "tangent_run",
     "spectrum",
     "lyapunov",
     "growth",
+    "initialization",
     "regimes",
     "agreement",
     "task_definition",
@@ -40,14 +55,27 @@ ORDER = [
     "training",
     "plotting",
 ]
-FLAX = {"closed_form", "cells", "literature_cells", "checkpoints", "orbax_weights"}
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+FLAX = {
+    "closed_form",
+    "cells",
+    "literature_cells",
+    "checkpoints",
+    "orbax_weights",
+    "initializers",
+    "initialization",
+}
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__init__"
+)
 
 
 def imported(module):
     """List what a module imports at its top level, as dotted names."""
     names = []
-    for node in ast.parse((PACKAGE / f"{module}.py").read_text()).body:
+    source = PACKAGE / f"{module.replace('.', '/')}.py"
+    for node in ast.parse(source.read_text()).body:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -62,9 +90,10 @@ def test_every_module_has_its_place_in_the_order():
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down_only(module):
     for name in imported(module):
-        parts = name.split(".")
-        if parts[0] == "jacobian_rnn":
-            assert ORDER.index(parts[1]) < ORDER.index(module), name
+        package, _, rest = name.partition(".")
+        if package == "jacobian_rnn":
+            (used,) = (place for place in ORDER if f"{rest}.".startswith(f"{place}."))
+            assert ORDER.index(used) < ORDER.index(module), name
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -94,3 +123,11 @@ def test_public_names_are_documented_and_public_functions_show_an_example(name):
     if callable(public) and not isinstance(public, type):
         assert ">>>" in public.__doc__
         assert "Raises" in public.__doc__ or name in ("graded_singular_values",)
+
+
+@pytest.mark.parametrize("name", mean_field.__all__)
+def test_names_of_mean_field_theory_are_documented(name):
+    public = getattr(mean_field, name)
+    assert public.__doc__
+    if callable(public) and not isinstance(public, type) and name != "reference_names":
+        assert ">>>" in public.__doc__

@@ -1,0 +1,70 @@
+"""Infinite-width theory: what can be said of a recurrent network before one is drawn.
+
+Each prediction says what it assumes. `order_parameters` and `full_spectrum` (vanilla cells) hold
+for fresh and for kept weights alike; for gated cells `untied_growth` assumes fresh weights at
+every step, as the literature does, `tied_growth` weights that stay the same, as they do in real
+cells, and `frozen_growth` gates that stand still as well.
+"""
+
+from jacobian_rnn.mean_field.critical_lines import critical_weight_std
+from jacobian_rnn.mean_field.finite_depth import SquaredSingularValues, squared_singular_values
+from jacobian_rnn.mean_field.full_spectrum import (
+    SpectrumSummary,
+    full_spectrum,
+    spectrum_summary,
+)
+from jacobian_rnn.mean_field.quadrature import gaussian_average
+from jacobian_rnn.mean_field.random_products import (
+    ExactExponents,
+    critical_weight_std_of_width,
+    fuss_catalan_edge,
+    fuss_catalan_moment,
+    gaussian_generalized_exponent,
+    ginibre_exponents,
+    newman_exponents,
+)
+from jacobian_rnn.mean_field.reference_values import Reference, reference, reference_names
+from jacobian_rnn.mean_field.tied import FrozenGrowth, TiedGrowth, frozen_growth, tied_growth
+from jacobian_rnn.mean_field.units import Gate, GRUUnits, LSTMUnits, MinimalUnits, SimpleUnits
+from jacobian_rnn.mean_field.untied import UntiedGrowth, untied_growth
+from jacobian_rnn.mean_field.vanilla import (
+    CorrelationFixedPoint,
+    OrderParameters,
+    correlation_fixed_point,
+    order_parameters,
+)
+
+__all__ = [
+    "CorrelationFixedPoint",
+    "ExactExponents",
+    "FrozenGrowth",
+    "GRUUnits",
+    "Gate",
+    "LSTMUnits",
+    "MinimalUnits",
+    "OrderParameters",
+    "Reference",
+    "SimpleUnits",
+    "SpectrumSummary",
+    "SquaredSingularValues",
+    "TiedGrowth",
+    "UntiedGrowth",
+    "correlation_fixed_point",
+    "critical_weight_std",
+    "critical_weight_std_of_width",
+    "frozen_growth",
+    "full_spectrum",
+    "fuss_catalan_edge",
+    "fuss_catalan_moment",
+    "gaussian_average",
+    "gaussian_generalized_exponent",
+    "ginibre_exponents",
+    "newman_exponents",
+    "order_parameters",
+    "reference",
+    "reference_names",
+    "spectrum_summary",
+    "squared_singular_values",
+    "tied_growth",
+    "untied_growth",
+]

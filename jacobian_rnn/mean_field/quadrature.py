@@ -1,0 +1,101 @@
+"""Gaussian averages that stay accurate however wide the Gaussian is.
+
+Activation functions change on a scale of one around a few points, while pre-activations spread over
+√q, which grows with the gain: Gauss–Hermite nodes are spread over √q too and miss what happens
+between them (at gain 20 that puts λ₁ off in the third digit). Here x = c + sinh t about each such
+point c, which is fine near it and coarse far away, with Gauss–Legendre nodes in t.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+NUM_NODES = 64
+# Beyond nine standard deviations lie 2e-19 of the probability.
+REACH = 9.0
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(NUM_NODES)
+
+
+def gaussian_average(
+    function: Callable[[Array], Array],
+    variance: Float[Array, ""] | float,
+    mean: Float[Array, ""] | float = 0.0,
+    *,
+    centers: tuple[Float[Array, ""] | float, ...] = (0.0,),
+) -> Float[Array, ""]:
+    """Compute E f(x) for x ~ N(mean, variance).
+
+    Args:
+        function: f of an array of nodes, unit by unit; it may have kinks at the centres, and should
+            be smooth elsewhere on a scale of one or more about the nearest centre.
+        variance: zero or above; zero gives f(mean).
+        mean: of x.
+        centers: points about which f changes, ascending.
+
+    Returns:
+        The average, in the dtype of `variance`; differentiable in variance, mean and what f closes
+        over. For tanh and its powers the relative error is below 1e-12 up to a variance of 1e8.
+
+    Example:
+        >>> print(gaussian_average(lambda x: x**2, 2.0).round(4))
+        2.0
+    """
+    nodes, weights = gaussian_nodes(variance, mean, centers=centers)
+    return jnp.sum(weights * function(nodes))
+
+
+def gaussian_nodes(
+    variance: Float[Array, ""] | float,
+    mean: Float[Array, ""] | float = 0.0,
+    *,
+    centers: tuple[Float[Array, ""] | float, ...] = (0.0,),
+) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"]]:
+    """Return the nodes and the weights, which sum to one, of `gaussian_average`."""
+    variance = jnp.asarray(variance, jnp.result_type(variance, mean, float))
+    positive = variance > 0
+    std = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1)), 0)
+    lowest, highest = mean - REACH * std, mean + REACH * std
+    points = [jnp.asarray(center, std.dtype) for center in centers]
+    halfway = [(a + b) / 2 for a, b in itertools.pairwise(points)]
+    nodes, lengths = [], []
+    for center, left, right in zip(points, [lowest, *halfway], [*halfway, highest], strict=True):
+        for start, stop in ((left, center), (center, right)):
+            # In t = asinh(x − c); a part that lies outside the reach has length zero.
+            first, last = (
+                jnp.arcsinh(jnp.clip(x, lowest, highest) - center) for x in (start, stop)
+            )
+            t = (first + last) / 2 + (last - first) / 2 * NODES.astype(std.dtype)
+            nodes.append(center + jnp.sinh(t))
+            lengths.append((last - first) * jnp.cosh(t) * WEIGHTS.astype(std.dtype))
+    x, lengths = jnp.concatenate(nodes), jnp.concatenate(lengths)
+    z = (x - mean) / jnp.where(positive, std, 1)
+    weights = jnp.where(positive, lengths * jnp.exp(-(z**2) / 2), 1)
+    return x, weights / jnp.sum(weights)
+
+
+def gaussian_correlation(
+    function: Callable[[Array], Array],
+    variance: Float[Array, ""] | float,
+    correlation: Float[Array, ""] | float,
+) -> Float[Array, ""]:
+    """Compute E f(a) f(b) for Gaussian a, b of mean zero, equal variance and given correlation.
+
+    Args:
+        function: f, unit by unit, as in `gaussian_average` with a centre at zero.
+        variance: of a and of b.
+        correlation: from −1 to 1.
+
+    Returns:
+        The average; 16,384 evaluations of f.
+    """
+    others = variance * jnp.maximum(1 - correlation**2, 0)
+
+    def given_first(a):
+        return gaussian_average(function, others, correlation * a)
+
+    first, weights = gaussian_nodes(variance)
+    return jnp.sum(weights * function(first) * jax.vmap(given_first)(first))

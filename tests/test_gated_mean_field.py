@@ -1,0 +1,180 @@
+"""Growth in gated cells: fresh weights, weights that stay, gates that stand still."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jacobian_rnn.mean_field import (
+    Gate,
+    GRUUnits,
+    LSTMUnits,
+    MinimalUnits,
+    SimpleUnits,
+    frozen_growth,
+    order_parameters,
+    reference,
+    tied_growth,
+    untied_growth,
+)
+from jacobian_rnn.mean_field.tied import _spectral_edge
+
+INPUT = 0.3**0.5
+
+
+def gru(std=1.0, update_bias=0.0):
+    return GRUUnits(Gate(std, INPUT), Gate(std, INPUT, update_bias), Gate(std, INPUT))
+
+
+def lstm(std=1.0, forget_bias=0.0):
+    return LSTMUnits(
+        Gate(std, INPUT), Gate(std, INPUT, forget_bias), Gate(std, INPUT), Gate(std, INPUT)
+    )
+
+
+def simulated(units, width, num_steps, *, key, tied):
+    """Grow one tangent in one network of a width: kernels drawn once, or at every step."""
+    num_gates = len(units)
+    weight_stds, input_stds, means = (
+        jnp.stack([jnp.asarray(getattr(gate, name)) for gate in units])
+        for name in ("weight_std", "input_std", "bias_mean")
+    )
+    kernel_key, tangent_key, key = jax.random.split(key, 3)
+
+    def kernels(key):
+        return jax.random.normal(key, (num_gates, width, width)) * (
+            weight_stds[:, None, None] / width**0.5
+        )
+
+    def step(carried, key):
+        state, tangent = carried
+        fresh_key, input_key = jax.random.split(key)
+        weights = kernels(kernel_key if tied else fresh_key)
+        noise = jax.random.normal(input_key, (num_gates, width))
+        external = means[:, None] + input_stds[:, None] * noise
+
+        def advance(state):
+            return units.step(state, weights @ state[-1], external)
+
+        state, tangent = jax.jvp(advance, (state,), (tangent,))
+        size = jnp.linalg.norm(tangent)
+        return (state, tangent / size), jnp.log(size)
+
+    shape = (units.num_states, width)
+    start = (jnp.zeros(shape), jax.random.normal(tangent_key, shape))
+    _, rates = jax.jit(lambda keys: lax.scan(step, start, keys))(jax.random.split(key, num_steps))
+    return jnp.mean(rates[num_steps // 4 :])
+
+
+def test_the_published_critical_point_of_minimalrnn():
+    for std, read, square, mean, chi in zip(
+        *reference("minimal_rnn").columns.values(), strict=True
+    ):
+        units = MinimalUnits(Gate(std, read * square**0.5, mean), Gate(0.0, square**0.5))
+        assert untied_growth(units).squared_gain == pytest.approx(chi, abs=4e-4)
+
+
+def test_fresh_weights_in_a_gru():
+    for std, bias, chi in zip(*reference("gru_untied").columns.values(), strict=True):
+        assert untied_growth(gru(std, bias)).squared_gain == pytest.approx(chi, abs=6e-5)
+    assert untied_growth(gru()).activity == pytest.approx(0.0763, abs=6e-5)
+
+
+def test_fresh_weights_in_an_lstm():
+    for bias, chi in zip(*reference("lstm_untied").columns.values(), strict=True):
+        growth = untied_growth(lstm(forget_bias=bias))
+        assert growth.squared_gain == pytest.approx(chi, abs=6e-4)
+        assert 0 < growth.standard_error < 1e-3
+
+
+@pytest.mark.parametrize("units", [gru(2.0), lstm(1.5, 1.0)])
+def test_theory_with_fresh_weights_is_what_networks_with_fresh_weights_do(units):
+    found = simulated(units, 100, 400, key=jax.random.key(0), tied=False)
+    # The typical vector of a network of 100 units shrinks by a few hundredths more.
+    assert untied_growth(units).rate == pytest.approx(float(found), abs=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "units",
+    [gru(), gru(2.0), lstm(), lstm(1.0, 1.0)],
+    ids=["gru", "gru gain 2", "lstm", "lstm bias 1"],
+)
+def test_theory_with_kept_weights_is_what_networks_do_and_fresh_weights_are_not(units):
+    found = [simulated(units, 256, 400, key=jax.random.key(i), tied=True) for i in range(4)]
+    mean, error = np.mean(found), np.std(found, ddof=1) / 2
+    theory = tied_growth(units, key=jax.random.key(9))
+    assert theory.settled
+    assert theory.rate == pytest.approx(mean, abs=4 * np.hypot(error, theory.standard_error) + 0.01)
+    assert abs(untied_growth(units).rate - mean) > 0.05
+
+
+def test_kept_and_fresh_weights_agree_in_a_vanilla_network():
+    growth = tied_growth(SimpleUnits(Gate(2.0, 0.3)), key=jax.random.key(0))
+    exact = order_parameters(2.0, input_std=0.3)
+    assert growth.rate == pytest.approx(float(exact.rate), abs=4 * float(growth.standard_error))
+
+
+def test_slow_cells_are_reported_as_not_settled():
+    growth = tied_growth(
+        lstm(1.0, 5.0), key=jax.random.key(0), num_units=300, num_steps=40, num_warmup=4
+    )
+    assert not growth.settled
+    assert "NOT settled" in str(growth)
+    assert "same weights at every step" in str(growth)
+
+
+def test_cells_at_rest_have_the_edge_of_their_spectrum():
+    cases = {
+        GRUUnits(candidate=Gate(1.5)): 0.5 + 0.25 * 1.5,
+        LSTMUnits(candidate=Gate(1.5)): 0.5 + 0.25 * 1.5,
+        SimpleUnits(Gate(0.8)): 0.8,
+    }
+    for units, radius in cases.items():
+        growth = frozen_growth(
+            units, key=jax.random.key(0), num_units=50, num_steps=150, num_populations=2
+        )
+        assert growth.rate == pytest.approx(np.log(radius), abs=1e-6)
+
+
+def test_the_edge_is_that_of_the_eigenvalues_of_a_network_with_unequal_gates():
+    # A GRU at rest whose update biases have variance one, and whose reset gate is ½.
+    width, gain = 1000, 2.5
+    units = GRUUnits(Gate(0.0), Gate(0.0, bias_std=1.0), Gate(gain))
+    generator = np.random.default_rng(0)
+    keep = 1 / (1 + np.exp(-generator.standard_normal(width)))
+    kernel = generator.standard_normal((width, width)) * gain / width**0.5
+    matrix = np.diag(keep) + ((1 - keep) * 0.5)[:, None] * kernel
+    radius = np.max(np.abs(np.linalg.eigvals(matrix)))
+    biases = jnp.zeros((3, width)).at[1].set(jnp.log(keep / (1 - keep)))
+    edge = _spectral_edge(units, jnp.zeros((1, width)), jnp.zeros((3, width)), biases)
+    assert edge == pytest.approx(radius, rel=0.02)
+
+
+def test_predictions_say_what_they_assume():
+    assert "fresh weights" in str(untied_growth(gru()))
+    frozen = frozen_growth(gru(), key=jax.random.key(0), num_units=20, num_populations=2)
+    assert "same gates" in str(frozen)
+
+
+def test_a_gru_without_input_rests_below_the_transition_and_is_active_above():
+    assert untied_growth(GRUUnits()).activity == 0
+    assert untied_growth(GRUUnits(candidate=Gate(6.0))).activity > 0.01
+
+
+def test_bad_units_are_refused():
+    with pytest.raises(TypeError, match="units: received a int, expected SimpleUnits"):
+        tied_growth(3, key=jax.random.key(0))
+    with pytest.raises(TypeError, match=r"units.update: received a float, expected a Gate"):
+        untied_growth(GRUUnits(Gate(), 1.0))
+    with pytest.raises(TypeError, match="received SimpleUnits, for which see order_parameters"):
+        untied_growth(SimpleUnits())
+    with pytest.raises(ValueError, match=r"units.reset.weight_std: received -1.0, expected a fin"):
+        untied_growth(GRUUnits(Gate(-1.0)))
+    with pytest.raises(ValueError, match=r"units.input.bias_mean: received inf"):
+        untied_growth(LSTMUnits(Gate(bias_mean=float("inf"))))
+    with pytest.raises(ValueError, match="num_populations: received 1, expected at least 2"):
+        tied_growth(gru(), key=jax.random.key(0), num_populations=1)
+    with pytest.raises(ValueError, match="num_warmup: received 120, expected 0 to num_steps"):
+        tied_growth(gru(), key=jax.random.key(0), num_warmup=120)
