@@ -248,6 +248,14 @@ def test_standard_deviations_that_are_none_are_refused(bad):
         squared_singular_values(1.0, num_steps=2, input_std=bad)
 
 
+def test_averages_that_do_not_converge_are_not_numbers():
+    assert jnp.isnan(gaussian_average(lambda x: jnp.exp(x**2 / 2), 1.0))
+    assert not jnp.isfinite(gaussian_average(lambda x: jnp.exp(x**2), 1.0, 30.0))
+    assert gaussian_average(jnp.exp, 2.0, 1.0) == pytest.approx(np.exp(2.0), rel=1e-12)
+    with pytest.raises(ValueError, match=r"variance: received -1.0, expected a finite number"):
+        gaussian_average(jnp.tanh, -1.0)
+
+
 def test_other_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="activation: received 'gelu', expected one of 'tanh'"):
         order_parameters(1.0, activation="gelu")
