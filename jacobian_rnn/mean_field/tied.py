@@ -21,6 +21,7 @@ from jacobian_rnn.mean_field.units import Gate, Units, checked_units
 
 # Correlations closer to one than this are taken as noise of the population.
 RIDGE = 1e-6
+SMALL_DRIFT = 3e-3
 
 
 class TiedGrowth(NamedTuple):
@@ -31,7 +32,8 @@ class TiedGrowth(NamedTuple):
         standard_error: of the rate, over populations drawn afresh.
         activity: Q, mean squared output h at the end.
         drift: later half minus earlier half of the counted steps, nats per step.
-        settled: whether the drift lies within what the populations' spread explains, or 1e-3.
+        settled: whether the drift lies within four of its standard errors over populations, or
+            within 0.003.
     """
 
     rate: Float[Array, ""]
@@ -75,8 +77,8 @@ def tied_growth(
     *,
     key: Key[Array, ""],
     num_units: int = 2000,
-    num_steps: int = 120,
-    num_warmup: int = 60,
+    num_steps: int = 160,
+    num_warmup: int = 80,
     num_populations: int = 4,
 ) -> TiedGrowth:
     """Compute λ₁ of an infinitely wide network whose weights stay the same.
@@ -185,7 +187,7 @@ def _tied_growth(units, keys, num_units, num_steps, num_warmup):
         standard_error=error,
         activity=jnp.mean(activities),
         drift=drift,
-        settled=jnp.abs(drift) <= jnp.maximum(4 * drift_error, 1e-3),
+        settled=jnp.abs(drift) <= jnp.maximum(4 * drift_error, SMALL_DRIFT),
     )
 
 
