@@ -9,9 +9,19 @@ import matplotlib as mpl
 import tyro
 
 from experiments import results
+from experiments.__main__ import DTYPES
 
 OUT = Path(__file__).resolve().parent / "out"
-NAMES = ("regime_versus_training", "calibrate_threshold", "initialization_audit", "benchmarks")
+NAMES = (
+    "regime_versus_training",
+    "calibrate_threshold",
+    "initialization_audit",
+    "full_spectrum",
+    "gated_growth",
+    "critical_initialization",
+    "phase_diagram",
+    "benchmarks",
+)
 STYLE: dict = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -32,14 +42,14 @@ def main(
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     /,
     preset: Literal["quick", "default", "full"] = "default",
-    dtype: Literal["float32", "float64"] = "float32",
+    dtype: Literal["float32", "float64"] | None = None,
 ) -> None:
     """Draw figures from stored results into paper_figures/out/, as PNG and PDF.
 
     Args:
         names: which figures; if none is named, all whose results are there.
         preset: of the experiment whose results are drawn.
-        dtype: of the experiment whose results are drawn.
+        dtype: of the experiment whose results are drawn; by default that of the experiment.
     """
     unknown = [name for name in names if name not in NAMES]
     if unknown:
@@ -48,8 +58,9 @@ def main(
     mpl.rcParams.update(STYLE)
     failed = 0
     for name in names or NAMES:
+        own_dtype = dtype or DTYPES.get(name, "float32")
         try:
-            dataset = results.read(results.path_of(name, preset, dtype))
+            dataset = results.read(results.path_of(name, preset, own_dtype))
         except (FileNotFoundError, ValueError) as error:
             print(f"{name}: {error}")
             failed += bool(names) or isinstance(error, ValueError)

@@ -1,0 +1,255 @@
+"""What a phase diagram is made of, and its command line, parsed before JAX is imported."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+Cell = Literal["SimpleCell", "GRUCell", "LSTMCell"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseDiagram:
+    """Which networks are drawn, and how they are predicted and trained.
+
+    Attributes:
+        cells: Flax cells: LSTMCell is OptimizedLSTMCell, the same equations.
+        gains: lowest and highest recurrent gain, and how many in between, evenly in the logarithm;
+            recurrent kernels are the gain times orthogonal matrices.
+        horizons: steps over which the symbol of delayed recall has to be remembered.
+        seeds: networks drawn for each cell, horizon and gain.
+        first_seed: seeds count from here.
+        learning_rates: of Adam; each network is trained with each, and the one with the best
+            validation skill counts.
+        clip_norm: global gradient norm to which the gradients that Adam sees are clipped.
+        width: hidden units.
+        updates: updates of each training.
+        batch: sequences per update.
+        held_out: sequences in validation and in test data.
+        sequences: sequences per prediction.
+        chunk_size: networks that a device computes and saves at a time; chosen by measurement when
+            a sweep begins if it is not given. It decides rounding, so it is kept with the result.
+        dtype: precision of networks, predictions and training.
+    """
+
+    cells: Annotated[tuple[Cell, ...], tyro.conf.arg(aliases=["--cell"])] = (
+        "SimpleCell",
+        "GRUCell",
+        "LSTMCell",
+    )
+    gains: tuple[float, float, int] = (0.5, 8.0, 8)
+    horizons: tuple[int, ...] = (25, 50, 100, 200)
+    seeds: int = 3
+    first_seed: int = 0
+    learning_rates: tuple[float, ...] = (0.003, 0.01)
+    clip_norm: float = 1.0
+    width: int = 24
+    updates: int = 300
+    batch: int = 16
+    held_out: int = 128
+    sequences: int = 6
+    chunk_size: int | None = None
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+PRESETS = {
+    "quick": PhaseDiagram(
+        cells=("SimpleCell",),
+        gains=(0.5, 8.0, 3),
+        horizons=(5, 20),
+        seeds=1,
+        learning_rates=(0.01,),
+        width=8,
+        updates=40,
+        batch=8,
+        held_out=32,
+        sequences=3,
+        chunk_size=3,
+    ),
+    "default": PhaseDiagram(),
+    "full": PhaseDiagram(
+        gains=(0.3, 20.0, 24),
+        horizons=(10, 20, 40, 80, 160, 320, 640),
+        seeds=5,
+        learning_rates=(0.001, 0.003, 0.01),
+        width=64,
+        updates=3000,
+        batch=32,
+        held_out=256,
+        sequences=16,
+    ),
+}
+
+
+def check(config: PhaseDiagram) -> None:
+    """Refuse a configuration that cannot be computed.
+
+    Raises:
+        ValueError: an axis is empty, repeats a value or leaves its range; counts below their
+            minimum. The message names the option.
+    """
+    low, high, num_gains = config.gains
+    expectations = {
+        "gains": (
+            0 < low < np.inf
+            and ((num_gains > 1 and low < high < np.inf) or (num_gains == 1 and low == high)),
+            "lowest and highest gain, positive and ascending, and how many (one gain: 2 2 1)",
+        ),
+        "cells": (_distinct(config.cells), "at least one cell, each once"),
+        "horizons": (
+            _distinct(config.horizons) and min(config.horizons) >= 1,
+            "steps, at least 1, each horizon once",
+        ),
+        "learning-rates": (
+            _distinct(config.learning_rates)
+            and all(0 < rate < np.inf for rate in config.learning_rates),
+            "positive numbers, each once",
+        ),
+        "clip-norm": (0 < config.clip_norm < np.inf, "a positive number"),
+        "first-seed": (
+            0 <= config.first_seed < 2**31 - max(config.seeds, 1),
+            "at least 0, and seeds that fit into 31 bits",
+        ),
+        "sequences": (config.sequences >= 2, "at least 2, for their spread"),
+        "chunk-size": (config.chunk_size is None or config.chunk_size >= 1, "at least 1"),
+    }
+    for name in ("seeds", "width", "updates", "batch", "held_out"):
+        expectations[name.replace("_", "-")] = (getattr(config, name) >= 1, "at least 1")
+    for name, (holds, expected) in expectations.items():
+        if not holds:
+            msg = (
+                f"--{name}: received {getattr(config, name.replace('-', '_'))}, expected {expected}"
+            )
+            raise ValueError(msg)
+
+
+def gains_of(config: PhaseDiagram) -> np.ndarray:
+    """Return the recurrent gains, ascending."""
+    low, high, num_gains = config.gains
+    return np.geomspace(low, high, num_gains)
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Predict and train networks over recurrent gain and horizon, into one labelled dataset.
+
+    A sweep that is stopped, however that happens, goes on where it was when the same command is
+    given again, and ends with the same numbers, bit for bit. Axes that are not given are those of
+    the preset:
+
+      python -m experiments phase_diagram --cell LSTMCell --gains 0.5 4 24 --horizons 25 50 100 200
+      --seeds 5
+
+    The result of a preset is results/phase_diagram/PRESET-DTYPE.nc; other axes make a file of their
+    own, whose name is printed.
+
+    On a cluster start the same command once per process, on a file system that all share:
+
+      srun python -m experiments phase_diagram --preset full --device gpu --distributed
+
+    Two processes of one machine:
+
+      for i in 0 1; do python -m experiments phase_diagram --devices 1 --coordinator localhost:9876
+      --num-processes 2 --process-id $i & done; wait
+
+    Attributes:
+        sweep: the axes.
+        preset: where axes that are not given come from: `quick` takes seconds, `default` minutes on
+            two cores, `full` a cluster.
+        device: where to compute.
+        devices: devices of this process: on a CPU one for each core, unless several processes share
+            the work; on a GPU always all that are visible.
+        distributed: several processes share the work, and Slurm, MPI, Kubernetes or a TPU pod says
+            which.
+        coordinator: host and port of the first process, where nothing else says so; needs
+            `--num-processes` and `--process-id`.
+        num_processes: how many processes share the work.
+        process_id: which of them this is, from 0.
+    """
+
+    sweep: tyro.conf.OmitArgPrefixes[PhaseDiagram]
+    preset: Literal["quick", "default", "full"] = "default"
+    device: Literal["cpu", "gpu"] = "cpu"
+    devices: int | None = None
+    distributed: bool = False
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+
+
+def parsed(arguments: Sequence[str]) -> Command:
+    """Parse the command line; leave with a message if it cannot be computed."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="default")
+    preset = first.parse_known_args(arguments)[0].preset
+    command = tyro.cli(
+        Command,
+        args=arguments,
+        default=Command(PRESETS.get(preset, PhaseDiagram())),
+        prog="python -m experiments phase_diagram",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    try:
+        check(command.sweep)
+    except ValueError as error:
+        sys.exit(str(error))
+    rank, size = command.process_id, command.num_processes
+    if {command.coordinator, rank, size} != {None}:
+        if command.coordinator is None or rank is None or size is None:
+            sys.exit("--coordinator, --num-processes and --process-id: give all three or none")
+        if not 0 <= rank < size:
+            sys.exit(
+                f"--process-id: received {rank} of {size} processes, expected at least 0 and less "
+                "than --num-processes"
+            )
+    if command.devices is not None and (command.devices < 1 or command.device == "gpu"):
+        sys.exit("--devices: expected at least 1, and for a CPU only (see CUDA_VISIBLE_DEVICES)")
+    return command
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return the exit status."""
+    command = parsed(arguments)
+    several = command.distributed or command.coordinator is not None
+    num_devices = command.devices or (1 if several else os.cpu_count() or 1)
+    # XLA's pool needs a thread more than devices that can all wait in LAPACK at once, or it waits
+    # forever; and small networks gain nothing from more.
+    os.environ["NPROC"] = str(num_devices + 1 if num_devices > 1 else 1)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["JAX_PLATFORMS"] = "cuda" if command.device == "gpu" else "cpu"
+    os.environ["JAX_ENABLE_X64"] = "1" if command.sweep.dtype == "float64" else "0"
+    if command.device == "cpu":
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(num_devices)
+        os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
+    # After the environment is set, which JAX reads when it is imported.
+    import jax
+
+    from experiments import phase_diagram
+    from experiments.chunk_store import SweepStoppedError
+
+    if several:
+        jax.distributed.initialize(command.coordinator, command.num_processes, command.process_id)
+    console = Console(quiet=several and jax.process_index() > 0)
+    try:
+        return min(phase_diagram.run(command.sweep, console=console), 1)
+    except SweepStoppedError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            "\nstopped; finished chunks are saved, the same command goes on from there",
+            file=sys.stderr,
+            flush=True,
+        )
+        # An orderly exit would first wait for the chunks in flight.
+        os._exit(130)
+
+
+def _distinct(values):
+    return 0 < len(values) == len(set(values))
