@@ -133,13 +133,15 @@ def spectrum_summary(
 
 @partial(jax.jit, static_argnames=("activation", "orthogonal"))
 def _full_spectrum(weight_std, bias_std, input_std, fractions, activation, orthogonal):
-    spectrum = _Spectrum(weight_std, bias_std, input_std, activation, orthogonal)
+    variance = _slope_variance(weight_std, bias_std, input_std, activation)
+    spectrum = _Spectrum(weight_std, variance, activation, orthogonal)
     return jax.vmap(lambda p: spectrum.exponent(spectrum.parameter_of(p), p))(fractions)
 
 
 @partial(jax.jit, static_argnames=("activation", "orthogonal"))
 def _spectrum_summary(weight_std, bias_std, input_std, activation, orthogonal):
-    spectrum = _Spectrum(weight_std, bias_std, input_std, activation, orthogonal)
+    variance = _slope_variance(weight_std, bias_std, input_std, activation)
+    spectrum = _Spectrum(weight_std, variance, activation, orthogonal)
     low, high = spectrum.ends()
     largest = spectrum.largest()
     grows = largest > 0
@@ -159,22 +161,20 @@ def _spectrum_summary(weight_std, bias_std, input_std, activation, orthogonal):
     )
 
 
+def _slope_variance(weight_std, bias_std, input_std, activation):
+    """Return a variance of the pre-activations that has the slopes of the fixed point."""
+    if activation in ("relu", "linear"):
+        return jnp.ones_like(weight_std)  # their slopes do not depend on it
+    return fixed_variance(weight_std**2, bias_std**2 + input_std**2, activation)
+
+
 class _Spectrum(NamedTuple):
     """The curve p(u), λ(u) and its integral."""
 
     weight_std: Array
-    bias_std: Array
-    input_std: Array
+    variance: Array
     activation: Activation
     orthogonal: bool
-
-    @property
-    def variance(self):
-        q = fixed_variance(
-            self.weight_std**2, self.bias_std**2 + self.input_std**2, self.activation
-        )
-        # The slopes of ReLU and of linear units do not depend on it.
-        return jnp.ones_like(q) if self.activation in ("relu", "linear") else q
 
     def average(self, function, u):
         """E f(u + log d), with nodes about the points where the argument crosses zero."""
