@@ -57,6 +57,8 @@ def main(
         sys.exit(f"--workers: received {workers}, expected at least 1")
     os.environ["JAX_PLATFORMS"] = "cuda" if device == "gpu" else "cpu"
     os.environ["JAX_ENABLE_X64"] = "1" if dtype == "float64" else "0"
+    if preset == "quick":  # which compiles more than it computes
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     # After the environment is set, which JAX reads when it is imported.
     from experiments import (
         calibrate_threshold,

@@ -37,7 +37,7 @@ def result_path(config: PhaseDiagram) -> Path:
     for preset, known in PRESETS.items():
         if dataclasses.replace(known, dtype=config.dtype) == config:
             return results.path_of(NAME, preset, config.dtype)
-    return results.path_of(NAME, f"custom_{results.fingerprint(config)}", config.dtype)
+    return results.path_of(NAME, f"{results.CUSTOM}{results.fingerprint(config)}", config.dtype)
 
 
 def run(config: PhaseDiagram, *, console: Console, root: Path | None = None) -> int:
@@ -84,7 +84,12 @@ def run(config: PhaseDiagram, *, console: Console, root: Path | None = None) -> 
             dataset = dataset.assign_attrs(num_devices=jax.device_count())
             path = _write(dataset, root / result_path(config).name)
             show(dataset, console)
-            console.print(f"{seconds:.0f} s; wrote {path}", soft_wrap=True, highlight=False)
+            console.print(
+                f"{seconds:.0f} s; wrote {path}\n"
+                f"draw it with `python -m paper_figures {NAME} --file {path}`",
+                soft_wrap=True,
+                highlight=False,
+            )
     for name, error in failures.items():
         console.print(f"[red]{name} failed:[/] {error}", highlight=False, soft_wrap=True)
     if failures:

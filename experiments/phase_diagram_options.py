@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -50,7 +51,7 @@ class PhaseDiagram:
     learning_rates: tuple[float, ...] = (0.003, 0.01)
     clip_norm: float = 1.0
     width: int = 24
-    updates: int = 300
+    updates: int = 500
     batch: int = 16
     held_out: int = 128
     sequences: int = 6
@@ -171,6 +172,7 @@ class Command:
             `--num-processes` and `--process-id`.
         num_processes: how many processes share the work.
         process_id: which of them this is, from 0.
+        folder: of chunks and result, which all processes share; results/phase_diagram/ by default.
     """
 
     sweep: tyro.conf.OmitArgPrefixes[PhaseDiagram]
@@ -181,6 +183,7 @@ class Command:
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
+    folder: Path | None = None
 
 
 def parsed(arguments: Sequence[str]) -> Command:
@@ -227,6 +230,8 @@ def main(arguments: Sequence[str]) -> int:
     if command.device == "cpu":
         os.environ["JAX_NUM_CPU_DEVICES"] = str(num_devices)
         os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
+    if command.preset == "quick":  # which compiles more than it computes
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     # After the environment is set, which JAX reads when it is imported.
     import jax
 
@@ -237,7 +242,7 @@ def main(arguments: Sequence[str]) -> int:
         jax.distributed.initialize(command.coordinator, command.num_processes, command.process_id)
     console = Console(quiet=several and jax.process_index() > 0)
     try:
-        return min(phase_diagram.run(command.sweep, console=console), 1)
+        return min(phase_diagram.run(command.sweep, console=console, root=command.folder), 1)
     except SweepStoppedError as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1

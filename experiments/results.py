@@ -13,6 +13,7 @@ from pathlib import Path
 import xarray as xr
 
 ROOT = Path(__file__).resolve().parent.parent / "results"
+CUSTOM = "custom_"  # begins the names of results with axes of no preset
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "jacobian_rnn")
 
 
@@ -88,4 +89,6 @@ def _command(path):
     preset, _, dtype = path.stem.partition("-")
     name = path.parent.name
     module = "experiments.benchmarks" if name == "benchmarks" else f"experiments {name}"
+    if preset.startswith(CUSTOM):
+        return f"python -m {module} …, with the options that it was made with"
     return f"python -m {module} --preset {preset} --dtype {dtype}"

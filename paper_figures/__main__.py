@@ -43,6 +43,7 @@ def main(
     /,
     preset: Literal["quick", "default", "full"] = "default",
     dtype: Literal["float32", "float64"] | None = None,
+    file: Path | None = None,
 ) -> None:
     """Draw figures from stored results into paper_figures/out/, as PNG and PDF.
 
@@ -50,7 +51,10 @@ def main(
         names: which figures; if none is named, all whose results are there.
         preset: of the experiment whose results are drawn.
         dtype: of the experiment whose results are drawn; by default that of the experiment.
+        file: result file of the one figure that is named, for results of no preset.
     """
+    if file is not None and len(names) != 1:
+        sys.exit(f"--file: received {len(names)} names of figures, expected one")
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         sys.exit(f"unknown figures {unknown}: expected some of {', '.join(NAMES)}")
@@ -59,14 +63,16 @@ def main(
     failed = 0
     for name in names or NAMES:
         own_dtype = dtype or DTYPES.get(name, "float32")
+        path = file or results.path_of(name, preset, own_dtype)
         try:
-            dataset = results.read(results.path_of(name, preset, own_dtype))
+            dataset = results.read(path)
         except (FileNotFoundError, ValueError) as error:
             print(f"{name}: {error}")
             failed += bool(names) or isinstance(error, ValueError)
             continue
         figure = importlib.import_module(f"paper_figures.{name}").draw(dataset)
-        stem = OUT / (name if preset == "default" else f"{name}-{preset}")
+        label = preset if file is None else file.stem
+        stem = OUT / (name if label == "default" else f"{name}-{label}")
         OUT.mkdir(parents=True, exist_ok=True)
         figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
         figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})

@@ -23,6 +23,7 @@ CLASSES = {
 }
 APART = 0.22  # of arms of one cell
 LOWEST = -100.0  # nats; lower log gains are drawn here
+LINEAR = 5.0  # nats; the axis of log gains is linear up to here on both sides of zero
 
 
 def draw(dataset: xr.Dataset) -> Figure:
@@ -113,4 +114,8 @@ def _skill(axes, dataset, cells):
         label = CLASSES[cell]
         axes.plot([], [], "o", color="0.3", fillstyle=fill, markersize=5, label=label)
     axes.set_ylim(-0.2, 1.05)
+    # Linear where the networks crowd, logarithmic beyond.
+    axes.set_xscale("symlog", linthresh=LINEAR, linscale=1.2)
+    axes.set_xticks([-100, -30, -10, -5, 0, 5, 10], [-100, -30, -10, -5, 0, 5, 10])
+    axes.minorticks_off()
     axes.legend(frameon=False, loc="upper left", handletextpad=0.2)

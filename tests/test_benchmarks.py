@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+import xarray as xr
 from rich.console import Console
 
 import jacobian_rnn as jrnn
 from experiments import results
-from experiments.benchmarks import accuracy, dense_jacobians, speed, workloads
+from experiments.benchmarks import accuracy, dense_jacobians, speed, sweeps, workloads
 from experiments.benchmarks.__main__ import CAPTIONS, GPU_NOTE, WIDTH, tables_of
 from experiments.benchmarks.timing import Row, as_dataset, compare, timed_row
 from experiments.benchmarks.workloads import ChainCase, Sizes
@@ -184,3 +185,17 @@ def test_every_preset_lists_its_cases_under_different_names():
         modules = accuracy, dense_jacobians, speed
         labels = [label for module in modules for label, _ in module.cases(sizes)]
         assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize(("other", "error"), [(1.0, 0.0), (1.0 + 1e-15, np.nan)])
+def test_devices_that_differ_in_a_bit_are_not_reported_as_the_same(monkeypatch, other, error):
+    def run(_, num_devices, cores):
+        assert num_devices == len(cores)
+        return xr.Dataset({"skill": ("network", [1.0 if num_devices == 1 else other])})
+
+    monkeypatch.setattr(sweeps, "_in_a_process", run)
+    monkeypatch.setattr(sweeps.os, "sched_getaffinity", lambda _: {2, 5}, raising=False)
+    monkeypatch.setattr(sweeps.os, "sched_setaffinity", None, raising=False)
+    rows = sweeps.devices(TINY)
+    assert [row.name for row in rows] == ["one core", "two devices"]
+    np.testing.assert_equal([row.error for row in rows], [error, error])

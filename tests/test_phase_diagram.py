@@ -11,6 +11,7 @@ from rich.console import Console
 import jacobian_rnn as jrnn
 from experiments import phase_diagram, phase_diagram_options, results
 from experiments.phase_diagram_options import PRESETS, PhaseDiagram
+from paper_figures import __main__ as command_line
 from paper_figures import phase_diagram as figure
 
 SMALL = PhaseDiagram(
@@ -147,6 +148,24 @@ def test_every_cell_has_a_panel_and_theory_only_the_plain_one():
     assert len(first.lines) == 1
     assert not second.lines
     plt.close(drawn)
+
+
+def test_results_of_no_preset_are_drawn_from_their_file(tmp_path, monkeypatch, capsys):
+    config, parts = made_up()
+    dataset = phase_diagram.laid_out(config, parts)
+    dataset = results.described(dataset, config, device="cpu", seconds=1.0)
+    path = results.write(dataset, tmp_path / "phase_diagram" / "custom_abc-float32.nc")
+    monkeypatch.setattr(command_line, "OUT", tmp_path / "out")
+    with pytest.raises(SystemExit) as left:
+        command_line.main(("phase_diagram",), file=path)
+    assert not left.value.code
+    assert (tmp_path / "out" / "phase_diagram-custom_abc-float32.png").stat().st_size > 10_000
+    with pytest.raises(SystemExit) as left:
+        command_line.main(("phase_diagram",), file=path.with_name("custom_abd-float32.nc"))
+    assert left.value.code == 1
+    assert "with the options that it was made with" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="--file: received 2 names"):
+        command_line.main(("phase_diagram", "benchmarks"), file=path)
 
 
 def test_options_override_the_preset_and_a_preset_has_its_own_file():

@@ -26,8 +26,10 @@ CAPTIONS = {
     "floor": "driven Flax cells against the cell's own step on k states",
     "W4": "growth with T and n; error of exponents against the scan (nats per step)",
     "W4 batch": "sequences at once, under vmap; error as above",
+    "sweep": "networks drawn, predicted, trained and saved; error: difference between devices",
     "gpu": "the same on a GPU",
 }
+RATES = {"W4 batch": "seq/s", "sweep": "networks/s"}
 GPU_NOTE = "not measured"
 
 
@@ -54,7 +56,7 @@ def main(
     # After the environment is set, which JAX reads when it is imported.
     import jax
 
-    from experiments.benchmarks import accuracy, dense_jacobians, speed
+    from experiments.benchmarks import accuracy, dense_jacobians, speed, sweeps
     from experiments.benchmarks.timing import Row, as_dataset
     from experiments.benchmarks.workloads import PRESETS
 
@@ -68,7 +70,8 @@ def main(
     console.print(f"{NAME}, preset {preset}, {dtype} on {kind}")
     rows: list[Row] = []
     with _progress(console) as progress:
-        cases = accuracy.cases(sizes) + dense_jacobians.cases(sizes) + speed.cases(sizes)
+        groups = (accuracy, dense_jacobians, speed, sweeps)
+        cases = [case for group in groups for case in group.cases(sizes)]
         task = progress.add_task("", total=len(cases))
         for label, measure in cases:
             progress.update(task, description=label)
@@ -107,7 +110,7 @@ def tables_of(dataset: xr.Dataset) -> list[Table]:
         exact = group == "accuracy"
         sizes = ("range",) if exact else ("n", "k", "T", "batch")
         middle = ("error", "own est.") if exact else ("error",)
-        rate = "seq/s" if group == "W4 batch" else "µs/step"
+        rate = RATES.get(group, "µs/step")
         for heading in (*sizes, *middle, "compile s", rate, "ratio", "25-75 %"):
             table.add_column(heading, justify="right", no_wrap=True)
         before = None
@@ -130,7 +133,7 @@ def _cells(row):
         errors = [_error(row["error"])]
     if row["note"]:
         return [*(sizes if row["n"] else ["-"] * len(sizes)), *("-" for _ in errors), row["note"]]
-    if row["group"] == "W4 batch":
+    if row["group"] in RATES:
         speed = _significant(row["batch"] / row["seconds"])
     else:
         speed = _significant(1e6 * row["seconds"] / row["num_steps"])

@@ -64,6 +64,10 @@ class Sizes:
     width_steps: int = 200
     batches: tuple[int, ...] = (1, 8, 32)
     batch_steps: int = 500
+    sweep_horizons: tuple[int, ...] = (100, 200)
+    sweep_seeds: int = 6
+    sweep_updates: int = 100
+    sweep_rounds: int = 3
 
 
 PRESETS = {
@@ -86,6 +90,7 @@ PRESETS = {
         width_steps=50,
         batches=(1, 8),
         batch_steps=100,
+        sweep_horizons=(),
     ),
     "default": Sizes(),
     "full": Sizes(
@@ -93,6 +98,7 @@ PRESETS = {
         max_seconds=60.0,
         lengths=(1000, 10_000, 100_000, 1_000_000),
         widths=(32, 64, 128, 256, 512),
+        sweep_updates=500,
     ),
 }
 

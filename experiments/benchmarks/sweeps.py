@@ -1,0 +1,186 @@
+"""The sweep engine: against a loop written by hand, and on two devices against one core."""
+
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from flax import linen as nn
+from rich.console import Console
+
+import jacobian_rnn as jrnn
+from experiments import phase_diagram, results
+from experiments.benchmarks.timing import NAN, Row, compare, timed_row
+from experiments.benchmarks.workloads import Sizes
+from experiments.phase_diagram_options import PhaseDiagram, gains_of
+from jacobian_rnn import tasks
+
+BY_HAND = "loop by hand"
+ENGINE = "sweep engine"
+ONE_CORE = "one core"
+TWO_DEVICES = "two devices"
+CELL = "GRUCell"
+
+
+def cases(sizes: Sizes) -> list[tuple[str, Callable[[], list[Row]]]]:
+    """List what can be run: `(label, function that returns rows)`."""
+    if not sizes.sweep_horizons:
+        return []  # compilation alone takes most of a minute
+    return [
+        ("sweep: overhead", partial(overhead, sizes)),
+        ("sweep: devices", partial(devices, sizes)),
+    ]
+
+
+def sweep_of(sizes: Sizes) -> PhaseDiagram:
+    """Return the sweep that is timed: one cell over a few gains, horizons and seeds."""
+    return PhaseDiagram(
+        cells=(CELL,),
+        gains=(0.5, 8.0, 4),
+        horizons=sizes.sweep_horizons,
+        seeds=sizes.sweep_seeds,
+        learning_rates=(0.01,),
+        updates=sizes.sweep_updates,
+        chunk_size=2 * sizes.sweep_seeds,
+        dtype=sizes.dtype,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def overhead(sizes: Sizes) -> list[Row]:
+    """Time a whole sweep, from nothing to its result, against Flax and optax in a loop."""
+    config = sweep_of(sizes)
+
+    def by_engine():
+        jax.clear_caches()
+        with tempfile.TemporaryDirectory() as folder:
+            return _in_this_process(config, Path(folder))
+
+    def by_hand():
+        jax.clear_caches()
+        gain, seed = np.meshgrid(gains_of(config), np.arange(config.seeds), indexing="ij")
+        rows = gain.ravel().astype(config.dtype), seed.ravel()
+        shapes = [jax.jit(jax.vmap(partial(train_by_hand, config, T))) for T in config.horizons]
+        return [jax.device_get(shape(*rows)) for shape in shapes]
+
+    timings = compare({BY_HAND: by_hand, ENGINE: by_engine}, sizes.sweep_rounds)
+    row = _row(config, "overhead, compilation included")
+    return [timed_row(row._replace(name=name), timings) for name in (BY_HAND, ENGINE)]
+
+
+def train_by_hand(config: PhaseDiagram, horizon: int, gain, seed) -> tuple:
+    """Draw, predict and train one GRU as one would without the engine; return skill and regime."""
+    task = tasks.delayed_recall(horizon, dtype=jnp.dtype(config.dtype))
+    kernel_init = nn.initializers.orthogonal(gain)
+    layer = nn.RNN(
+        nn.GRUCell(
+            config.width, recurrent_kernel_init=kernel_init, param_dtype=jnp.dtype(config.dtype)
+        )
+    )
+    readout = nn.Dense(task.output_size, param_dtype=jnp.dtype(config.dtype))
+    key = jax.random.fold_in(jax.random.key(0), seed)
+    cell_key, readout_key, data_key = jax.random.split(key, 3)
+    xs = task.sample(data_key, config.sequences).xs
+    carry = jnp.zeros(config.width, xs.dtype)
+    params = (layer.init(cell_key, xs), readout.init(readout_key, carry))
+    prediction = jrnn.predict_regime(
+        jrnn.from_linen(layer, params[0]), carry, xs, horizon=task.horizon
+    )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm), optax.adam(config.learning_rates[0])
+    )
+
+    def predicted(params, xs) -> Any:
+        states: Any = layer.apply(params[0], xs)
+        return readout.apply(params[1], states[:, -task.num_scored_steps :])
+
+    def update(state, key):
+        params, optimizer_state = state
+        batch = task.sample(key, config.batch)
+
+        def loss(params):
+            return jnp.mean(tasks.loss(task, predicted(params, batch.xs), batch.targets))
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        changes, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        return (optax.apply_updates(params, changes), optimizer_state), value
+
+    keys = jax.random.split(data_key, config.updates)
+    (params, _), losses = jax.lax.scan(update, (params, optimizer.init(params)), keys)
+    skills = [
+        tasks.skill(task, predicted(params, held_out.xs), held_out.targets)
+        for split in ("validation", "test")
+        for held_out in [task.sample_held_out(data_key, config.held_out, split)]
+    ]
+    return skills, losses, prediction.regime
+
+
+def devices(sizes: Sizes) -> list[Row]:
+    """Run one sweep on two devices, and pinned to one core; numbers have to be the same."""
+    config = sweep_of(sizes)
+    row = _row(config, "throughput, compilation included")
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+        return [row._replace(name=TWO_DEVICES, note="needs Linux and two cores")]
+    core = min(os.sched_getaffinity(0))
+    runs = {
+        ONE_CORE: partial(_in_a_process, config, 1, {core}),
+        TWO_DEVICES: partial(_in_a_process, config, 2, os.sched_getaffinity(0)),
+    }
+    timings = compare(runs, sizes.sweep_rounds)
+    one, two = (timings.outputs[name] for name in (ONE_CORE, TWO_DEVICES))
+    error = 0.0 if one.equals(two) else NAN
+    return [timed_row(row._replace(name=name), timings, error=error) for name in runs]
+
+
+def _in_this_process(config, folder):
+    """Run a sweep in this process."""
+    console = Console(file=io.StringIO())
+    if phase_diagram.run(config, console=console, root=folder):
+        msg = f"the sweep failed: {console.file}"
+        raise RuntimeError(msg)
+    return results.read(folder / phase_diagram.result_path(config).name)
+
+
+def _in_a_process(config, num_devices, cores) -> xr.Dataset:
+    """Run a sweep by its command line, bound to some cores of this machine."""
+    low, high, num_gains = config.gains
+    options = {
+        "cell": config.cells,
+        "gains": (low, high, num_gains),
+        "horizons": config.horizons,
+        "seeds": (config.seeds,),
+        "learning-rates": config.learning_rates,
+        "updates": (config.updates,),
+        "chunk-size": (config.chunk_size,),
+        "dtype": (config.dtype,),
+        "devices": (num_devices,),
+    }
+    arguments = [str(word) for name, values in options.items() for word in (f"--{name}", *values)]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "experiments", "phase_diagram", *arguments]
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cores)  # which the new process inherits
+        try:
+            subprocess.run(
+                [*command, "--folder", folder],
+                cwd=results.ROOT.parent,
+                check=True,
+                capture_output=True,
+            )
+        finally:
+            os.sched_setaffinity(0, before)
+        return results.read(Path(folder) / phase_diagram.result_path(config).name)
+
+
+def _row(config, case):
+    num_networks = config.gains[2] * config.seeds * len(config.horizons)
+    return Row("sweep", case, "", config.width, 0, config.updates, num_networks)
