@@ -13,7 +13,6 @@ from jacobian_rnn.dense_chain import dense_chain
 from jacobian_rnn.graded_svd import graded_singular_values
 from jacobian_rnn.growth import FiniteTimeGrowth, finite_time_growth, largest_exponent
 from jacobian_rnn.initialization import RateSearch, at_rate, drawn
-from jacobian_rnn.initializers import with_chrono_biases, with_gain, with_gate_bias
 from jacobian_rnn.jacobians import state_gradients, step_jacobians, trajectory
 from jacobian_rnn.keras_weights import from_keras
 from jacobian_rnn.linear_recurrent_unit import lru
@@ -26,6 +25,7 @@ from jacobian_rnn.literature_cells import (
 from jacobian_rnn.lyapunov import lyapunov_spectrum, lyapunov_spectrum_of
 from jacobian_rnn.orbax_weights import from_orbax
 from jacobian_rnn.padded_sequences import ending_together, waiting
+from jacobian_rnn.parameter_changes import with_chrono_biases, with_gain, with_gate_bias
 from jacobian_rnn.products import (
     JacobianProduct,
     jacobian_product,

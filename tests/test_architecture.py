@@ -28,7 +28,7 @@ ORDER = [
     "products",
     "spectra_by_lag",
     "credit_assignment",
-    "initializers",
+    "mean_field.scalars",
     "mean_field.quadrature",
     "mean_field.roots",
     "mean_field.activations",
@@ -41,6 +41,8 @@ ORDER = [
     "mean_field.untied",
     "mean_field.tied",
     "mean_field.reference_values",
+    "initializers",
+    "parameter_changes",
     "batch_means",
     "tangent_run",
     "spectrum",
@@ -62,6 +64,7 @@ FLAX = {
     "checkpoints",
     "orbax_weights",
     "initializers",
+    "parameter_changes",
     "initialization",
 }
 MODULES = sorted(

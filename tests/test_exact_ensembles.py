@@ -64,6 +64,9 @@ def test_complex_products_have_their_exact_exponents():
         frame, upper = np.linalg.qr(factor @ frame)
         total += np.log(np.abs(np.diagonal(upper)))
     exact = ginibre_exponents(width)
+    sums = np.cumsum(1 / np.arange(1, width) ** 2)[::-1]
+    variances = (np.pi**2 / 6 - np.append(sums, 0)) / 4
+    np.testing.assert_allclose(exact.variances, variances, rtol=1e-12)
     scores = (total / num_steps - exact.exponents) / jnp.sqrt(exact.variances / num_steps)
     assert jnp.max(jnp.abs(scores)) < 4
 
@@ -73,6 +76,14 @@ def test_generalized_exponents_lie_above_the_typical_rate_and_meet_it_at_order_z
     assert gaussian_generalized_exponent(16, 1e-4) / 1e-4 == pytest.approx(float(typical), abs=1e-5)
     assert gaussian_generalized_exponent(16, 2.0, 1.3) == pytest.approx(2 * np.log(1.3))
     assert gaussian_generalized_exponent(16, 2.0) / 2 > typical
+
+
+def test_generalized_exponents_of_wide_networks_keep_their_digits_in_single_precision():
+    with jax.enable_x64(False):
+        # N^(p/2) (1 + 2/N) at p = 4.
+        found = gaussian_generalized_exponent(10**4, 4.0)
+        assert found == pytest.approx(np.log1p(2e-4), rel=1e-5)
+        assert gaussian_generalized_exponent(10**7, 2.0) == pytest.approx(0, abs=1e-6)
 
 
 def test_published_spectra_of_the_tanh_network():
@@ -159,7 +170,7 @@ def test_bad_arguments_are_refused():
         ginibre_exponents(2.5)
     with pytest.raises(ValueError, match=r"weight_std: received 0.0, expected above 0"):
         newman_exponents(2, 0.0)
-    with pytest.raises(ValueError, match="order: received -16, expected above −16"):
+    with pytest.raises(ValueError, match="order: received -16, expected a finite number above −16"):
         gaussian_generalized_exponent(16, -16)
     with pytest.raises(ValueError, match="num_factors: received -1, expected 0 or above"):
         fuss_catalan_moment(-1, 2)

@@ -96,11 +96,21 @@ def test_fresh_weights_in_an_lstm():
         assert 0 < growth.standard_error < 1e-3
 
 
-@pytest.mark.parametrize("units", [gru(2.0), lstm(1.5, 1.0)])
+# Gates that differ, and a candidate whose mean is not zero.
+UNEQUAL = [
+    GRUUnits(Gate(0.3, 0.2), Gate(2.0, INPUT, -0.5), Gate(3.0, INPUT, 0.5)),
+    LSTMUnits(
+        Gate(0.3, INPUT), Gate(1.5, INPUT, 1.0), Gate(2.5, INPUT, 0.5), Gate(0.2, INPUT, -1.0)
+    ),
+    MinimalUnits(Gate(3.0, 0.8, 0.4), Gate(0.0, 1.0, 1.0)),
+]
+
+
+@pytest.mark.parametrize("units", UNEQUAL, ids=["gru", "lstm", "minimal"])
 def test_theory_with_fresh_weights_is_what_networks_with_fresh_weights_do(units):
     keys = jax.random.split(jax.random.key(0), 1)
-    (found,) = simulated(units, keys, width=100, num_steps=300, tied=False)
-    # The typical vector of a network of 100 units shrinks by a few hundredths more.
+    (found,) = simulated(units, keys, width=200, num_steps=300, tied=False)
+    # The typical vector of a network of 200 units shrinks by a few hundredths more.
     assert untied_growth(units).rate == pytest.approx(float(found), abs=0.03)
 
 
@@ -118,6 +128,51 @@ def test_theory_with_kept_weights_is_what_networks_do_and_fresh_weights_are_not(
     assert theory.settled
     assert theory.rate == pytest.approx(mean, abs=4 * np.hypot(error, theory.standard_error) + 0.01)
     assert abs(untied_growth(units).rate - mean) > 0.05
+
+
+def test_candidates_with_a_mean_are_kept_and_written_together():
+    # Gates without weights: h' = z h + (1 − z) n with fresh z and n in every unit.
+    generator = np.random.default_rng(0)
+    h = np.zeros(200_000)
+    for _ in range(60):
+        z = 1 / (1 + np.exp(-(0.4 + 0.8 * generator.standard_normal(h.size))))
+        h = z * h + (1 - z) * (1 + generator.standard_normal(h.size))
+    minimal = MinimalUnits(Gate(0.0, 0.8, 0.4), Gate(0.0, 1.0, 1.0))
+    growth = untied_growth(minimal)
+    assert growth.activity == pytest.approx(np.mean(h**2), rel=0.01)
+    large = untied_growth(MinimalUnits(Gate(0.0), Gate(0.0, 100.0)))
+    assert large.activity == pytest.approx(1e4 / 3, rel=1e-5)
+
+
+def test_a_population_that_remembers_longer_than_it_runs_says_so():
+    open_gate = lstm(forget_bias=5.5)
+    growth = untied_growth(open_gate)
+    assert not growth.settled
+    assert "NOT settled" in str(growth)
+    longer = untied_growth(open_gate, num_steps=1200)
+    assert longer.settled
+    short = untied_growth(lstm(), num_steps=100)
+    assert short.settled
+    assert "NOT" not in str(short)
+    longest = untied_growth(lstm(), num_steps=1600)
+    # Errors shrink as the root of the time, up to the chance of ten blocks.
+    assert 1.5 < short.standard_error / longest.standard_error < 11
+    error = np.hypot(short.standard_error, longest.standard_error)
+    assert longest.rate == pytest.approx(float(short.rate), abs=4 * error)
+
+
+def test_populations_at_rest_keep_their_digits_in_single_precision():
+    with jax.enable_x64(False):
+        growth = tied_growth(GRUUnits(), key=jax.random.key(0), num_units=800)
+        assert growth.rate == pytest.approx(np.log(0.75), abs=1e-5)
+        assert growth.settled
+
+
+def test_units_without_feedback_have_only_their_own_memory():
+    options = {"key": jax.random.key(0), "num_units": 20, "num_populations": 2}
+    assert frozen_growth(SimpleUnits(Gate(0.0)), **options).rate == -np.inf
+    alone = frozen_growth(GRUUnits(candidate=Gate(0.0)), **options)
+    assert alone.rate == pytest.approx(np.log(0.5), abs=1e-6)
 
 
 def test_kept_and_fresh_weights_agree_in_a_vanilla_network():
@@ -186,5 +241,11 @@ def test_bad_units_are_refused():
         untied_growth(LSTMUnits(Gate(bias_mean=float("inf"))))
     with pytest.raises(ValueError, match="num_populations: received 1, expected at least 2"):
         tied_growth(gru(), key=jax.random.key(0), num_populations=1)
+    with pytest.raises(ValueError, match="num_units: received 100, expected at least 4 num_steps"):
+        tied_growth(gru(), key=jax.random.key(0), num_units=100)
+    with pytest.raises(ValueError, match=r"units.embedding.weight_std: received 5.0, expected 0"):
+        untied_growth(MinimalUnits(embedding=Gate(5.0, 1.0)))
+    with pytest.raises(ValueError, match="num_steps: received 3, expected at least 20"):
+        untied_growth(lstm(), num_steps=3)
     with pytest.raises(ValueError, match="num_warmup: received 160, expected 0 to num_steps"):
         tied_growth(gru(), key=jax.random.key(0), num_warmup=160)

@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from jacobian_rnn import (
     minimal_rnn,
     stack,
     step_jacobians,
+    with_chrono_biases,
+    with_gain,
+    with_gate_bias,
 )
 from jacobian_rnn import initializers as init
 from jacobian_rnn.growth import _largest_exponent
@@ -112,7 +116,7 @@ def test_scales_may_be_traced():
 @pytest.mark.parametrize("name", CELLS)
 def test_gain_multiplies_the_recurrent_kernels_and_nothing_else(name, network):
     before, _, _ = network(name, 5)
-    after = init.with_gain(before, 1.7)
+    after = with_gain(before, 1.7)
     old, new = weights_of(before), weights_of(after)
     for kernel, scaled in zip(old.recurrent, new.recurrent, strict=True):
         np.testing.assert_allclose(scaled, 1.7 * kernel, rtol=1e-14)
@@ -125,7 +129,7 @@ def test_a_gate_s_bias_is_set_and_nothing_else(name, network):
     before, _, _ = network(name, 5)
     for position, gate in enumerate(gates_of(name)):
         for bias in (2.5, jnp.arange(5.0)):
-            after = init.with_gate_bias(before, gate, bias)
+            after = with_gate_bias(before, gate, bias)
             old, new = weights_of(before), weights_of(after)
             expected = list(old.biases)
             expected[position] = jnp.broadcast_to(bias, 5)
@@ -138,8 +142,8 @@ def test_a_gate_s_bias_is_set_and_nothing_else(name, network):
 @pytest.mark.parametrize("name", GATED)
 def test_an_open_forget_gate_keeps_the_state(name, network):
     before, carry, xs = network(name, 5)
-    kept = init.with_gate_bias(before, "forget", 50.0)
-    kept = init.with_gate_bias(kept, "i", -50.0) if "LSTM" in name else kept
+    kept = with_gate_bias(before, "forget", 50.0)
+    kept = with_gate_bias(kept, "i", -50.0) if "LSTM" in name else kept
     old, new = (jax.tree.leaves(c)[0] for c in (carry, kept.step(kept.params, carry, xs[0])))
     np.testing.assert_allclose(new, old, atol=1e-15)
 
@@ -147,7 +151,7 @@ def test_an_open_forget_gate_keeps_the_state(name, network):
 @pytest.mark.parametrize("name", GATED)
 def test_chrono_biases_are_those_of_the_forget_gate_and_the_opposite_at_the_input(name, network):
     before, _, _ = network(name, 400)
-    after = init.with_chrono_biases(before, 20, key=jax.random.key(3))
+    after = with_chrono_biases(before, 20, key=jax.random.key(3))
     gates = gates_of(name)
     old, new = (dict(zip(gates, weights_of(one).biases, strict=True)) for one in (before, after))
     keeps = "z" if "GRU" in name else "f"
@@ -163,7 +167,7 @@ def test_chrono_biases_are_those_of_the_forget_gate_and_the_opposite_at_the_inpu
 @pytest.mark.parametrize("name", ["GRUCell", "nnx OptimizedLSTMCell"])
 def test_changed_networks_keep_their_closed_form_and_compile_nothing(name, network):
     before, carry, xs = network(name, 5)
-    after = init.with_gate_bias(init.with_gain(before, 1.7), "forget", 1.0)
+    after = with_gate_bias(with_gain(before, 1.7), "forget", 1.0)
     assert (after.step, after.jacobian) == (before.step, before.jacobian)
     assert jax.tree.structure(after) == jax.tree.structure(before)
     np.testing.assert_allclose(
@@ -184,12 +188,12 @@ def test_gain_and_bias_may_be_traced_and_batched(name, network):
     @jax.jit
     @jax.vmap
     def steps(gain, bias):
-        after = init.with_gate_bias(init.with_gain(before, gain), "forget", bias)
+        after = with_gate_bias(with_gain(before, gain), "forget", bias)
         return after.step(after.params, carry, xs[0])
 
     together = steps(jnp.array([0.5, 2.0]), jnp.array([-1.0, 1.0]))
     for i, (gain, bias) in enumerate([(0.5, -1.0), (2.0, 1.0)]):
-        one = init.with_gate_bias(init.with_gain(before, gain), "forget", bias)
+        one = with_gate_bias(with_gain(before, gain), "forget", bias)
         expected = one.step(one.params, carry, xs[0])
         jax.tree.map(
             lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-14), together, expected
@@ -200,8 +204,8 @@ def test_gain_and_bias_may_be_traced_and_batched(name, network):
 
 def test_a_float64_gain_leaves_a_float32_network_in_float32():
     network = from_nnx(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)))
-    changed = init.with_gain(network, jnp.asarray(2.0, jnp.float64))
-    changed = init.with_gate_bias(changed, "z", jnp.asarray(2.0, jnp.float64))
+    changed = with_gain(network, jnp.asarray(2.0, jnp.float64))
+    changed = with_gate_bias(changed, "z", jnp.asarray(2.0, jnp.float64))
     assert {leaf.dtype for leaf in jax.tree.leaves(changed.params)} == {jnp.dtype(jnp.float32)}
 
 
@@ -209,9 +213,9 @@ def test_networks_of_this_package_have_gains_and_biases():
     for make in (antisymmetric_rnn, leaky_rate_network, minimal_rnn):
         network = make(3, 4, key=jax.random.key(0), dtype=jnp.float64)
         kernel = network.params["recurrent"]["kernel"]
-        scaled = init.with_gain(network, 3.0).params["recurrent"]["kernel"]
+        scaled = with_gain(network, 3.0).params["recurrent"]["kernel"]
         np.testing.assert_allclose(scaled, 3 * kernel, rtol=1e-14)
-    opened = init.with_gate_bias(network, "forget", 50.0)
+    opened = with_gate_bias(network, "forget", 50.0)
     carry = jnp.arange(4.0)
     np.testing.assert_allclose(opened.step(opened.params, carry, jnp.ones(3)), carry, atol=1e-15)
 
@@ -226,10 +230,10 @@ ERRORS = {
     r"num_units: received 0": (ValueError, lambda _: init.forget_gate_bias(0)),
     r"num_units: received -1": (ValueError, lambda _: init.chrono_bias(-1, 10)),
     r"max_lag: received 2,": (ValueError, lambda _: init.chrono_bias(4, 2)),
-    r"max_lag: received '9'": (TypeError, lambda n: init.with_chrono_biases(n, "9", key=a_key())),
+    r"max_lag: received '9'": (TypeError, lambda n: with_chrono_biases(n, "9", key=a_key())),
     r"max_lag: received inf": (
         ValueError,
-        lambda n: init.with_chrono_biases(n, np.inf, key=a_key()),
+        lambda n: with_chrono_biases(n, np.inf, key=a_key()),
     ),
     r"scaled_identity: received shape \(4, 12\), expected \(N, N\)": (
         ValueError,
@@ -251,44 +255,42 @@ ERRORS = {
         ValueError,
         lambda _: init.chrono_bias(4, 10)(a_key(), (4, 4)),
     ),
-    r"gain: received shape \(2,\)": (ValueError, lambda n: init.with_gain(n, jnp.ones(2))),
+    r"gain: received shape \(2,\)": (ValueError, lambda n: with_gain(n, jnp.ones(2))),
     r"gain: received 1 of 1 values that are NaN": (
         ValueError,
-        lambda n: init.with_gain(n, np.nan),
+        lambda n: with_gain(n, np.nan),
     ),
     r"bias: received shape \(2,\), expected \(\) or \(4,\)": (
         ValueError,
-        lambda n: init.with_gate_bias(n, "f", jnp.ones(2)),
+        lambda n: with_gate_bias(n, "f", jnp.ones(2)),
     ),
     r"gate: received 'z' of a LSTMCell, expected i, f, g, o or \"forget\"": (
         ValueError,
-        lambda n: init.with_gate_bias(n, "z", 1.0),
+        lambda n: with_gate_bias(n, "z", 1.0),
     ),
     r"gate: received 'forget' of a SimpleCell, expected a cell with gates": (
         ValueError,
-        lambda _: init.with_gate_bias(
-            from_nnx(nnx.SimpleCell(3, 4, rngs=nnx.Rngs(0))), "forget", 1.0
-        ),
+        lambda _: with_gate_bias(from_nnx(nnx.SimpleCell(3, 4, rngs=nnx.Rngs(0))), "forget", 1.0),
     ),
     r"recurrence: received a dict, expected a Recurrence": (
         TypeError,
-        lambda n: init.with_gain(n.params, 1.0),
+        lambda n: with_gain(n.params, 1.0),
     ),
     r"recurrence: received a StackStep, .* before it is stacked": (
         TypeError,
-        lambda n: init.with_gain(stack(n, n), 1.0),
+        lambda n: with_gain(stack(n, n), 1.0),
     ),
     r"recurrence: received a plain_step, .* by hand": (
         TypeError,
-        lambda _: init.with_gain(Recurrence(plain_step, {"h": {"kernel": jnp.eye(2)}}), 1.0),
+        lambda _: with_gain(Recurrence(plain_step, {"h": {"kernel": jnp.eye(2)}}), 1.0),
     ),
     r"recurrence: received a Odd, expected one of": (
         TypeError,
-        lambda _: init.with_gain(from_nnx(Odd(3, 4, rngs=nnx.Rngs(0))), 1.0),
+        lambda _: with_gain(from_nnx(Odd(3, 4, rngs=nnx.Rngs(0))), 1.0),
     ),
     r"recurrence: received a LSTMCell without the bias of hf": (
         ValueError,
-        lambda n: init.with_gate_bias(without_bias(n), "f", 1.0),
+        lambda n: with_gate_bias(without_bias(n), "f", 1.0),
     ),
 }
 
@@ -313,3 +315,22 @@ def test_errors_say_what_was_received_and_what_is_expected(message, network):
     lstm, _, _ = network("LSTMCell", 4)
     with pytest.raises(error, match=message):
         call(lstm)
+
+
+def test_initialisers_of_theory_serve_in_static_cells_and_are_critical():
+    cell = nn.SimpleCell(64, recurrent_kernel_init=init.critical_gaussian(bias_std=0.05**0.5))
+    twin = nn.SimpleCell(64, recurrent_kernel_init=init.critical_gaussian(bias_std=0.05**0.5))
+    assert hash(cell) == hash(twin)
+
+    @partial(jax.jit, static_argnums=0)
+    def kernel(cell, key):
+        variables = cell.init(key, jnp.zeros(64), jnp.zeros(3))
+        return variables["params"]["h"]["kernel"]
+
+    drawn = kernel(cell, jax.random.key(0))
+    error = 1.327 / np.sqrt(2 * 64**2)
+    assert jnp.std(drawn) * 8 == pytest.approx(1.327, abs=4 * error)
+    with pytest.raises(ValueError, match=r"weight_std: received -1.0, expected a finite number"):
+        init.gaussian(-1.0)
+    with pytest.raises(ValueError, match="scale: received nan"):
+        init.scaled_identity(float("nan"))

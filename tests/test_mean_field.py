@@ -8,13 +8,19 @@ import pytest
 from jax import lax
 
 from jacobian_rnn.mean_field import (
+    Gate,
+    GRUUnits,
     correlation_fixed_point,
     critical_weight_std,
+    full_spectrum,
     gaussian_average,
+    newman_exponents,
     order_parameters,
     reference,
     reference_names,
+    spectrum_summary,
     squared_singular_values,
+    untied_growth,
 )
 from jacobian_rnn.mean_field.activations import moments
 from jacobian_rnn.mean_field.quadrature import gaussian_correlation
@@ -168,6 +174,24 @@ def test_unequal_inputs_keep_copies_apart_in_any_phase():
     assert together.correlation == 1
 
 
+def test_the_correlation_map_is_that_of_nodes_in_two_dimensions():
+    gain, bias, input_std, shared = 1.5, 0.2, 0.6, 0.5
+    found = correlation_fixed_point(
+        gain, bias_std=bias, input_std=input_std, input_correlation=shared
+    )
+    nodes, weights = np.polynomial.hermite_e.hermegauss(120)
+    weights = np.outer(weights, weights) / (2 * np.pi)
+    q = float(order_parameters(gain, bias_std=bias, input_std=input_std).variance)
+    c = float(found.correlation)
+    first = np.sqrt(q) * nodes[:, None]
+    second = c * first + np.sqrt(q * (1 - c**2)) * nodes[None]
+    kept = np.sum(weights * np.tanh(first) * np.tanh(second))
+    assert (gain**2 * kept + bias**2 + shared * input_std**2) / q == pytest.approx(c, abs=1e-10)
+    slope = gain**2 * np.sum(weights / np.cosh(first) ** 2 / np.cosh(second) ** 2)
+    assert found.slope == pytest.approx(slope, rel=1e-8)
+    assert found.time_scale == pytest.approx(-1 / np.log(slope), rel=1e-6)
+
+
 def test_simulated_copies_end_at_the_correlation_of_theory():
     theory = correlation_fixed_point(1.5, bias_std=0.05**0.5)
     n = 2000
@@ -220,6 +244,36 @@ def test_theory_is_differentiable_compiled_and_batched():
     np.testing.assert_allclose(batched, each, rtol=1e-12)
 
 
+THEORIES = {
+    "order parameters": lambda g: order_parameters(g).rate,
+    "correlation": lambda g: correlation_fixed_point(g, bias_std=0.3).correlation,
+    "critical line": lambda g: critical_weight_std(bias_std=g),
+    "spectrum": lambda g: spectrum_summary(g).dimension,
+    "exponents": lambda g: full_spectrum(g, np.array([0.2, 0.4]))[1],
+    "depth": lambda g: squared_singular_values(g, num_steps=3).normalized_variance,
+    "exact": lambda g: newman_exponents(4, g).exponents[0],
+    "fresh weights": lambda g: untied_growth(GRUUnits(candidate=Gate(g))).rate,
+    "average": lambda g: gaussian_average(jnp.tanh, 1.0, g),
+}
+
+
+@pytest.mark.parametrize("name", THEORIES)
+def test_theory_works_inside_compiled_functions(name):
+    theory = THEORIES[name]
+    assert jax.jit(theory)(1.7) == pytest.approx(float(theory(1.7)), rel=1e-12)
+
+
+def test_traced_numbers_that_are_out_of_range_give_no_number():
+    bad = jnp.array([jnp.nan, -0.5, jnp.inf])
+    assert jnp.isnan(jax.vmap(lambda b: critical_weight_std(bias_std=b))(bad)).all()
+    assert jnp.isnan(jax.vmap(lambda g: order_parameters(g).rate)(bad)).all()
+    drive = jax.vmap(lambda b: order_parameters(0.5, bias_std=b, activation="relu").variance)
+    assert jnp.isnan(drive(bad)).all()
+    assert jnp.isnan(jax.jit(lambda v: gaussian_average(jnp.square, v))(-1.0))
+    copies = jax.jit(lambda r: correlation_fixed_point(1.5, input_correlation=r).correlation)
+    assert jnp.isnan(copies(2.0))
+
+
 def test_single_precision_is_kept_and_good_to_five_digits():
     theory = order_parameters(jnp.float32(3.0), bias_std=jnp.float32(0))
     assert theory.rate.dtype == jnp.float32
@@ -256,7 +310,22 @@ def test_averages_that_do_not_converge_are_not_numbers():
         gaussian_average(jnp.tanh, -1.0)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: 1 / x**2, lambda x: 1 / jnp.abs(x), lambda x: 1 / (x - 1) ** 2],
+    ids=["double pole", "pole", "double pole elsewhere"],
+)
+def test_averages_over_poles_are_not_numbers(function):
+    assert jnp.isnan(gaussian_average(function, 1.0))
+
+
 def test_other_bad_arguments_are_refused():
+    with pytest.raises(TypeError, match="weight_std: received 'a', expected a number"):
+        order_parameters("a")
+    with pytest.raises(ValueError, match="centers: received none"):
+        gaussian_average(jnp.tanh, 1.0, centers=())
+    with pytest.raises(ValueError, match=r"fractions: received shape \(\), expected"):
+        full_spectrum(3.0, 0.5)
     with pytest.raises(ValueError, match="activation: received 'gelu', expected one of 'tanh'"):
         order_parameters(1.0, activation="gelu")
     with pytest.raises(ValueError, match=r"weight_std: received shape \(2,\), expected a scalar"):

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from jacobian_rnn.jacobians import check_count
 from jacobian_rnn.mean_field.activations import Activation, check_activation, moments
-from jacobian_rnn.mean_field.vanilla import checked_scales, fixed_variance
+from jacobian_rnn.mean_field.scalars import checked_scales
+from jacobian_rnn.mean_field.vanilla import fixed_variance
 
 
 class SquaredSingularValues(NamedTuple):
@@ -80,6 +81,6 @@ def _squared_singular_values(weight_std, bias_std, input_std, num_steps, activat
     averages = moments(activation, jnp.where(jnp.isfinite(q), q, 0))
     spread = averages.slope_fourth / averages.slope_square**2 - 1
     return SquaredSingularValues(
-        mean=jnp.exp(num_steps * jnp.log(gain * averages.slope_square)),
+        mean=(gain * averages.slope_square) ** num_steps,
         normalized_variance=num_steps * (spread if orthogonal else spread + 1),
     )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float
@@ -27,7 +28,8 @@ from jacobian_rnn.mean_field.activations import (
 )
 from jacobian_rnn.mean_field.quadrature import REACH, gaussian_average
 from jacobian_rnn.mean_field.roots import increasing_root
-from jacobian_rnn.mean_field.vanilla import checked_scales, fixed_variance
+from jacobian_rnn.mean_field.scalars import checked_scales
+from jacobian_rnn.mean_field.vanilla import fixed_variance
 
 
 class SpectrumSummary(NamedTuple):
@@ -73,8 +75,8 @@ def full_spectrum(
         λ(p), nats per step; −inf beyond the fraction of units whose slope is not zero (ReLU: half).
 
     Raises:
-        ValueError: fractions outside (0, 1); standard deviations or an activation as in
-            `order_parameters`.
+        ValueError: fractions outside (0, 1) or not one-dimensional; standard deviations or an
+            activation as in `order_parameters`.
 
     A network that rests at x = 0 (no bias, no input, σ_w at most critical) keeps one Jacobian, W
     itself, whose exponents are the logs of its eigenvalues: 2 λ(p) = log σ_w² + log(1 − p). That is
@@ -82,6 +84,7 @@ def full_spectrum(
 
     Example:
         >>> import jax.numpy as jnp
+    import numpy as np
         >>> largest, middle = full_spectrum(3.0, jnp.array([0.01, 0.5]))
         >>> print(f"{largest:.3f} {middle:.3f}")
         0.293 -1.416
@@ -89,9 +92,14 @@ def full_spectrum(
     check_activation(activation)
     scales = checked_scales(weight_std=weight_std, bias_std=bias_std, input_std=input_std)
     fractions = jnp.asarray(fractions, scales[0].dtype)
-    if not isinstance(fractions, Tracer) and not jnp.all((fractions > 0) & (fractions < 1)):
-        msg = f"fractions: received {fractions}, expected each above 0 and below 1"
+    if fractions.ndim != 1:
+        msg = f"fractions: received shape {fractions.shape}, expected (K,)"
         raise ValueError(msg)
+    if not isinstance(fractions, Tracer):
+        known = np.asarray(fractions)
+        if not np.all((known > 0) & (known < 1)):
+            msg = f"fractions: received {fractions}, expected each above 0 and below 1"
+            raise ValueError(msg)
     return _full_spectrum(*scales, fractions, activation, orthogonal)
 
 

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.scipy.special import digamma, gammaln, polygamma
+from jax.scipy.special import digamma, polygamma
 from jaxtyping import Array, Float
 
 from jacobian_rnn.jacobians import check_count
-from jacobian_rnn.mean_field.vanilla import checked_scales
+from jacobian_rnn.mean_field.scalars import checked_scales
 
 
 class ExactExponents(NamedTuple):
@@ -96,15 +96,15 @@ def gaussian_generalized_exponent(
 
     Args:
         num_units: N.
-        order: p, above −N.
+        order: p, above −N; a Python number.
         weight_std: σ_w, above zero.
 
     Returns:
         The generalised exponent, a scalar.
 
     Raises:
-        ValueError: a width below 1, a σ_w that is not positive and finite, an order at or below −N,
-            where the moment is infinite.
+        ValueError: a width below 1, a σ_w that is not positive and finite, an infinite order, or
+            one at or below −N, where the moment is infinite.
         TypeError: a width that is not an integer.
 
     References:
@@ -116,12 +116,15 @@ def gaussian_generalized_exponent(
         0.118
     """
     std, _ = _ensemble(num_units, weight_std)
-    if not order > -num_units:
-        msg = f"order: received {order}, expected above −{num_units}: below, the moment is infinite"
+    if not -num_units < order < math.inf:
+        msg = (
+            f"order: received {order}, expected a finite number above −{num_units}: from there "
+            "down the moment is infinite"
+        )
         raise ValueError(msg)
-    n = jnp.asarray(num_units, std.dtype)
-    moment = gammaln((n + order) / 2) - gammaln(n / 2)
-    return order * jnp.log(std) + order / 2 * jnp.log(2 / n) + moment
+    # Large terms cancel: in double precision, whatever that of JAX is.
+    moment = math.lgamma((num_units + order) / 2) - math.lgamma(num_units / 2)
+    return order * jnp.log(std) + (order / 2 * math.log(2 / num_units) + moment)
 
 
 def critical_weight_std_of_width(num_units: int) -> Float[Array, ""]:
@@ -209,7 +212,7 @@ def _ensemble(num_units, weight_std):
         msg = f"num_units: received {num_units}, expected at least 1"
         raise ValueError(msg)
     (std,) = checked_scales(weight_std=weight_std)
-    if not isinstance(std, Tracer) and std == 0:
+    if not isinstance(weight_std, Tracer) and weight_std == 0:
         msg = f"weight_std: received {weight_std}, expected above 0"
         raise ValueError(msg)
     return std, jnp.arange(num_units, 0, -1).astype(std.dtype)

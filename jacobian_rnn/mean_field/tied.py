@@ -21,7 +21,10 @@ from jacobian_rnn.mean_field.units import Gate, Units, checked_units
 
 # Correlations closer to one than this are taken as noise of the population.
 RIDGE = 1e-6
+# Or this many roundings for each step, where that is more: the covariance has to stay positive.
+ROUNDINGS = 4
 SMALL_DRIFT = 3e-3
+STILL = 1e-3  # root mean square change of states in a step, below which a network is at rest
 
 
 class TiedGrowth(NamedTuple):
@@ -87,13 +90,16 @@ def tied_growth(
         units: the cell and the statistics of its gates; weights are independent Gaussian ones,
             biases are drawn once per unit.
         key: for the populations.
-        num_units: size of a population; its noise takes the place of a finite width. Static.
+        num_units: size of a population, at least four times `num_steps`, or fields and their past
+            would fill it; its noise takes the place of a finite width. Static.
         num_steps: steps; all are remembered. Static.
         num_warmup: first steps, which settle activity and tangents. Static.
         num_populations: drawn afresh, at least 2, for the error. Static.
 
     Returns:
-        The rate with its error. Where memory outlasts the run it says that it has not settled.
+        The rate with its error. Where a network without input comes to rest it is that of
+        `frozen_growth`, which is exact there. Where memory outlasts the run it says that it has not
+        settled.
 
     Raises:
         TypeError: units that are none; counts that are not integers.
@@ -118,6 +124,9 @@ def tied_growth(
     check_count("num_warmup", num_warmup)
     if not 0 <= num_warmup <= num_steps - 4:
         msg = f"num_warmup: received {num_warmup}, expected 0 to num_steps − 4 = {num_steps - 4}"
+        raise ValueError(msg)
+    if num_units < 4 * num_steps:
+        msg = f"num_units: received {num_units}, expected at least 4 num_steps = {4 * num_steps}"
         raise ValueError(msg)
     keys = jax.random.split(key, num_populations)
     return _tied_growth(units, keys, num_units, num_steps, num_warmup)
@@ -172,8 +181,13 @@ def frozen_growth(
 @partial(jax.jit, static_argnames=("num_units", "num_steps", "num_warmup"))
 def _tied_growth(units, keys, num_units, num_steps, num_warmup):
     def one(key):
-        _, rates, activities = _population(units, key, num_units, num_steps)
-        return rates[num_warmup:], activities[-1]
+        snapshot, rates, activities = _population(units, key, num_units, num_steps)
+        # At a fixed point one matrix is applied again and again: fields depend on their past to
+        # more digits than a population has, and the edge of the spectrum is exact.
+        moved = units.step(*snapshot) - snapshot[0]
+        still = jnp.sqrt(jnp.mean(moved**2)) < STILL
+        edge = jnp.log(_spectral_edge(units, *snapshot))
+        return jnp.where(still, edge, rates[num_warmup:]), activities[-1]
 
     rates, activities = lax.map(one, keys)
     half = rates.shape[1] // 2
@@ -218,12 +232,13 @@ def _remembered(memory, output, t, key):
     weights = jax.scipy.linalg.solve(memory.covariance, to_past, assume_a="pos")
     rest = jnp.sqrt(jnp.maximum(1 - weights @ to_past, 0))
     fresh = jax.random.normal(key, memory.fields.shape[1:], output.dtype)
+    ridge = max(RIDGE, ROUNDINGS * num_steps * float(jnp.finfo(output.dtype).eps))
     field = jnp.einsum("t,tgm->gm", weights, memory.fields) + rest * fresh
     covariance = memory.covariance.at[t].set(to_past).at[:, t].set(to_past)
     return field, _Memory(
         outputs=memory.outputs.at[t].set(output),
         fields=memory.fields.at[t].set(field),
-        covariance=covariance.at[t, t].set(1 + RIDGE),
+        covariance=covariance.at[t, t].set(1 + ridge),
     )
 
 
@@ -270,8 +285,11 @@ def _population(units, key, num_units, num_steps):
 
 
 def _sized(x):
+    # By the largest first: squares of a network that comes to rest leave the float range.
+    largest = jnp.max(jnp.abs(x))
+    x = x / jnp.where(largest > 0, largest, 1)
     size = jnp.sqrt(jnp.mean(x**2))
-    return size, x / jnp.where(size > 0, size, 1)
+    return largest * size, x / jnp.where(size > 0, size, 1)
 
 
 def _spectral_edge(units, state, recurrent, external):
@@ -294,7 +312,9 @@ def _spectral_edge(units, state, recurrent, external):
         return -jnp.log(jnp.mean(jnp.sum(resolved[:, -1] ** 2, axis=1)))
 
     eps = jnp.log(jnp.finfo(scaled.dtype).eps)
-    return slowest + jnp.exp(increasing_root(excess, eps, -eps / 4))
+    edge = slowest + jnp.exp(increasing_root(excess, eps, -eps / 4))
+    # Where nothing is fed back only the units' own memory is left.
+    return jnp.where(jnp.any(scaled != 0), edge, jnp.maximum(slowest, 0))
 
 
 def _check_counts(**counts: int) -> None:

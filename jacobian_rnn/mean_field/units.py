@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jacobian_rnn.mean_field.vanilla import checked_scales
+from jacobian_rnn.mean_field.scalars import check_scalar, checked_scales
 
 Scalar = Float[Array, ""] | float
 
@@ -57,7 +58,7 @@ class SimpleUnits(NamedTuple):
 class MinimalUnits(NamedTuple):
     """Units of a minimalRNN: u = σ(W h + V z + b), h' = u h + (1 − u) z.
 
-    The embedding z is an input to every unit of its own; its weights are not used.
+    The embedding z is an input to every unit of its own, without recurrent weights.
     """
 
     update: Gate = Gate()
@@ -122,8 +123,9 @@ def checked_units(units: Any) -> Units:
     """Return units with scalars in one float dtype.
 
     Raises:
-        TypeError: no units, or gates that are none.
-        ValueError: standard deviations that are negative or infinite; a mean that is not finite.
+        TypeError: no units, gates that are none, statistics that are no numbers.
+        ValueError: standard deviations that are negative or infinite; a mean that is not finite; an
+            embedding with recurrent weights.
     """
     if not isinstance(units, Units):
         msg = (
@@ -139,8 +141,14 @@ def checked_units(units: Any) -> Units:
         for field, number in zip(gate._fields, gate, strict=True):
             (means if field == "bias_mean" else scales)[f"units.{name}.{field}"] = number
     for name, mean in means.items():
-        if not isinstance(mean, Tracer) and not jnp.isfinite(mean):
+        check_scalar(name, mean)
+        if not isinstance(mean, Tracer) and not np.isfinite(mean):
             msg = f"{name}: received {mean}, expected a finite number"
+            raise ValueError(msg)
+    if isinstance(units, MinimalUnits):
+        unused = units.embedding.weight_std
+        if not isinstance(unused, Tracer) and unused != 0:
+            msg = f"units.embedding.weight_std: received {unused}, expected 0: it reads no output"
             raise ValueError(msg)
     checked = checked_scales(**scales)
     dtype = jnp.result_type(*checked, *means.values())

@@ -1,7 +1,8 @@
 """Growth of gradients in gated cells if the weights were drawn afresh at every step.
 
 This is the assumption of the theory of gated cells in the literature. It is exact for vanilla cells
-and **too low for gated ones**, whose weights are the same at every step: see `tied`.
+and wrong for gated ones, whose weights are the same at every step: too low at most gains, by so
+much that it calls vanishing what explodes, and too high at some large ones. See `tied`.
 """
 
 from functools import partial
@@ -10,14 +11,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from jacobian_rnn.jacobians import check_count
 from jacobian_rnn.mean_field.quadrature import gaussian_average, gaussian_nodes
 from jacobian_rnn.mean_field.roots import increasing_root
 from jacobian_rnn.mean_field.units import GRUUnits, LSTMUnits, MinimalUnits, checked_units
 
 NUM_UNITS = 20_000
-NUM_STEPS = 400
 
 
 class UntiedGrowth(NamedTuple):
@@ -27,38 +28,50 @@ class UntiedGrowth(NamedTuple):
         activity: Q, mean squared output h.
         squared_gain: χ, factor by which a mean squared gradient grows in a step.
         rate: ½ log χ, nats per step.
+        time_scale: ξ = 1/|log χ|, steps in which a squared gradient changes by a factor e.
         standard_error: of the rate, over time; 0 where no population was drawn.
+        settled: whether the population had three times its memory to settle; True where none was
+            drawn.
     """
 
     activity: Float[Array, ""]
     squared_gain: Float[Array, ""]
     rate: Float[Array, ""]
+    time_scale: Float[Array, ""]
     standard_error: Float[Array, ""]
+    settled: Bool[Array, ""]
 
     def __str__(self) -> str:
-        """Say what is predicted and what is assumed."""
-        return (
+        """Say what is predicted, what is assumed, and whether the run was long enough."""
+        text = (
             f"{float(self.rate):+.4f} nats per step (chi {float(self.squared_gain):.4f}), "
             "assuming fresh weights at every step"
         )
+        return text if self.settled else f"{text}; NOT settled: give num_steps"
 
 
-def untied_growth(units: MinimalUnits | GRUUnits | LSTMUnits) -> UntiedGrowth:
+def untied_growth(
+    units: MinimalUnits | GRUUnits | LSTMUnits, *, num_steps: int = 400
+) -> UntiedGrowth:
     """Compute activity and growth of gradients under fresh weights at every step.
 
     Gaussian averages for minimalRNN and GRU. An LSTM's cell state is not Gaussian: it is followed
     in a population of 20,000 units, always the same random numbers, with the energy of each unit's
-    gradient beside it; the first half of its 400 steps settles it.
+    gradient beside it; the first half of its steps settles it.
 
     Args:
         units: the cell and the statistics of its gates.
+        num_steps: of an LSTM's population, at least 20; an open forget gate of bias b needs
+            about 4 e^b to settle. Static.
 
     Returns:
-        Activity, gain and rate.
+        Activity, gain and rate; where the population remembers longer than it had to settle it says
+        that it has not.
 
     Raises:
         TypeError: other cells; for a vanilla cell see `order_parameters`.
-        ValueError: standard deviations that are negative or infinite, means that are not finite.
+        ValueError: standard deviations that are negative or infinite, means that are not finite;
+            too few steps.
 
     References:
         M. Chen, J. Pennington and S. Schoenholz, ICML 2018 (minimalRNN); D. Gilboa et al.,
@@ -72,46 +85,80 @@ def untied_growth(units: MinimalUnits | GRUUnits | LSTMUnits) -> UntiedGrowth:
         0.999
     """
     checked = checked_units(units)
+    check_count("num_steps", num_steps)
+    if num_steps < 20:
+        msg = f"num_steps: received {num_steps}, expected at least 20"
+        raise ValueError(msg)
     match checked:
         case MinimalUnits():
             return _minimal(checked)
         case GRUUnits():
             return _gru(checked)
         case LSTMUnits():
-            return _lstm(checked)
+            return _lstm(checked, num_steps=num_steps)
         case _:
             msg = f"units: received {type(units).__name__}, for which see order_parameters"
             raise TypeError(msg)
 
 
-def _growth(activity, chi):
-    return UntiedGrowth(activity, chi, jnp.log(chi) / 2, jnp.zeros_like(chi))
+def _growth(activity, chi, standard_error: Array | float = 0.0, settled: Array | bool = True):
+    log_chi = jnp.log(chi)
+    return UntiedGrowth(
+        activity,
+        chi,
+        log_chi / 2,
+        1 / jnp.abs(log_chi),
+        jnp.asarray(standard_error, chi.dtype),
+        jnp.asarray(settled),
+    )
 
 
-def _activity(ratio):
-    """Solve Q = Q ratio(Q) for Q up to one or more; 0 where only rest solves it."""
-    tiny = jnp.log(jnp.finfo(jnp.result_type(float)).tiny) / 3
-    log_q = increasing_root(lambda log_q: 1 - ratio(jnp.exp(log_q)), tiny, jnp.zeros_like(tiny) + 8)
-    return jnp.where(log_q < tiny + 1, 0, jnp.exp(log_q))
+def _activity(ratio, largest):
+    """Solve Q = Q ratio(Q) for Q up to `largest`; 0 where only rest solves it."""
+    largest = jnp.asarray(largest, jnp.result_type(float))
+    tiny = jnp.log(jnp.finfo(largest.dtype).tiny) / 3
+
+    def excess(log_share):
+        return 1 - ratio(largest * jnp.exp(log_share))
+
+    log_share = increasing_root(excess, tiny, 1e-3)
+    return jnp.where(log_share < tiny + 1, 0, largest * jnp.exp(log_share))
 
 
 @jax.jit
 def _minimal(units):
     gate, embedding = units
-    size = embedding.input_std**2 + embedding.bias_std**2 + embedding.bias_mean**2
-
-    def averages(activity):
-        x, weights = gaussian_nodes(gate.variance(activity), gate.bias_mean)
-        u = jax.nn.sigmoid(x)
-        return (jnp.sum(weights * f) for f in (u**2, (1 - u) ** 2, (u * (1 - u)) ** 2))
+    size = embedding.variance(0.0) + embedding.bias_mean**2
 
     def ratio(activity):
-        kept, written, _ = averages(activity)
-        return kept + size * written / activity
+        keeping = _keeping(gate, activity)
+        return keeping.kept + _written(keeping, size, embedding.bias_mean) / activity
 
-    activity = _activity(ratio)
-    kept, _, slope = averages(activity)
-    return _growth(activity, kept + gate.weight_std**2 * (activity + size) * slope)
+    activity = _activity(ratio, jnp.where(size > 0, size, 1))
+    keeping = _keeping(gate, activity)
+    apart = activity + size - 2 * embedding.bias_mean**2
+    return _growth(activity, keeping.kept + gate.weight_std**2 * apart * keeping.slope)
+
+
+class _Keeping(NamedTuple):
+    """Averages over the gate u that keeps the state, h' = u h + (1 − u) n."""
+
+    kept: Array  # E u²
+    both: Array  # E u (1 − u)
+    written: Array  # E (1 − u)²
+    slope: Array  # E u'²
+
+
+def _keeping(gate, activity):
+    x, weights = gaussian_nodes(gate.variance(activity), gate.bias_mean)
+    u = jax.nn.sigmoid(x)
+    averaged = (u**2, u * (1 - u), (1 - u) ** 2, (u * (1 - u)) ** 2)
+    return _Keeping(*(jnp.sum(weights * f) for f in averaged))
+
+
+def _written(keeping, square, mean):
+    """Return what n of a mean and mean square adds to Q; h has the mean of n, independent of it."""
+    return keeping.written * square + 2 * keeping.both * mean**2
 
 
 @jax.jit
@@ -119,13 +166,10 @@ def _gru(units):
     reset, update, candidate = units
     drive = candidate.input_std**2 + candidate.bias_std**2
 
-    def gate_nodes(gate, activity):
-        x, weights = gaussian_nodes(gate.variance(activity), gate.bias_mean)
-        return jax.nn.sigmoid(x), weights
-
     def over_reset(function, activity):
-        """E over r and over u ~ N(0, v_a + r² v_m) of f(u, r)."""
-        r, weights = gate_nodes(reset, activity)
+        """E over r and over u ~ N(b, v_a + r² v_m) of f(u, r)."""
+        x, weights = gaussian_nodes(reset.variance(activity), reset.bias_mean)
+        r = jax.nn.sigmoid(x)
         size = candidate.weight_std**2 * activity
 
         def given(r):
@@ -135,12 +179,15 @@ def _gru(units):
 
         return jnp.sum(weights * jax.vmap(given)(r))
 
-    def ratio(activity):
-        z, weights = gate_nodes(update, activity)
-        square = over_reset(lambda u, _: jnp.tanh(u) ** 2, activity)
-        return jnp.sum(weights * z**2) + jnp.sum(weights * (1 - z) ** 2) * square / activity
+    def candidate_moments(activity):
+        return (over_reset(lambda u, _, n=n: jnp.tanh(u) ** n, activity) for n in (1, 2))
 
-    activity = _activity(ratio)
+    def ratio(activity):
+        keeping = _keeping(update, activity)
+        mean, square = candidate_moments(activity)
+        return keeping.kept + _written(keeping, square, mean) / activity
+
+    activity = _activity(ratio, 1.0)
     size = candidate.weight_std**2 * activity
 
     def candidate_energy(u, r):
@@ -153,17 +200,16 @@ def _gru(units):
         slopes += (reset.weight_std * r * (1 - r)) ** 2 * m_square
         return (1 - jnp.tanh(u) ** 2) ** 2 * slopes
 
-    z, weights = gate_nodes(update, activity)
-    square = over_reset(lambda u, _: jnp.tanh(u) ** 2, activity)
-    chi = jnp.sum(weights * z**2)
-    chi += update.weight_std**2 * jnp.sum(weights * (z * (1 - z)) ** 2) * (
-        activity + square
-    ) + jnp.sum(weights * (1 - z) ** 2) * over_reset(candidate_energy, activity)
-    return _growth(activity, chi)
+    keeping = _keeping(update, activity)
+    mean, square = candidate_moments(activity)
+    apart = activity + square - 2 * mean**2
+    from_update = update.weight_std**2 * keeping.slope * apart
+    from_candidate = keeping.written * over_reset(candidate_energy, activity)
+    return _growth(activity, keeping.kept + from_update + from_candidate)
 
 
-@partial(jax.jit, static_argnames=("num_units", "num_steps"))
-def _lstm(units, num_units=NUM_UNITS, num_steps=NUM_STEPS):
+@partial(jax.jit, static_argnames=("num_steps", "num_units"))
+def _lstm(units, num_steps, num_units=NUM_UNITS):
     dtype = units.input.weight_std.dtype
     means, scales = (
         jnp.stack([getattr(gate, name) for gate in units]) for name in ("bias_mean", "weight_std")
@@ -175,6 +221,7 @@ def _lstm(units, num_units=NUM_UNITS, num_steps=NUM_STEPS):
         stds = jnp.sqrt(jnp.stack([gate.variance(activity) for gate in units]))
         i, f, g, o = means[:, None] + stds[:, None] * normal
         i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+        kept = jnp.mean(f**2)
         slopes = jnp.stack([g * i * (1 - i), c * f * (1 - f), i * (1 - g**2)])
         c = f * c + i * g
         energy = f**2 * energy + jnp.sum((scales[:3, None] * slopes) ** 2, axis=0) * output_energy
@@ -184,14 +231,17 @@ def _lstm(units, num_units=NUM_UNITS, num_steps=NUM_STEPS):
         total = jnp.mean(energy) + output_energy
         activity = jnp.mean((o * t) ** 2)
         carried = (c, activity, energy / total, output_energy / total)
-        return carried, (jnp.log(total) / 2, activity)
+        return carried, (jnp.log(total) / 2, activity, kept)
 
     zeros = jnp.zeros(num_units, dtype)
     start = (zeros, jnp.ones((), dtype) / 4, zeros + 1, jnp.ones((), dtype))
     keys = jax.random.split(jax.random.key(0), num_steps)
-    _, (rates, activities) = lax.scan(step, start, keys)
-    rates, activities = rates[num_steps // 2 :], activities[num_steps // 2 :]
+    _, records = lax.scan(step, start, keys)
+    rates, activities, kept = (record[num_steps // 2 :] for record in records)
     rate = jnp.mean(rates)
     blocks = jnp.mean(rates[: rates.size // 10 * 10].reshape(10, -1), axis=1)
     error = jnp.std(blocks, ddof=1) / jnp.sqrt(10.0).astype(dtype)
-    return UntiedGrowth(jnp.mean(activities), jnp.exp(2 * rate), rate, error)
+    # c² forgets where it began by a factor E f² in a step.
+    memory = -1 / jnp.log(jnp.mean(kept))
+    settled = 3 * memory <= num_steps - num_steps // 2
+    return _growth(jnp.mean(activities), jnp.exp(2 * rate), error, settled)

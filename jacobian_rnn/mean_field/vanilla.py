@@ -21,6 +21,7 @@ from jacobian_rnn.mean_field.activations import (
 )
 from jacobian_rnn.mean_field.quadrature import gaussian_correlation
 from jacobian_rnn.mean_field.roots import increasing_root
+from jacobian_rnn.mean_field.scalars import checked_scales
 
 
 class OrderParameters(NamedTuple):
@@ -79,9 +80,12 @@ def order_parameters(
         χ, which does not depend on it, holds all the same.
 
     Raises:
-        ValueError: negative or infinite standard deviations; an unknown activation.
+        TypeError: standard deviations that are no numbers.
+        ValueError: negative or infinite standard deviations (if traced they give NaN); an unknown
+            activation.
 
-    Differentiable in the standard deviations, through the fixed point. Milliseconds when compiled.
+    Differentiable in the standard deviations, through the fixed point. Milliseconds when compiled;
+    works under `jax.jit` and `jax.vmap`.
 
     References:
         B. Poole et al., NIPS 2016; S. Schoenholz et al., "Deep information propagation", ICLR
@@ -118,11 +122,12 @@ def fixed_variance(gain, drive, activation: Activation) -> Float[Array, ""]:
     """Solve q = σ_w² E φ² + s² for `gain` σ_w² and `drive` s²."""
     if activation in ("relu", "linear"):
         shrinking = 1 - gain * moments(activation, jnp.ones_like(gain)).square
-        return jnp.where(
+        q = jnp.where(
             shrinking > 0,
             drive / jnp.where(shrinking > 0, shrinking, 1),
             jnp.where(drive > 0, jnp.inf, jnp.where(shrinking == 0, 0, jnp.inf)),
         )
+        return jnp.where(jnp.isnan(gain + drive), jnp.nan, q)
     # Bounded functions: q lies below σ_w² + s², and above 0 exactly where activity can live.
     active = (drive > 0) | (gain * moments(activation, jnp.zeros_like(gain)).slope_square > 1)
     largest = jnp.where(active, gain + drive, 1)
@@ -134,7 +139,7 @@ def fixed_variance(gain, drive, activation: Activation) -> Float[Array, ""]:
         return 1 - (gain * moments(activation, q).square + drive) / q
 
     q = largest * jnp.exp(increasing_root(excess, tiny, 1e-3))
-    return jnp.where(active, q, 0)
+    return jnp.where(jnp.isnan(gain + drive), jnp.nan, jnp.where(active, q, 0))
 
 
 def correlation_fixed_point(
@@ -190,7 +195,7 @@ def correlation_fixed_point(
 def _correlation_fixed_point(weight_std, bias_std, input_std, input_correlation, activation):
     gain, drive = weight_std**2, bias_std**2 + input_std**2
     q = fixed_variance(gain, drive, activation)
-    exists = jnp.isfinite(q) & (q > 0)
+    exists = jnp.isfinite(q) & (q > 0) & (input_correlation <= 1)
     q = jnp.where(exists, q, 1)
     shared = bias_std**2 + input_std**2 * input_correlation
 
@@ -209,20 +214,6 @@ def _correlation_fixed_point(weight_std, bias_std, input_std, input_correlation,
     return CorrelationFixedPoint(
         correlation=jnp.where(exists, correlation, jnp.nan),
         slope=jnp.where(exists, slope, jnp.nan),
-        time_scale=jnp.where(exists, -1 / jnp.log(slope), jnp.nan),
+        # At criticality rounding may put the slope above one.
+        time_scale=jnp.where(exists, -1 / jnp.minimum(jnp.log(slope), -0.0), jnp.nan),
     )
-
-
-def checked_scales(**scales: Float[Array, ""] | float) -> list[Float[Array, ""]]:
-    """Return scalars in one float dtype; raise ValueError for negative or infinite ones."""
-    for name, scale in scales.items():
-        if isinstance(scale, Tracer):
-            continue
-        if jnp.ndim(scale) != 0:
-            msg = f"{name}: received shape {jnp.shape(scale)}, expected a scalar; use jax.vmap"
-            raise ValueError(msg)
-        if not (jnp.isfinite(scale) and scale >= 0):
-            msg = f"{name}: received {scale}, expected a finite number, zero or above"
-            raise ValueError(msg)
-    dtype = jnp.result_type(float, *(scale for scale in scales.values()))
-    return [jnp.asarray(scale, dtype) for scale in scales.values()]
