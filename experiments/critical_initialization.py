@@ -322,7 +322,7 @@ def search_table(dataset: xr.Dataset) -> Table:
         title="where networks grow at a rate λ₁ (nats per step) under the task's noise",
         caption=(
             "Bias: of the gate that keeps the state, at gain 1. Fresh λ₁: mean ± standard error "
-            "of networks drawn afresh there; !: more than 3 of them off. Highest: at any value."
+            "of networks drawn afresh there; !: they disagree. Highest: at any value."
         ),
     )
     for column in ("cell", "varied", "λ₁", "value [95 %]", "fresh λ₁", "highest"):
