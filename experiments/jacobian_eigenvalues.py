@@ -1,0 +1,355 @@
+"""Lay random-matrix theory over the eigenvalues of one step's Jacobian in random GRUs and LSTMs.
+
+Given its gates, J is a diagonal D per unit plus kernels whose rows are scaled by slopes a_k. Its
+eigenvalues end where Σ_k σ_k² ⟨|[(z − D)⁻¹ a_k]_h|²⟩ = 1, for a GRU ⟨v / |z − d₀|²⟩ = 1 (T. Can,
+K. Krishnamurthy and D. Schwab, "Gating creates slow modes and controls phase-space complexity in
+GRUs and LSTMs", 2020). Slopes are those of a network that runs; mean-field theory knows the
+populations from which they come, and predicts the real end of the spectrum without any network.
+"""
+
+import dataclasses
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from rich.console import Console
+from rich.table import Table
+from scipy.optimize import root_scalar
+
+import jacobian_rnn as jrnn
+from experiments import gated_growth, networks, results
+from experiments.units import run_units
+from jacobian_rnn.mean_field.tied import frozen_growth
+
+NAME = "jacobian_eigenvalues"
+POINT = ("cell", "bias")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clouds:
+    """What is measured.
+
+    Attributes:
+        cells: "GRUCell", "LSTMCell".
+        biases: of the gate that keeps the state (LSTM: forget, GRU: update), ascending; all other
+            biases are zero.
+        gain: recurrent entries of each gate have standard deviation gain/√N.
+        input_std: standard deviation of what white input adds to each gate's pre-activations.
+        width: N, hidden units; an LSTM has 2N states.
+        num_networks: drawn afresh at each point, at least 2.
+        num_warmup: steps before the one whose Jacobian is taken.
+        radius: eigenvalues at most so far from one count as slow modes.
+        num_angles: points of the edge in the upper half plane.
+        theory_steps: steps after which mean-field populations are taken.
+        theory_populations: their number, at least 2, each of N units.
+        seed: of all draws.
+        dtype: "float32" or "float64".
+    """
+
+    cells: tuple[str, ...] = ("GRUCell", "LSTMCell")
+    biases: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
+    gain: float = 3.0
+    input_std: float = 0.3**0.5
+    width: int = 300
+    num_networks: int = 8
+    num_warmup: int = 500
+    radius: float = 0.1
+    num_angles: int = 60
+    theory_steps: int = 120
+    theory_populations: int = 4
+    seed: int = 0
+    dtype: str = "float64"
+
+
+PRESETS = {
+    "quick": Clouds(
+        cells=("GRUCell",),
+        biases=(0.0, 3.0),
+        width=48,
+        num_networks=2,
+        num_warmup=50,
+        num_angles=16,
+        theory_steps=12,
+        theory_populations=2,
+    ),
+    "default": Clouds(),
+    "full": Clouds(
+        biases=(0.0, 1.0, 2.0, 3.0, 4.0),
+        width=500,
+        num_networks=24,
+        num_warmup=1000,
+        theory_steps=400,
+        theory_populations=16,
+    ),
+}
+
+
+class Unit(NamedTuple):
+    """What one worker does at a time: all networks of one cell and bias."""
+
+    cell: str
+    bias: str
+
+
+class Slopes(NamedTuple):
+    """What the theory needs to know of a Jacobian: the units, without the kernels.
+
+    Attributes:
+        blocks: D of each unit, `(units, states, states)`.
+        slopes: a_k of each unit, `(units, states, gates)`.
+    """
+
+    blocks: np.ndarray
+    slopes: np.ndarray
+
+
+def run(config: Clouds, preset: str, *, num_workers: int, console: Console) -> int:
+    """Measure, compare, write one NetCDF file; return the number of failed units."""
+    started = time.perf_counter()
+    # LSTMs have more states: first, so that the workers finish together.
+    units = [Unit(cell, f"{bias:g}") for cell in reversed(config.cells) for bias in config.biases]
+    parts, failures = run_units(
+        work, config, units, results.directory(NAME), num_workers=num_workers, console=console
+    )
+    for unit, error in failures.items():
+        console.print(f"[red]{'-'.join(unit)} failed: {error}")
+    if failures:
+        console.print("finished units are saved; the same command makes the others again")
+        return len(failures)
+    dataset = xr.concat([parts[unit] for unit in units], "unit", data_vars="all", join="outer")
+    dataset = dataset.assign_coords(
+        cell=("unit", [unit.cell for unit in units]),
+        bias=("unit", [float(unit.bias) for unit in units]),
+    )
+    dataset = dataset.set_index(unit=[*POINT]).unstack("unit")
+    dataset = dataset.transpose(*POINT, ...).sel(cell=list(config.cells))
+    dataset = compared(dataset, config)
+    seconds = time.perf_counter() - started
+    device = str(jax.devices()[0].device_kind)
+    dataset = results.described(dataset, config, device=device, seconds=seconds)
+    path = results.write(dataset, results.path_of(NAME, preset, config.dtype))
+    show(dataset, console)
+    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
+    return 0
+
+
+def work(config: Clouds, unit: Unit, report: Callable[[str, float], None]) -> xr.Dataset:
+    """Compute eigenvalues and edges of all networks of one cell and bias."""
+    key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32("-".join(unit).encode()))
+    spectra, edges, rightmost, outside = [], [], [], []
+    angles = np.linspace(0, np.pi, config.num_angles)
+    with jax.enable_x64(config.dtype == "float64"):
+        for network, network_key in enumerate(jax.random.split(key, config.num_networks)):
+            report(f"network {network + 1}", network / (config.num_networks + 1))
+            jacobian, slopes = snapshot(config, unit, network_key)
+            eigenvalues = np.linalg.eigvals(jacobian)
+            spectra.append(eigenvalues)
+            outside.append(np.mean([gain_at(slopes, config.gain, z) < 1 for z in eigenvalues]))
+            centre = float(np.mean(np.diagonal(slopes.blocks, axis1=1, axis2=2)[:, 0]))
+            edges.append([edge(slopes, config.gain, centre, angle) for angle in angles])
+            rightmost.append(real_edge(slopes, config.gain))
+        report("mean field", config.num_networks / (config.num_networks + 1))
+        theory = frozen_growth(
+            gated_growth.units_of(unit.cell, config.gain, float(unit.bias), config.input_std),
+            key=key,
+            num_units=config.width,
+            num_steps=config.theory_steps,
+            num_populations=config.theory_populations,
+        )
+    spectra, edges = np.stack(spectra), np.array(edges)
+    return xr.Dataset(
+        {
+            "eigenvalue": (
+                ("network", "part", "index"),
+                np.stack([np.real(spectra), np.imag(spectra)], axis=1),
+            ),
+            "edge": (
+                ("network", "part", "angle"),
+                np.stack([np.real(edges), np.imag(edges)], axis=1),
+            ),
+            "real_edge": ("network", rightmost),
+            "outside": ("network", outside),
+            "mean_field_edge": np.exp(float(theory.rate)),
+            "mean_field_error": np.exp(float(theory.rate)) * float(theory.standard_error),
+        },
+        coords={
+            "network": np.arange(config.num_networks),
+            "part": ["real", "imaginary"],
+            "index": np.arange(spectra.shape[1]),
+            "angle": angles,
+        },
+    )
+
+
+def snapshot(config: Clouds, unit: Unit, key: jax.Array) -> tuple[np.ndarray, Slopes]:
+    """Run a network under white input; return the next step's Jacobian and what units do in it."""
+    draw_key, input_key = jax.random.split(key)
+    dtype, width = jnp.dtype(config.dtype), config.width
+    network = gated_growth.draw(
+        unit.cell,
+        width,
+        config.gain,
+        float(unit.bias),
+        config.input_std,
+        dtype=config.dtype,
+        key=draw_key,
+    )
+    xs = jax.random.normal(input_key, (config.num_warmup + 1, width), dtype)
+    carry = networks.zero_carry(unit.cell, width, dtype)
+    state = jrnn.trajectory(network, carry, xs[:-1])[-1]
+    if unit.cell == "LSTMCell":
+        state = (state[:width], state[width:])
+    jacobian = jrnn.step_jacobians(network, state, xs[-1:])[0]
+    closed_form: Any = network.jacobian
+    parts = closed_form.parts(network.params, state, xs[-1])
+    return np.asarray(jacobian), unit_slopes(parts)
+
+
+def unit_slopes(parts) -> Slopes:
+    """Take apart what a `GatedJacobian` knows of each unit: D and a_k of J, its mixing included."""
+    blocks = np.moveaxis(np.asarray(parts.diagonals), -1, 0)
+    slopes = np.moveaxis(np.asarray(parts.slopes), -1, 0)
+    if parts.mixing is not None:
+        mixing = np.tile(np.eye(blocks.shape[1]), (len(blocks), 1, 1))
+        mixing[:, -1, 0] = np.asarray(parts.mixing)
+        blocks, slopes = mixing @ blocks, mixing @ slopes
+    return Slopes(blocks, slopes)
+
+
+def gain_at(slopes: Slopes, gain: float, z: complex) -> float:
+    """Compute Σ_k σ_k² ⟨|[(z − D)⁻¹ a_k]_h|²⟩, which is one at the edge and less beyond.
+
+    It is infinite at eigenvalues of D. A saturated unit of an LSTM gives J one of these, exactly.
+    """
+    one = np.eye(slopes.blocks.shape[1])
+    try:
+        resolved = np.linalg.solve(z * one - slopes.blocks, slopes.slopes.astype(complex))
+    except np.linalg.LinAlgError:
+        return np.inf
+    return float(gain**2 * np.mean(np.sum(np.abs(resolved[:, -1]) ** 2, axis=1)))
+
+
+def edge(slopes: Slopes, gain: float, centre: float, angle: float) -> complex:
+    """Find the farthest point of the edge from a centre in one direction; the centre if none."""
+    ray = np.exp(1j * angle)
+
+    def excess(distance):
+        return np.log(gain_at(slopes, gain, centre + distance * ray))
+
+    # Not from zero, where equal units have their pole.
+    doublings = np.concatenate([[1e-9], 0.1 * 2.0 ** np.arange(10)])
+    last = max((k for k, d in enumerate(doublings) if excess(d) >= 0), default=0)
+    outside, *distances = np.linspace(doublings[last + 1], doublings[last], 40)
+    for inside in distances:
+        if excess(inside) >= 0:
+            return centre + ray * root_scalar(excess, bracket=(inside, outside), xtol=1e-9).root
+        outside = inside
+    return complex(centre)
+
+
+def real_edge(slopes: Slopes, gain: float) -> float:
+    """Find the largest real z on the edge beyond all units' own eigenvalues, else their largest."""
+    slowest = float(np.max(np.diagonal(slopes.blocks, axis1=1, axis2=2)))
+    reach = 1.0
+    while gain_at(slopes, gain, slowest + reach) >= 1:
+        reach *= 2
+
+    def excess(log_distance):
+        return np.log(gain_at(slopes, gain, slowest + np.exp(log_distance)))
+
+    lowest = np.log(1e-12)
+    if excess(lowest) < 0:  # the slowest unit is saturated, on its own
+        return slowest
+    return slowest + np.exp(root_scalar(excess, bracket=(lowest, np.log(reach))).root)
+
+
+def compared(dataset: xr.Dataset, config: Clouds) -> xr.Dataset:
+    """Add the measured edge, slow modes, and their means over networks."""
+    real = dataset["eigenvalue"].sel(part="real", drop=True)
+    imaginary = dataset["eigenvalue"].sel(part="imaginary", drop=True)
+    modulus = (real**2 + imaginary**2) ** 0.5
+    radius = modulus.max("index")
+    near = (((real - 1) ** 2 + imaginary**2) ** 0.5 <= config.radius).sum("index") / config.width
+    # The edge's farthest point from zero; by symmetry of the upper half plane only.
+    on_edge = (dataset["edge"] ** 2).sum("part").max("angle") ** 0.5
+    predicted = on_edge.where(on_edge > dataset["real_edge"], dataset["real_edge"])
+    ratio = radius / predicted
+    root = np.sqrt(config.num_networks)
+    dataset = dataset.assign(
+        radius=radius,
+        predicted_radius=predicted,
+        ratio=ratio,
+        ratio_mean=ratio.mean("network"),
+        ratio_error=ratio.std("network", ddof=1) / root,
+        outside_mean=dataset["outside"].mean("network"),
+        outside_error=dataset["outside"].std("network", ddof=1) / root,
+        near_one=near,
+        near_one_mean=near.mean("network"),
+        near_one_error=near.std("network", ddof=1) / root,
+        mean_field_ratio=radius.mean("network") / dataset["mean_field_edge"],
+        mean_field_ratio_error=np.hypot(
+            radius.std("network", ddof=1) / root / radius.mean("network"),
+            dataset["mean_field_error"] / dataset["mean_field_edge"],
+        ),
+    )
+    for name, meaning, unit in (
+        ("eigenvalue", "eigenvalues of one step's Jacobian", "1"),
+        ("edge", "edge of the spectrum given the network's gates, upper half plane", "1"),
+        ("real_edge", "its largest real point", "1"),
+        ("mean_field_edge", "largest real point of the edge in mean-field theory", "1"),
+        ("mean_field_error", "its standard error over populations", "1"),
+        ("radius", "spectral radius", "1"),
+        ("predicted_radius", "largest modulus on the edge", "1"),
+        ("ratio", "spectral radius over that of the edge", "1"),
+        ("ratio_mean", "its mean over networks", "1"),
+        ("ratio_error", "standard error of that mean over networks", "1"),
+        ("outside", "fraction of eigenvalues outside the edge", "1"),
+        ("outside_mean", "its mean over networks", "1"),
+        ("outside_error", "standard error of that mean over networks", "1"),
+        ("near_one", "eigenvalues near one, per unit", "1"),
+        ("near_one_mean", "its mean over networks", "1"),
+        ("near_one_error", "standard error of that mean over networks", "1"),
+        ("mean_field_ratio", "mean spectral radius over the edge of mean-field theory", "1"),
+        ("mean_field_ratio_error", "its standard error over networks and populations", "1"),
+    ):
+        dataset[name].attrs = {"long_name": meaning, "units": unit}
+    return dataset
+
+
+def show(dataset: xr.Dataset, console: Console) -> None:
+    """Print edges and slow modes."""
+    table = Table(
+        pad_edge=False,
+        title="spectral radius of one step's Jacobian, and eigenvalues near one",
+        caption=(
+            f"mean ± standard error over {dataset.sizes['network']} networks; edge: given the "
+            "network's gates; mean field: given only the statistics of its weights; near one: per "
+            "unit"
+        ),
+    )
+    for column in (
+        "cell",
+        "bias",
+        "radius/edge",
+        "radius/mean field",
+        "outside",
+        "near one",
+    ):
+        table.add_column(column, no_wrap=True)
+    for cell in dataset["cell"].to_numpy():
+        for bias in dataset["bias"].to_numpy():
+            one = dataset.sel(cell=cell, bias=bias)
+            table.add_row(
+                *(str(cell).removesuffix("Cell"), f"{bias:g}"),
+                f"{float(one['ratio_mean']):.4f} ± {float(one['ratio_error']):.4f}",
+                f"{float(one['mean_field_ratio']):.4f} ± "
+                f"{float(one['mean_field_ratio_error']):.4f}",
+                f"{float(one['outside_mean']):.4f}",
+                f"{float(one['near_one_mean']):.4f} ± {float(one['near_one_error']):.4f}",
+            )
+    console.print(table)

@@ -1,0 +1,323 @@
+"""Count the iterations of a parallel-in-time Newton solve of a tanh network against its λ₁.
+
+h_t = tanh(W h_{t−1} + U x_t), t = 1 … T, is solved as one system of T equations. Each iteration
+linearises every step about the current guess and solves the linear recurrence with an associative
+scan (DEER: Y. Lim, Q. Zhu, J. Selfridge and M. Kasim, "Parallelizing non-linear sequential models
+over the sequence length", ICLR 2024). It needs few iterations if the recurrence is predictable and
+about T if it is chaotic (X. Gonzalez, L. Kozachkov, D. Zoltowski, K. Clarkson and S. Linderman,
+"Predictability enables parallelization of nonlinear state space models", 2025).
+"""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax import lax
+from rich.console import Console
+from rich.table import Table
+
+import jacobian_rnn as jrnn
+from experiments import results
+from experiments.units import run_units
+
+NAME = "newton_iterations"
+FEW = 20  # iterations that count as few
+MARGIN = 0.1  # nats per step from zero beyond which λ₁ counts as clearly stable or unstable
+LEVELS = {"few": "20 iterations", "half": "T/2 iterations"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Newton:
+    """What is solved.
+
+    Attributes:
+        gains: entries of W have variance gain²/width, ascending.
+        width: D, units.
+        num_networks: directions of W, inputs and guesses drawn afresh, at least 2; each is solved
+            at every gain.
+        lengths: T, ascending; sequences of a network start at the same state.
+        tolerance: of the residual max |h_t − f(h_{t−1}, x_t)| at which iteration stops.
+        num_warmup: steps before the sequence, from a random state, in which the network settles.
+        num_steps: steps over which λ₁ is measured; they begin as the sequences do.
+        max_amplitude: the input is a sine of an amplitude up to this, as in Gonzalez et al.
+        frequencies: range of its angular frequency, per step.
+        seed: of all draws.
+        dtype: of everything.
+    """
+
+    gains: tuple[float, ...] = tuple(float(gain) for gain in np.linspace(0.5, 3.35, 20).round(2))
+    width: int = 32
+    num_networks: int = 8
+    lengths: tuple[int, ...] = (100, 300)
+    tolerance: float = 1e-10
+    num_warmup: int = 1000
+    num_steps: int = 4000
+    max_amplitude: float = 0.2
+    frequencies: tuple[float, float] = (0.5, 3.0)
+    seed: int = 0
+    dtype: str = "float64"
+
+
+PRESETS = {
+    "quick": Newton(
+        gains=(0.5, 1.0, 3.0, 6.0),
+        width=16,
+        num_networks=2,
+        lengths=(60,),
+        num_warmup=60,  # as many steps as T: one program serves both
+        num_steps=400,
+    ),
+    "default": Newton(),
+    # Chaotic sequences take minutes each on a processor core: meant for a GPU.
+    "full": Newton(
+        gains=tuple(float(gain) for gain in np.linspace(0.5, 3.0, 50).round(3)),
+        width=100,
+        num_networks=20,
+        lengths=(300, 1000),
+        num_steps=10_000,
+    ),
+}
+
+
+class Unit(NamedTuple):
+    """What one worker does at a time: one network at all gains and lengths."""
+
+    network: str
+
+
+class Solution(NamedTuple):
+    """Where the iteration stopped.
+
+    Attributes:
+        states: h_1 … h_T, `(T, D)`.
+        num_iterations: Newton steps taken.
+        residual: largest |h_t − f(h_{t−1}, x_t)|; NaN after an overflow.
+    """
+
+    states: jax.Array
+    num_iterations: jax.Array
+    residual: jax.Array
+
+
+def run(config: Newton, preset: str, *, num_workers: int, console: Console) -> int:
+    """Solve, count, write one NetCDF file; return the number of failed units."""
+    started = time.perf_counter()
+    units = [Unit(f"network_{number}") for number in range(config.num_networks)]
+    parts, failures = run_units(
+        work, config, units, results.directory(NAME), num_workers=num_workers, console=console
+    )
+    for unit, error in failures.items():
+        console.print(f"[red]{'-'.join(unit)} failed: {error}")
+    if failures:
+        console.print("finished units are saved; the same command makes the others again")
+        return len(failures)
+    dataset = xr.concat([parts[unit] for unit in units], "network")
+    dataset = compared(dataset.assign_coords(network=np.arange(config.num_networks)))
+    seconds = time.perf_counter() - started
+    device = str(jax.devices()[0].device_kind)
+    dataset = results.described(dataset, config, device=device, seconds=seconds)
+    path = results.write(dataset, results.path_of(NAME, preset, config.dtype))
+    show(dataset, console)
+    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
+    return 0
+
+
+def work(config: Newton, unit: Unit, report: Callable[[str, float], None]) -> xr.Dataset:
+    """Measure λ₁ and count the iterations of one network at all gains."""
+    number = int(unit.network.removeprefix("network_"))
+    shape = (len(config.gains), len(config.lengths))
+    exponents = np.zeros((shape[0], 2))
+    iterations = np.zeros(shape, np.int64)
+    residuals, errors = np.zeros(shape), np.zeros(shape)
+    with jax.enable_x64(config.dtype == "float64"):
+        key = jax.random.fold_in(jax.random.key(config.seed), number)
+        for row, gain in enumerate(config.gains):
+            report(f"gain {gain:g}", row / shape[0])
+            network, carry, xs, guess = problem(config, gain, key)
+            spectrum = jrnn.lyapunov_spectrum(network, carry, xs, num_exponents=1, qr_every=1)
+            exponents[row] = spectrum.exponents[0], spectrum.standard_errors[0]
+            states = jrnn.trajectory(network, carry, xs[: config.lengths[-1]])[1:]
+            for column, length in enumerate(config.lengths):
+                solution = solve(
+                    network, carry, xs[:length], guess[:length], tolerance=config.tolerance
+                )
+                iterations[row, column] = solution.num_iterations
+                residuals[row, column] = solution.residual
+                errors[row, column] = jnp.max(jnp.abs(solution.states - states[:length]))
+    return xr.Dataset(
+        {
+            "exponent": ("gain", exponents[:, 0]),
+            "exponent_error": ("gain", exponents[:, 1]),
+            "iterations": (("gain", "length"), iterations),
+            "residual": (("gain", "length"), residuals),
+            "converged": (("gain", "length"), residuals < config.tolerance),
+            "state_error": (("gain", "length"), errors),
+        },
+        coords={"gain": list(config.gains), "length": list(config.lengths)},
+    )
+
+
+def step(params, carry, x):
+    """Advance the activations by one step."""
+    return jnp.tanh(params["recurrent"] @ carry + params["input"] * x)
+
+
+def problem(
+    config: Newton, gain: float, key: jax.Array
+) -> tuple[jrnn.Recurrence, jax.Array, jax.Array, jax.Array]:
+    """Draw a network, its settled state, the input from there on, and a guess of all states."""
+    dtype, width = jnp.dtype(config.dtype), config.width
+    kernel_key, input_key, sine_key, state_key, guess_key = jax.random.split(key, 5)
+    recurrent = jax.random.normal(kernel_key, (width, width), dtype) / np.sqrt(width)
+    network = jrnn.Recurrence(
+        step,
+        {
+            "recurrent": gain * recurrent,
+            "input": jax.random.normal(input_key, (width,), dtype),
+        },
+    )
+    low, high = config.frequencies
+    amplitude, frequency = jax.random.uniform(sine_key, (2,), dtype)
+    times = jnp.arange(config.num_warmup + config.num_steps, dtype=dtype)
+    xs = config.max_amplitude * amplitude * jnp.sin((low + (high - low) * frequency) * times)
+    state = jax.random.normal(state_key, (width,), dtype)
+    settled = jrnn.trajectory(network, state, xs[: config.num_warmup])[-1]
+    guess = jax.random.normal(guess_key, (config.lengths[-1], width), dtype)
+    return network, settled, xs[config.num_warmup :], guess
+
+
+@partial(jax.jit, static_argnames="tolerance")
+def solve(
+    network: jrnn.Recurrence,
+    carry: jax.Array,
+    xs: jax.Array,
+    guess: jax.Array,
+    *,
+    tolerance: float,
+) -> Solution:
+    """Solve for all states at once, in at most T iterations.
+
+    Each iteration makes at least one more of the first states exact, so T iterations suffice in
+    exact arithmetic.
+    """
+
+    def before(states):
+        return jnp.concatenate([carry[None], states[:-1]])
+
+    def defects(states):
+        return jax.vmap(partial(network.step, network.params))(before(states), xs) - states
+
+    def iterate(solution):
+        jacobians = jax.vmap(lambda state, x: jrnn.step_jacobians(network, state, x[None])[0])(
+            before(solution.states), xs
+        )
+        # For the corrections, not the states: rounding then shrinks with what is still wrong.
+        states = solution.states + linear_recurrence(jacobians, defects(solution.states))
+        residual = jnp.max(jnp.abs(defects(states)))
+        return Solution(states, solution.num_iterations + 1, residual)
+
+    def unsolved(solution):
+        few = solution.num_iterations < xs.shape[0]
+        return few & ~(solution.residual < tolerance)  # NaN counts as unsolved
+
+    residual = jnp.max(jnp.abs(defects(guess)))
+    return lax.while_loop(unsolved, iterate, Solution(guess, jnp.zeros((), int), residual))
+
+
+def linear_recurrence(matrices: jax.Array, offsets: jax.Array) -> jax.Array:
+    """Solve d_t = A_t d_{t−1} + b_t, d_0 = 0, for all t in logarithmically many parallel steps."""
+
+    def joined(earlier, later):
+        matrix = later[0] @ earlier[0]
+        return matrix, jnp.einsum("...ij,...j->...i", later[0], earlier[1]) + later[1]
+
+    # Nothing comes before the first step: products that reach back to it are zero, not huge.
+    return lax.associative_scan(joined, (matrices.at[0].set(0), offsets))[1]
+
+
+def compared(dataset: xr.Dataset) -> xr.Dataset:
+    """Add the fraction of T that was needed, and λ₁ where the number of iterations rises."""
+    length = dataset["length"]
+    levels = xr.concat([xr.full_like(length, FEW), length / 2], "level")
+    rises = np.zeros((dataset.sizes["network"], len(LEVELS), length.size))
+    for network, level, column in np.ndindex(rises.shape):
+        one = dataset.isel(network=network, length=column)
+        rises[network, level, column] = rise(
+            one["exponent"].to_numpy(),
+            one["iterations"].to_numpy(),
+            float(levels.isel(level=level, length=column)),
+        )
+    dataset = dataset.assign(
+        fraction=dataset["iterations"] / length,
+        rise=(("network", "level", "length"), rises),
+    ).assign_coords(level=list(LEVELS))
+    for name, meaning, unit in (
+        ("exponent", "largest Lyapunov exponent", "nats per step"),
+        ("exponent_error", "its standard error over time", "nats per step"),
+        ("iterations", "Newton iterations", "1"),
+        ("fraction", "Newton iterations per step of the sequence", "1"),
+        ("residual", "largest residual of a step after the last iteration", "1"),
+        ("converged", "whether the residual is below the tolerance", "1"),
+        ("state_error", "largest difference from the states of a sequential run", "1"),
+        ("rise", "λ₁ where iterations first exceed the level as gain grows", "nats per step"),
+    ):
+        dataset[name].attrs = {"long_name": meaning, "units": unit}
+    return dataset
+
+
+def rise(exponents: np.ndarray, iterations: np.ndarray, level: float) -> float:
+    """Interpolate λ₁ to the gain where iterations first exceed a level; NaN if none does."""
+    above = np.flatnonzero(iterations > level)
+    if above.size == 0 or above[0] == 0:
+        return np.nan
+    first = above[0]
+    low, high = np.log(iterations[first - 1]), np.log(iterations[first])
+    share = (np.log(level) - low) / (high - low)
+    return float(exponents[first - 1] + share * (exponents[first] - exponents[first - 1]))
+
+
+def show(dataset: xr.Dataset, console: Console) -> None:
+    """Print iterations by λ₁, and where they rise."""
+    table = Table(
+        pad_edge=False,
+        title="Newton iterations: median (largest) over networks and gains",
+        caption=f"{dataset.sizes['network']} networks at {dataset.sizes['gain']} gains each",
+    )
+    lengths = dataset["length"].to_numpy()
+    for column in ("λ₁ (nats per step)", "solved", *(f"T = {length}" for length in lengths)):
+        table.add_column(column, no_wrap=True)
+    edges = (-np.inf, -MARGIN, 0.0, MARGIN, np.inf)
+    for low, high in itertools.pairwise(edges):
+        here = (dataset["exponent"] > low) & (dataset["exponent"] <= high)
+        if not here.any():
+            continue
+        counts = dataset["iterations"].where(here)
+        table.add_row(
+            f"{low:g} to {high:g}",
+            str(int(here.sum())),
+            *(
+                f"{float(counts.sel(length=length).median()):.0f} "
+                f"({float(counts.sel(length=length).max()):.0f})"
+                for length in lengths
+            ),
+        )
+    console.print(table)
+    failed = int((~dataset["converged"].astype(bool)).sum())
+    console.print(
+        f"{failed} of {dataset['converged'].size} solves had not converged after T iterations"
+    )
+    for level, words in LEVELS.items():
+        one = dataset["rise"].sel(level=level).isel(length=-1).dropna("network")
+        if one.size > 1:
+            error = float(one.std(ddof=1)) / np.sqrt(one.size)
+            console.print(
+                f"{words} are passed at λ₁ = {float(one.mean()):+.3f} ± {error:.3f} "
+                f"(mean ± standard error over {one.size} networks, T = {lengths[-1]})"
+            )

@@ -1,0 +1,141 @@
+import dataclasses
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+from rich.console import Console
+
+import jacobian_rnn as jrnn
+from experiments import newton_iterations as experiment
+from experiments import results
+from paper_figures import newton_iterations as figure
+
+SMALL = dataclasses.replace(
+    experiment.PRESETS["quick"], width=5, lengths=(24,), num_warmup=24, num_steps=40
+)
+
+
+def test_the_parallel_scan_solves_the_linear_recurrence():
+    random = np.random.default_rng(0)
+    matrices, offsets = random.normal(size=(13, 3, 3)), random.normal(size=(13, 3))
+    solved = experiment.linear_recurrence(jnp.asarray(matrices), jnp.asarray(offsets))
+    state = np.zeros(3)
+    for matrix, offset, at in zip(matrices, offsets, np.asarray(solved), strict=True):
+        state = matrix @ state + offset
+        np.testing.assert_allclose(at, state, rtol=1e-10)
+
+
+def damped(params, carry, x):
+    return params @ carry + x
+
+
+def test_a_linear_network_is_solved_in_one_iteration():
+    network = jrnn.Recurrence(damped, 0.5 * jnp.eye(2))
+    xs = jnp.arange(20.0).reshape(10, 2)
+    guess = jnp.full((10, 2), 7.0)
+    solution = experiment.solve(network, jnp.ones(2), xs, guess, tolerance=1e-10)
+    assert solution.num_iterations == 1
+    states = jrnn.trajectory(network, jnp.ones(2), xs)[1:]
+    np.testing.assert_allclose(solution.states, states, rtol=1e-12)
+
+
+@pytest.mark.parametrize("gain", [0.5, 4.0])
+def test_t_iterations_reach_the_states_of_a_sequential_run(gain):
+    network, carry, xs, guess = experiment.problem(SMALL, gain, jax.random.key(0))
+    xs, states = xs[:24], jrnn.trajectory(network, carry, xs[:24])[1:]
+    solution = experiment.solve(network, carry, xs, guess, tolerance=1e-10)
+    assert solution.residual < 1e-10
+    assert solution.num_iterations <= (6 if gain < 1 else 24)
+    # Nothing is below zero: no iteration is spared.
+    exhausted = experiment.solve(network, carry, xs, guess, tolerance=0.0)
+    assert exhausted.num_iterations == 24
+    np.testing.assert_allclose(exhausted.states, states, atol=1e-9)
+
+
+def test_sequences_begin_where_the_warm_up_of_the_same_sine_ends():
+    network, carry, xs, _ = experiment.problem(SMALL, 0.9, jax.random.key(1))
+    assert xs.shape == (SMALL.num_steps,)
+    # A sine obeys x(t+1) + x(t−1) = 2 cos ω x(t).
+    cosine = (xs[2:] + xs[:-2]) / (2 * xs[1:-1])
+    np.testing.assert_allclose(cosine, cosine[0], rtol=1e-9)
+    assert np.cos(SMALL.frequencies[1]) <= cosine[0] <= np.cos(SMALL.frequencies[0])
+    assert 0 < np.abs(xs).max() <= SMALL.max_amplitude
+    # Settled: the state is that of a run from anywhere under the sine continued backwards.
+    frequency = float(np.arccos(cosine[0]))
+    amplitude, phase = _sine(np.asarray(xs), frequency)
+    earlier = amplitude * np.sin(frequency * np.arange(-400, 0) + phase)
+    state = jrnn.trajectory(network, jnp.zeros(SMALL.width), jnp.asarray(earlier))[-1]
+    long = dataclasses.replace(SMALL, num_warmup=0)
+    assert not np.allclose(experiment.problem(long, 0.9, jax.random.key(1))[1], state, atol=1e-2)
+    np.testing.assert_allclose(carry, state, atol=0.02)
+
+
+def _sine(xs, frequency):
+    times = np.arange(xs.size)
+    basis = np.stack([np.sin(frequency * times), np.cos(frequency * times)], axis=1)
+    sine, cosine = np.linalg.lstsq(basis, xs, rcond=None)[0]
+    return np.hypot(sine, cosine), np.arctan2(cosine, sine)
+
+
+def test_the_rise_is_interpolated_in_log_iterations():
+    exponents, iterations = np.array([-0.3, -0.1, 0.1, 0.2]), np.array([5, 10, 40, 90])
+    np.testing.assert_allclose(experiment.rise(exponents, iterations, 20), 0.0, atol=1e-12)
+    assert np.isnan(experiment.rise(exponents, iterations, 100))
+    assert np.isnan(experiment.rise(exponents, iterations, 2))
+
+
+def constructed(iterations):
+    """Two networks at four gains, whose λ₁ is −0.3, −0.05, 0.05, 0.3; T = 300."""
+    counts = np.tile(np.array(iterations)[:, None], (2, 1, 1))
+    dataset = xr.Dataset(
+        {
+            "exponent": (("network", "gain"), np.tile([-0.3, -0.05, 0.05, 0.3], (2, 1))),
+            "exponent_error": (("network", "gain"), np.full((2, 4), 0.01)),
+            "iterations": (("network", "gain", "length"), counts),
+            "residual": (("network", "gain", "length"), np.zeros(counts.shape)),
+            "converged": (("network", "gain", "length"), np.ones(counts.shape, bool)),
+            "state_error": (("network", "gain", "length"), np.zeros(counts.shape)),
+        },
+        coords={"network": [0, 1], "gain": [0.5, 1.0, 1.5, 2.0], "length": [300]},
+    )
+    return experiment.compared(dataset)
+
+
+@pytest.mark.parametrize(
+    ("iterations", "verdicts"),
+    [
+        ([5, 40, 160, 290], ["holds", "holds", "holds", "holds", "holds"]),
+        ([25, 40, 160, 220], ["fails", "fails", "fails", "not measured", "holds"]),
+        ([5, 160, 200, 300], ["holds", "holds", "holds", "holds", "fails"]),
+        ([5, 6, 10, 300], ["holds", "holds", "holds", "fails", "holds"]),
+    ],
+)
+def test_claims_hold_or_fail_by_what_was_counted(iterations, verdicts):
+    claims = figure.claims(constructed(iterations))
+    assert [claim.verdict for claim in claims] == verdicts
+    assert claims[0].measured == iterations[0]
+    np.testing.assert_allclose(claims[2].measured, iterations[3] / 300)
+
+
+def in_process(work, config, units, folder, *, num_workers, console):
+    del folder, num_workers, console
+    return {unit: work(config, unit, lambda *_: None) for unit in units}, {}
+
+
+@pytest.mark.slow
+def test_the_experiment_counts_and_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ROOT", tmp_path / "results")
+    monkeypatch.setattr(experiment, "run_units", in_process)
+    text = io.StringIO()
+    console = Console(file=text, width=80)
+    assert experiment.run(SMALL, "quick", num_workers=1, console=console) == 0
+    assert "…" not in text.getvalue()
+    dataset = results.read(results.path_of(experiment.NAME, "quick", "float64"))
+    assert dataset["iterations"].sizes == {"network": 2, "gain": 4, "length": 1}
+    assert all(dataset[name].attrs.keys() == {"long_name", "units"} for name in dataset)
+    drawing = figure.draw(dataset)
+    drawing.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
