@@ -10,7 +10,10 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+import h5py
 import xarray as xr
+
+from experiments import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent / "results"
 CUSTOM = "custom_"  # begins the names of results with axes of no preset
@@ -37,6 +40,7 @@ def described(dataset: xr.Dataset, config, *, device: str, seconds: float) -> xr
     """Add the full configuration, versions, device and time to a dataset's attributes."""
     return dataset.assign_attrs(
         configuration=json.dumps(dataclasses.asdict(config)),
+        configuration_class=f"{type(config).__module__}.{type(config).__qualname__}",
         fingerprint=fingerprint(config),
         dtype=config.dtype,
         versions=json.dumps({name: version(name) for name in PACKAGES}),
@@ -72,23 +76,59 @@ def read(path: Path) -> xr.Dataset:
         ValueError: the file is damaged; the message says to make it again.
     """
     if not path.is_file():
-        msg = f"{path}: not there; make it with `{_command(path)}`"
+        msg = f"{path}: not there{'; make it with ' + how if (how := made_by(path)) else ''}"
         raise FileNotFoundError(msg)
     try:
+        # First, because h5netcdf complains once more when what it could not open is thrown away.
+        h5py.File(path).close()
         # A stored width of strings would cut longer ones when datasets are joined and written.
         return xr.load_dataset(path, engine="h5netcdf").drop_encoding()
-    except (OSError, KeyError, ValueError) as error:
+    except (PermissionError, MemoryError):
+        raise
+    # The readers of HDF5 and NetCDF name damage in many ways.
+    except Exception as error:
+        how = made_by(path)
         msg = (
-            f"{path}: damaged or not a result file ({error}); delete it and make it again with "
-            f"`{_command(path)}`"
+            f"{path}: damaged or not a result file ({type(error).__name__}: {error})"
+            f"{'; delete it and make it again with ' + how if how else ''}"
         )
         raise ValueError(msg) from error
 
 
-def _command(path):
+def made_by(path: Path) -> str:
+    """Return the command that makes a result file, by its folder and name; empty if unknown."""
     preset, _, dtype = path.stem.partition("-")
     name = path.parent.name
-    module = "experiments.benchmarks" if name == "benchmarks" else f"experiments {name}"
+    if name != catalogue.BENCHMARKS and name not in catalogue.EXPERIMENTS:
+        return ""
     if preset.startswith(CUSTOM):
-        return f"python -m {module} …, with the options that it was made with"
-    return f"python -m {module} --preset {preset} --dtype {dtype}"
+        return f"`python -m experiments {name} …`, with the options that it was made with"
+    return f"`{catalogue.command(name, preset, dtype)}`"
+
+
+def differences(dataset: xr.Dataset, config) -> list[str]:
+    """Say in which fields the configuration of a result is not another one.
+
+    What the other one leaves open (None) is chosen when the experiment runs, and no difference.
+
+    Raises:
+        ValueError: the dataset holds no configuration.
+    """
+    if not {"configuration", "fingerprint"} <= set(dataset.attrs):
+        msg = "no configuration is stored in it: not a result of an experiment"
+        raise ValueError(msg)
+    stored = json.loads(dataset.attrs["configuration"])
+    left_open = {
+        name: stored[name]
+        for name, value in dataclasses.asdict(config).items()
+        if value is None and name in stored
+    }
+    config = dataclasses.replace(config, **left_open)
+    if dataset.attrs["fingerprint"] == fingerprint(config):
+        return []
+    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    return [
+        f"{name} {stored.get(name, 'absent')} instead of {wanted.get(name, 'absent')}"
+        for name in sorted(stored | wanted)
+        if name not in stored or name not in wanted or stored[name] != wanted[name]
+    ] or ["the fingerprint"]

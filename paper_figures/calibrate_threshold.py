@@ -3,8 +3,12 @@
 import json
 
 import matplotlib.pyplot as plt
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+
+import jacobian_rnn as jrnn
+from paper_figures.claims import Claim, standard_error
 
 
 def draw(dataset: xr.Dataset) -> Figure:
@@ -40,3 +44,25 @@ def draw(dataset: xr.Dataset) -> Figure:
     )
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)
     return figure
+
+
+def claims(dataset: xr.Dataset) -> list[Claim]:
+    """Compare the thresholds that the library uses with those found here."""
+    made = []
+    for bound, frozen in jrnn.THRESHOLDS._asdict().items():
+        at = dataset.sel(bound=bound)
+        error = standard_error(*at["threshold_interval"].to_numpy().tolist())
+        made.append(
+            Claim(
+                f"The library's {bound} threshold is the log gain beyond which networks do not "
+                "learn",
+                "jacobian_rnn.THRESHOLDS",
+                "threshold of highest balanced accuracy, nats",
+                "within",
+                frozen,
+                0 if np.isnan(error) else 1.96 * error,
+                float(at["threshold"]),
+                error,
+            )
+        )
+    return made

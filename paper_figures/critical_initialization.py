@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.critical_initialization import BY_BIAS, BY_GAIN, DEFAULT
+from paper_figures.claims import Claim, standard_error
 
 # Okabe and Ito's colours, each with a marker of its own.
 STYLES = {
@@ -69,6 +70,31 @@ def draw(dataset: xr.Dataset) -> Figure:
         title_fontsize=7,
     )
     return figure
+
+
+def claims(dataset: xr.Dataset) -> list[Claim]:
+    """Ask of each way to initialise whether it learns: by default none, at criticality most."""
+    horizon, num_seeds = int(dataset["horizon"]), dataset.sizes["seed"]
+    made = []
+    for condition in range(dataset.sizes["condition"]):
+        one = dataset.isel(condition=condition)
+        name, arm = CLASSES[one["cell"].item()], one["arm"].item()
+        by_default = arm == DEFAULT
+        how = "by default" if by_default else f"at its {arm}"
+        made.append(
+            Claim(
+                f"Flax's {name}, initialised {how}, {'cannot' if by_default else 'can'} learn to "
+                f"remember for {horizon} steps",
+                "theory" if not by_default else "predicted before training",
+                f"fraction of {num_seeds} networks that learned",
+                "at most" if by_default else "at least",
+                0.0 if by_default else 0.5,
+                0,
+                float(one["success_rate"]),
+                standard_error(*one["success_interval"].to_numpy().tolist()),
+            )
+        )
+    return made
 
 
 def _success(axes, one, place):

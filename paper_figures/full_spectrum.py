@@ -9,9 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from experiments.full_spectrum import LABELS, TARGET_WIDTH, TARGETS
+from paper_figures.claims import Claim
+
 # Okabe and Ito's colours, a marker for each gain; filled for autonomous networks.
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
 NUM_POINTS = 16  # of each measured spectrum that are drawn
+SUM_RULE_GAIN = 3
+UNITS = {"largest": "nats per step", "fraction_positive": "of 1", "dimension": "of 1"}
 ZOOM = 0.25  # fraction of the spectrum that the insets show, and depth in nats per step
 TITLES = {
     "gaussian": "Gaussian W",
@@ -78,6 +83,47 @@ def draw(dataset: xr.Dataset) -> Figure:
         title_fontsize=6.5,
     )
     return figure
+
+
+def claims(dataset: xr.Dataset) -> list[Claim]:
+    """Compare theory with the kind of network that is farthest from it, and check the sum rule."""
+    made = []
+    there = TARGET_WIDTH in dataset["width"]
+    for quantity, target in TARGETS.items():
+        measured = uncertainty = np.nan
+        if there:
+            at = dataset.sel(width=TARGET_WIDTH, quantity=quantity)
+            apart = abs(at["average"] - at["theory"])
+            worst = apart.argmax(...)
+            measured = float(apart.isel(worst))
+            uncertainty = float(at["standard_error"].isel(worst))
+        made.append(
+            Claim(
+                "Mean-field theory of infinite width gives the spectrum of a network of width "
+                f"{TARGET_WIDTH}: {LABELS[quantity]}",
+                "theory, after Engelken, Wolf and Abbott (2023)",
+                f"largest |measured − theory| over all kinds of networks, {UNITS[quantity]}",
+                "at most",
+                target,
+                0,
+                measured,
+                uncertainty,
+            )
+        )
+    # Steeper networks saturate: slopes round to zero, and exponents of −inf have no sum.
+    gentle = dataset["sum_rule_residual"].sel(gain=dataset["gain"] <= SUM_RULE_GAIN)
+    return [
+        *made,
+        Claim(
+            f"All exponents sum to the mean of log|det J|, at gains up to {SUM_RULE_GAIN:g}",
+            "exact",
+            "largest difference over all networks, nats per step",
+            "at most",
+            1e-8,
+            0,
+            float(gentle.max()) if gentle.size else np.nan,
+        ),
+    ]
 
 
 def _spectra(axes, one):

@@ -9,6 +9,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from paper_figures.claims import Claim
+
 # Okabe and Ito's colours, each with a line style of its own.
 STYLES: dict[str, tuple[str, Any, str]] = {
     "tied": ("#0072B2", "-", "theory, same weights at every step"),
@@ -67,6 +69,46 @@ def draw(dataset: xr.Dataset) -> Figure:
         title_fontsize=7,
     )
     return figure
+
+
+def claims(dataset: xr.Dataset) -> list[Claim]:
+    """Count the points at which theory has the wrong sign."""
+    low, high = dataset["interval"].isel(end=0), dataset["interval"].isel(end=1)
+    explodes = low > 0
+    made = []
+    for cell in dataset["cell"].to_numpy():
+        name, _ = CELLS[str(cell)]
+        decided = int(((low > 0) | (high < 0)).sel(cell=cell).sum())
+        wrong = dataset["wrong"].sel(cell=cell, theory="tied").astype(bool)
+        made.append(
+            Claim(
+                f"Theory with the same weights at every step tells whether gradients of Flax's "
+                f"{name} grow or shrink",
+                "theory",
+                f"points of wrong sign, of {decided} whose interval excludes zero",
+                "at most",
+                0,
+                0,
+                int(wrong.sum()),
+            )
+        )
+    for cell in dataset["cell"].to_numpy():
+        name, _ = CELLS[str(cell)]
+        called_vanishing = dataset["rate"].sel(cell=cell, theory="untied") < 0
+        exploding = explodes.sel(cell=cell)
+        made.append(
+            Claim(
+                f"Theory with fresh weights at every step calls gradients of Flax's {name} "
+                "vanishing where they explode",
+                "theory, after Chen et al. (2018), Gilboa et al. (2019)",
+                f"points called vanishing, of {int(exploding.sum())} that explode",
+                "at least",
+                1,
+                0,
+                int((called_vanishing & exploding).sum()) if exploding.any() else np.nan,
+            )
+        )
+    return made
 
 
 def _panel(axes, one):

@@ -8,9 +8,13 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from paper_figures.claims import Claim, standard_error
+
 # Okabe and Ito's colours, one for each library, and a marker for each width.
 COLOURS = {"linen": "#0072B2", "nnx": "#56B4E9", "PyTorch": "#D55E00", "Keras": "#009E73"}
 TITLES = {"linen": "Flax linen", "nnx": "Flax nnx"}
+ORTHOGONAL = ("linen", "nnx", "Keras")  # those that ask for orthogonal recurrent kernels
+FORGOTTEN = 5  # steps
 MARKERS = "sov^D"
 MEMORIES = (1, 1.25, 1.5, 2, 3, 5, 10)  # steps that the upper axis may show
 GAP = 0.7  # between cells, in lines
@@ -78,6 +82,43 @@ def draw(dataset: xr.Dataset) -> Figure:
         title_fontsize=7,
     )
     return figure
+
+
+def claims(dataset: xr.Dataset) -> list[Claim]:
+    """Take the default with the longest memory, and each library's least orthogonal gate."""
+    memory = dataset["memory"]
+    # A memory that is not a number belongs to a network that grows: it forgets nothing.
+    longest = memory.fillna(np.inf).argmax(...)
+    interval = dataset["memory_interval"].isel(longest).to_numpy().tolist()
+    made = [
+        Claim(
+            f"Every default initialisation of Flax, PyTorch and Keras forgets within {FORGOTTEN} "
+            "steps",
+            "predicted for weights of variance 1/N and less",
+            f"longest memory −1/λ₁ ({dataset['scheme'].isel(scheme=longest['scheme']).item()}), "
+            "steps",
+            "at most",
+            FORGOTTEN,
+            0,
+            float(memory.fillna(np.inf).isel(longest)),
+            standard_error(*interval),
+        )
+    ]
+    for library in ORTHOGONAL:
+        gates = dataset["nonorthogonality"].sel(scheme=dataset["library"] == library)
+        made.append(
+            Claim(
+                f"Recurrent kernels of {TITLES.get(library, library)} are orthogonal by default, "
+                "gate by gate",
+                "documentation of the library",
+                "largest ‖WWᵀ − cI‖ / (c√N) of a gate, mean over networks",
+                "at most",
+                0.01,
+                0,
+                float(gates.mean("network").max()) if gates.size else np.nan,
+            )
+        )
+    return made
 
 
 def _rows(dataset):

@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import jacobian_rnn as jrnn
+from experiments.phase_diagram import rank_correlation
 from jacobian_rnn import mean_field
+from paper_figures.claims import Claim, standard_error
 
 CLASSES = {
     "SimpleCell": "linen SimpleCell",
@@ -92,6 +94,29 @@ def draw(dataset: xr.Dataset) -> Figure:
         ),
     )
     return figure
+
+
+def claims(dataset: xr.Dataset) -> list[Claim]:
+    """Correlate success with how near the predicted log gain is to zero, over all and each cell."""
+    cells = dataset["cell"].to_numpy().tolist()
+    groups = {"all cells": cells} | {CLASSES[cell]: [cell] for cell in cells}
+    made = []
+    for name, chosen in groups.items():
+        correlation = rank_correlation(dataset.sel(cell=chosen))
+        made.append(
+            Claim(
+                f"Networks learn more often the nearer their predicted log gain is to zero: {name}",
+                "theory",
+                "Spearman correlation of success with −|log gain|, over "
+                f"{correlation.num_networks} networks",
+                "at least",
+                0,
+                0,
+                correlation.value,
+                standard_error(*correlation.interval),
+            )
+        )
+    return made
 
 
 def _draw_crossings(axes, gains, horizons, values, colour, style):

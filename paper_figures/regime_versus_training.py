@@ -8,13 +8,17 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import jacobian_rnn as jrnn
+from experiments.regime_versus_training import compare, settings_of
 from jacobian_rnn import plotting
+from paper_figures.claims import Claim, standard_error
 
 ROWS = {
     "delayed_recall, adam": "delayed recall\nAdam, clipped",
     "delayed_recall, sgd": "delayed recall\nplain SGD",
     "sequential_digits, adam": "sequential digits\nAdam, clipped",
 }
+OPTIMIZERS = {"adam": "Adam with clipping", "sgd": "plain SGD"}
+AIM = 0.9  # balanced accuracy
 APART = 1.07  # networks of one gain are drawn at up to this factor to its left and right
 CLASSES = {
     "SimpleCell": "linen SimpleCell",
@@ -79,3 +83,57 @@ def draw(dataset: xr.Dataset) -> Figure:
         ),
     )
     return figure
+
+
+def claims(dataset: xr.Dataset) -> list[Claim]:
+    """Score the predictions, beside simple rules, and ask whether a stable gradient is needed."""
+    made = []
+    for optimizer, name in OPTIMIZERS.items():
+        agreement = compare(dataset, settings_of(dataset, optimizer))
+        score = agreement.prediction
+        rule, (lead, (low, high)) = min(agreement.margins.items(), key=lambda one: one[1][1][0])
+        over = "a simple rule" if np.isnan(lead) else f"'{rule}', {lead:+.3f}"
+        vanishing, stable, exploding = agreement.confusion
+        learned = jrnn.Outcome.LEARNED - jrnn.Outcome.STUCK  # its column
+        unstable = vanishing + exploding
+        made += [
+            Claim(
+                f"The predicted regime tells which networks learn ({name})",
+                "aim of this package",
+                f"balanced accuracy over {score.num_networks} networks",
+                "at least",
+                AIM,
+                0,
+                score.balanced_accuracy,
+                standard_error(*score.interval),
+            ),
+            Claim(
+                f"The prediction beats every simple rule beyond its 95 % interval ({name})",
+                "aim of this package",
+                f"lower end of the interval of its lead over {over}, balanced accuracy",
+                "at least",
+                0,
+                0,
+                low,
+                standard_error(low, high),
+            ),
+            Claim(
+                f"Networks whose gradients vanish or explode do not learn ({name})",
+                "folklore, after Bengio, Simard and Frasconi (1994)",
+                f"fraction that learned of {unstable.sum()} predicted to vanish or explode",
+                "at most",
+                0.05,
+                0,
+                unstable[learned] / unstable.sum() if unstable.sum() else np.nan,
+            ),
+            Claim(
+                f"Networks whose gradients are stable learn ({name})",
+                "folklore",
+                f"fraction that learned of {stable.sum()} predicted to be stable",
+                "at least",
+                0.5,
+                0,
+                stable[learned] / stable.sum() if stable.sum() else np.nan,
+            ),
+        ]
+    return made

@@ -1,8 +1,5 @@
 import dataclasses
 import io
-import subprocess
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +9,6 @@ from rich.console import Console
 
 from experiments import regime_versus_training, results, units
 from experiments.calibrate_threshold import thresholds
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Unit(NamedTuple):
@@ -25,6 +20,7 @@ class Config:
     log: str
     offset: float = 0.0
     fail: str = ""
+    dtype: str = "float64"
 
 
 def work(config, unit, report):
@@ -155,18 +151,23 @@ def test_comparison_scores_the_networks_of_the_settings_it_is_given():
     assert regime_versus_training.compare(dataset, ["t, adam"]).prediction.balanced_accuracy == 0.5
 
 
-@pytest.mark.parametrize("module", ["experiments", "paper_figures"])
-def test_command_lines_explain_themselves(module):
-    shown = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "--preset" in shown.stdout
-    refused = subprocess.run(
-        [sys.executable, "-m", module, "no_such_name"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert refused.returncode != 0
-    assert "regime_versus_training" in refused.stdout + refused.stderr
+def test_a_changed_configuration_is_named_field_by_field(tmp_path):
+    config = Config("log", offset=1.0)
+    stored = results.described(xr.Dataset({"a": 1}), config, device="cpu", seconds=1.0)
+    stored = results.read(results.write(stored, tmp_path / "x.nc"))
+    assert results.differences(stored, config) == []
+    (said,) = results.differences(stored, dataclasses.replace(config, offset=2.0))
+    assert said == "offset 1.0 instead of 2.0"
+    with pytest.raises(ValueError, match="no configuration is stored"):
+        results.differences(xr.Dataset(), config)
+
+
+def test_what_a_preset_leaves_open_is_no_difference():
+    @dataclasses.dataclass(frozen=True)
+    class Open:
+        size: int | None = None
+        dtype: str = "float32"
+
+    stored = results.described(xr.Dataset(), Open(size=8), device="cpu", seconds=1.0)
+    assert results.differences(stored, Open()) == []
+    assert results.differences(stored, Open(size=4)) == ["size 8 instead of 4"]

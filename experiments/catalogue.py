@@ -1,0 +1,96 @@
+"""The experiments: their names, what each asks, and the precision that its results need."""
+
+import dataclasses
+import importlib
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+Dtype = Literal["float32", "float64"]
+
+
+class Experiment(NamedTuple):
+    """What is known of `experiments/NAME.py` before JAX is imported.
+
+    Attributes:
+        summary: what it does, to be read after its name.
+        dtype: precision of its presets.
+        workers: its option for the number of parallel processes or devices.
+        own_options: the module that parses its command line, where it has options of its own.
+    """
+
+    summary: str
+    dtype: Dtype = "float32"
+    workers: str = "--workers"
+    own_options: str = ""
+
+
+EXPERIMENTS = {
+    "regime_versus_training": Experiment(
+        "predicts gradient regimes, trains the networks and compares"
+    ),
+    "calibrate_threshold": Experiment("finds the thresholds that the library's predictions use"),
+    "initialization_audit": Experiment(
+        "measures the default initialisations of Flax, PyTorch and Keras"
+    ),
+    "full_spectrum": Experiment(
+        "lays mean-field theory over all exponents of tanh networks", "float64"
+    ),
+    "gated_growth": Experiment("lays three theories over the largest exponent of GRUs and LSTMs"),
+    "critical_initialization": Experiment("trains networks put at λ₁ = 0 beside default ones"),
+    "phase_diagram": Experiment(
+        "predicts and trains over recurrent gain and horizon",
+        workers="--devices",
+        own_options="phase_diagram_options",
+    ),
+    "gaussian_products": Experiment(
+        "measures exponents of Gaussian products, which are known exactly", "float64"
+    ),
+    "product_overflow": Experiment(
+        "multiplies Gaussian matrices until their plain product overflows, and beyond", "float64"
+    ),
+    "singular_value_distribution": Experiment(
+        "lays random-matrix theory over singular values of deep networks", "float64"
+    ),
+    "jacobian_eigenvalues": Experiment(
+        "lays random-matrix theory over eigenvalues of one step of GRUs and LSTMs", "float64"
+    ),
+    "newton_iterations": Experiment(
+        "counts iterations of a parallel-in-time Newton solve against λ₁", "float64"
+    ),
+    "curse_of_memory": Experiment(
+        "measures how linear recurrences with long memory react to their parameter", "float64"
+    ),
+    "error_wall": Experiment("computes walls in the error surface, and trains against them"),
+    "chrono_initialization": Experiment(
+        "trains LSTMs on adding, with chrono initialisation and with a forget bias of 1"
+    ),
+    "copy_memory": Experiment("trains on copying memory, against the loss of having no memory"),
+    "folklore": Experiment(
+        "puts what is told about vanishing and exploding gradients to the test", "float64"
+    ),
+}
+# Has a package and a command of its own, and a figure.
+BENCHMARKS = "benchmarks"
+
+
+def module_of(name: str) -> ModuleType:
+    """Import the module of an experiment, and JAX with it."""
+    return importlib.import_module(f"experiments.{name}")
+
+
+def dtype_of(name: str) -> Dtype:
+    """Return the precision in which an experiment runs if no other is asked for."""
+    return "float64" if name == BENCHMARKS else EXPERIMENTS[name].dtype
+
+
+def configuration(name: str, preset: str, dtype: str) -> Any:
+    """Return the configuration of a preset, and import the experiment's module for it."""
+    module = module_of(f"{BENCHMARKS}.workloads" if name == BENCHMARKS else name)
+    return dataclasses.replace(module.PRESETS[preset], dtype=dtype)
+
+
+def command(name: str, preset: str, dtype: str) -> str:
+    """Return the command that makes the results of a preset."""
+    module = "experiments.benchmarks" if name == BENCHMARKS else f"experiments {name}"
+    options = "" if dtype == dtype_of(name) else f" --dtype {dtype}"
+    return f"python -m {module} --preset {preset}{options}"

@@ -1,0 +1,110 @@
+"""Train recurrent networks on the copying memory problem, against the loss of having no memory.
+
+After figure 1 of M. Arjovsky, A. Shah and Y. Bengio, "Unitary evolution recurrent neural networks",
+ICML 2016, and after M. Henaff, A. Szlam and Y. LeCun, "Recurrent orthogonal networks and
+long-memory tasks", ICML 2016. A network that remembers nothing of the ten symbols, but knows when
+to answer, has the cross entropy 10 ln 8/(T + 20); that is where LSTMs stay for long. Plain networks
+with an orthogonal recurrent kernel, linear or tanh, are trained beside them.
+
+The same seed sees the same data in all arms.
+"""
+
+import dataclasses
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import xarray as xr
+from flax import linen as nn
+from rich.console import Console
+
+from experiments.chrono_initialization import Training, drawn, learning_curves, run_arms
+from experiments.units import Report
+from jacobian_rnn import tasks
+
+NAME = "copy_memory"
+LSTM, TANH, LINEAR = "LSTM", "orthogonal-tanh", "orthogonal-linear"
+
+
+@dataclasses.dataclass(frozen=True)
+class Copying(Training):
+    """The copying memory problem with a delay of `num_steps` steps; the rest is `Training`.
+
+    Attributes:
+        arms: "LSTM" (forget bias 1), "orthogonal-tanh", "orthogonal-linear".
+    """
+
+    width: int = 64
+    num_steps: int = 50
+    num_seeds: int = 3
+    num_updates: int = 2000
+    learning_rate: float = 0.001
+    held_out_size: int = 256
+    plateau: tuple[int, int] = (1200, 1600)
+    arms: tuple[str, ...] = (LSTM, TANH, LINEAR)
+
+
+PRESETS = {
+    "quick": Copying(
+        width=10,
+        num_steps=4,
+        num_seeds=2,
+        num_updates=60,
+        batch_size=8,
+        num_records=1,
+        num_sequences=2,
+        held_out_size=32,
+        window=10,
+        plateau=(20, 60),
+        arms=(LSTM, LINEAR),
+    ),
+    "default": Copying(),
+    "full": Copying(
+        width=128,
+        num_steps=500,
+        num_seeds=5,
+        num_updates=20_000,
+        num_records=80,
+        plateau=(4000, 8000),
+    ),
+}
+
+
+class Unit(NamedTuple):
+    """What one worker does at a time: all networks of one kind."""
+
+    arm: str
+
+
+def run(config: Copying, preset: str, *, num_workers: int, console: Console) -> int:
+    """Train, compare, write one NetCDF file; return the number of failed units."""
+    units = [Unit(arm) for arm in config.arms]
+    return run_arms(NAME, work, config, units, preset, num_workers=num_workers, console=console)
+
+
+def work(config: Copying, unit: Unit, report: Report) -> xr.Dataset:
+    """Train all networks of one kind."""
+    task = copying(config.num_steps, config.dtype)
+    networks = drawn(
+        cell_of(config, unit.arm),
+        task.input_size,
+        config.num_seeds,
+        forget_bias=1.0 if unit.arm == LSTM else None,
+    )
+    return learning_curves(config, task, networks, report)
+
+
+def cell_of(config: Copying, arm: str) -> nn.Module:
+    """Return the cell of an arm; Flax's recurrent kernels are orthogonal."""
+    dtype = jnp.dtype(config.dtype)
+    if arm == LSTM:
+        return nn.OptimizedLSTMCell(config.width, param_dtype=dtype)
+    activation = jax.nn.tanh if arm == TANH else jax.nn.identity
+    return nn.SimpleCell(config.width, activation_fn=activation, param_dtype=dtype)
+
+
+@cache
+def copying(delay: int, dtype: str) -> tasks.Task:
+    """Return the copying memory problem, the same object for the same arguments."""
+    return tasks.copying_memory(delay, dtype=jnp.dtype(dtype))

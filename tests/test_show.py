@@ -1,0 +1,107 @@
+import dataclasses
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+from rich.console import Console
+
+from experiments import catalogue, results, show
+from paper_figures import full_spectrum, style
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    steps: int = 7
+    dtype: str = "float64"
+
+
+@pytest.fixture(autouse=True)
+def out(tmp_path, monkeypatch):
+    monkeypatch.setattr(style, "OUT", tmp_path / "out")
+    return tmp_path / "out"
+
+
+def shown(path):
+    text = io.StringIO()
+    code = show.show(path, Console(file=text, width=80))
+    return code, text.getvalue()
+
+
+def stored(path, config=None, **attributes):
+    rng = np.random.default_rng(0)
+    dataset = xr.Dataset(
+        {
+            "first": ("name", [1.0, np.nan]),
+            "decay": (("t", "seed"), rng.normal(size=(30, 60))),
+        },
+        {"name": ["a", "b"], "t": np.linspace(0, 1, 30)},
+    )
+    dataset["decay"].attrs = {"long_name": "how much is left", "units": "nats"}
+    dataset = results.described(dataset, config or Config(), device="cpu", seconds=1.5)
+    return results.write(dataset.assign_attrs(attributes), path)
+
+
+def test_a_result_is_described_with_its_variables_configuration_and_provenance(tmp_path, out):
+    code, text = shown(stored(tmp_path / "elsewhere" / "mine.nc"))
+    assert code == 0
+    for part in (
+        "decay (t, seed): how much is left",
+        "unit: nats",
+        "1 … 1, 1 not finite",
+        "steps: 7",
+        "device: cpu",
+        "wall_seconds: 1.5",
+        "written: ",
+        "jax ",
+        "drawn plainly, decay against t",
+    ):
+        assert part in text
+    assert (out / "show-elsewhere-mine.png").stat().st_size > 5000
+
+
+def test_the_figure_is_found_by_the_folder_or_by_the_configuration(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(full_spectrum, "draw", lambda one: drawn.append(one) or plt.figure())
+    config = catalogue.configuration("full_spectrum", "quick", "float64")
+    for folder, wanted in (("full_spectrum", Config()), ("moved", config)):
+        _, text = shown(stored(tmp_path / folder / "quick-float64.nc", wanted))
+        assert "drawn as paper_figures/full_spectrum.py does" in text
+    assert len(drawn) == 2
+    # A unit of work lacks what the figure needs.
+    _, text = shown(stored(tmp_path / "parts" / "quick-float64.nc", config))
+    assert "drawn plainly" in text
+
+
+def test_a_result_of_another_configuration_than_its_preset_says_in_what(tmp_path):
+    config = catalogue.configuration("full_spectrum", "quick", "float64")
+    path = tmp_path / "full_spectrum" / "quick-float64.nc"
+    assert "configuration of the preset quick" in shown(stored(path, config))[1]
+    code, text = shown(stored(path, dataclasses.replace(config, num_steps=3)))
+    assert code == 0
+    assert "not that of the preset quick now: num_steps 3 instead of" in text
+    # Its figure cannot draw it; it is shown all the same.
+    assert "not drawn as full_spectrum" in text
+    assert "drawn plainly" in text
+
+
+def test_a_missing_or_damaged_file_says_so_and_what_to_do(tmp_path, capsys):
+    path = tmp_path / "full_spectrum" / "quick-float64.nc"
+    assert show.main([str(path)]) == 1
+    said = capsys.readouterr().err
+    assert "not there; make it with `python -m experiments full_spectrum --preset quick`" in said
+    stored(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    assert show.main([str(path)]) == 1
+    assert "damaged" in (said := capsys.readouterr().err)
+    assert "delete it and make it again with `python -m experiments full_spectrum" in said
+    assert show.main([str(tmp_path / "nothing.nc")]) == 1
+    assert "make it" not in capsys.readouterr().err
+
+
+def test_what_has_nothing_to_draw_is_described(tmp_path):
+    path = results.write(xr.Dataset({"label": ("x", ["a", "b"])}), tmp_path / "x.nc")
+    code, text = shown(path)
+    assert code == 0
+    assert "nothing to draw" in text
