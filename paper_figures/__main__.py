@@ -28,6 +28,7 @@ def main(
     preset: Literal["quick", "default", "full"] = "default",
     dtype: catalogue.Dtype | None = None,
     file: Path | None = None,
+    gallery: bool = False,
 ) -> None:
     """Draw figures from stored results into paper_figures/out/, as PNG and PDF.
 
@@ -38,6 +39,7 @@ def main(
         preset: of the experiment whose results are drawn.
         dtype: of the experiment whose results are drawn; by default that of the experiment.
         file: result file of the one figure that is named, for results of no preset.
+        gallery: also write the small pictures that the README shows.
     """
     if file is not None and len(names) != 1:
         sys.exit(f"--file: received {len(names)} names of figures, expected one")
@@ -57,7 +59,7 @@ def main(
         own_dtype = dtype or catalogue.dtype_of(name)
         if file is None:
             path = results.path_of(name, preset, own_dtype)
-            state, said, of_figure = drawn(name, path, stem, preset, own_dtype)
+            state, said, of_figure = drawn(name, path, stem, preset, own_dtype, gallery=gallery)
         else:
             state, said, of_figure = drawn(name, file, stem)
         if state == "drawn":
@@ -76,7 +78,13 @@ def main(
 
 
 def drawn(
-    name: str, path: Path, stem: Path, preset: str | None = None, dtype: str = ""
+    name: str,
+    path: Path,
+    stem: Path,
+    preset: str | None = None,
+    dtype: str = "",
+    *,
+    gallery: bool = False,
 ) -> tuple[Literal["drawn", "not drawn", "failed"], str, list[Claim]]:
     """Draw one figure; return how that went, where it is or why not, and what it claims.
 
@@ -86,6 +94,7 @@ def drawn(
         stem: path of the figure without its suffix.
         preset: whose configuration the result has to have; any will do if None.
         dtype: of that configuration.
+        gallery: whether a small picture is written too.
     """
     try:
         dataset = results.read(path)
@@ -105,7 +114,7 @@ def drawn(
                 )
                 return "not drawn", said, []
         module = importlib.import_module(f"paper_figures.{name}")
-        style.save(module.draw(dataset), stem)
+        style.save(module.draw(dataset), stem, gallery=gallery)
         of_figure = module.claims(dataset) if hasattr(module, "claims") else []
     except Exception as error:
         traceback.print_exc()

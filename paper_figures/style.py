@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 OUT = Path(__file__).resolve().parent / "out"
+GALLERY = Path(__file__).resolve().parent / "gallery"
+GALLERY_DPI = 64
 WIDTH = 7.2  # inches: two columns of a journal
 
 # M. Okabe and K. Ito, "Color Universal Design" (2008): told apart by colour-blind readers. Each
@@ -48,10 +50,10 @@ def use() -> None:
     mpl.rcParams.update(STYLE)
 
 
-def save(figure: Figure, stem: Path) -> None:
-    """Write a figure as PNG and PDF, and close it.
+def save(figure: Figure, stem: Path, *, gallery: bool = False) -> None:
+    """Write a figure as PNG and PDF, if asked as a small PNG for the gallery too, and close it.
 
-    Neither file holds its time, nor the version of what wrote it.
+    No file holds its time, nor the version of what wrote it.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     # Not `with_suffix`: names of results may have dots.
@@ -60,4 +62,7 @@ def save(figure: Figure, stem: Path) -> None:
         stem.parent / f"{stem.name}.pdf",
         metadata={"CreationDate": None, "Creator": None, "Producer": None},
     )
+    if gallery:
+        small = GALLERY / f"{stem.name}.png"
+        figure.savefig(small, dpi=GALLERY_DPI, metadata={"Software": None})
     plt.close(figure)
