@@ -17,6 +17,8 @@ from rich.console import Console
 
 from experiments import results
 
+STOPPED = "stopped"
+
 
 class SweepStoppedError(Exception):
     """A sweep cannot go on; the message says why and what to do. What was saved stays."""
@@ -58,8 +60,8 @@ class ChunkStore:
             yield
 
     def remove_leftovers(self) -> None:
-        """Delete what a killed run was writing, and the marks of chunks that failed."""
-        for pattern in ("*.part", "*.failed"):
+        """Delete what a killed run was writing, and the marks of what failed or stopped."""
+        for pattern in ("*.part", "*.failed", STOPPED):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
@@ -105,6 +107,18 @@ class ChunkStore:
         """Return why a chunk could not be computed, None if nothing is known of a failure."""
         try:
             return (self.folder / f"{name}.failed").read_text()
+        except FileNotFoundError:
+            return None
+
+    def mark_stopped(self, why: str) -> None:
+        """Tell other processes that this one cannot go on, where the disk still has the room."""
+        with contextlib.suppress(OSError):
+            _write_text(why, self.folder / STOPPED)
+
+    def stopped(self) -> str | None:
+        """Return why another process of this sweep cannot go on, None if nothing is known of it."""
+        try:
+            return (self.folder / STOPPED).read_text()
         except FileNotFoundError:
             return None
 

@@ -7,6 +7,8 @@ trained on delayed recall with each learning rate, and laid out in one labelled 
 import dataclasses
 import importlib.metadata
 import itertools
+import os
+import platform
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +30,7 @@ from jacobian_rnn import tasks, training
 
 NAME = "phase_diagram"
 NUMERIC_PACKAGES = ("jax", "jaxlib", "flax", "optax", "jacobian_rnn")
+COMPILER_OPTIONS = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
 PILOT_UPDATES = 4
 NETWORK = ("cell", "horizon", "gain", "seed")
 
@@ -56,7 +59,9 @@ def run(config: PhaseDiagram, *, console: Console, root: Path | None = None) -> 
     device = str(jax.devices()[0].device_kind)
     # Another release or device rounds otherwise: its chunks are of another sweep.
     versions = [f"{name} {importlib.metadata.version(name)}" for name in NUMERIC_PACKAGES]
-    fingerprint = results.fingerprint(config, device, *versions)
+    # And so do another processor, and other options of the compiler.
+    options = [f"{name}={os.environ.get(name, '')}" for name in COMPILER_OPTIONS]
+    fingerprint = results.fingerprint(config, device, platform.machine(), *versions, *options)
     store = ChunkStore(root / "chunks" / fingerprint, fingerprint, console)
     groups = [
         Shape(config, cell, horizon).group()

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -211,8 +212,20 @@ def parsed(arguments: Sequence[str]) -> Command:
                 f"--process-id: received {rank} of {size} processes, expected at least 0 and less "
                 "than --num-processes"
             )
-    if command.devices is not None and (command.devices < 1 or command.device == "gpu"):
-        sys.exit("--devices: expected at least 1, and for a CPU only (see CUDA_VISIBLE_DEVICES)")
+    if command.coordinator is not None:
+        if command.distributed:
+            sys.exit("--distributed and --coordinator: give one of them")
+        host, _, port = command.coordinator.rpartition(":")
+        if not host or not port.isdecimal():
+            sys.exit(f"--coordinator: received {command.coordinator}, expected HOST:PORT")
+    most = 8 * (os.cpu_count() or 1)
+    if command.devices is not None and (
+        not 1 <= command.devices <= most or command.device == "gpu"
+    ):
+        sys.exit(
+            f"--devices: expected 1 to {most} (eight for each core), and for a CPU only (see "
+            "CUDA_VISIBLE_DEVICES)"
+        )
     return command
 
 
@@ -232,20 +245,8 @@ def main(arguments: Sequence[str]) -> int:
         os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
     if command.preset == "quick":  # which compiles more than it computes
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    # After the environment is set, which JAX reads when it is imported.
-    import jax
-
-    from experiments import phase_diagram
-    from experiments.chunk_store import SweepStoppedError
-
-    if several:
-        jax.distributed.initialize(command.coordinator, command.num_processes, command.process_id)
-    console = Console(quiet=several and jax.process_index() > 0)
     try:
-        return min(phase_diagram.run(command.sweep, console=console, root=command.folder), 1)
-    except SweepStoppedError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return 1
+        return _run(command, several=several)
     except KeyboardInterrupt:
         print(
             "\nstopped; finished chunks are saved, the same command goes on from there",
@@ -254,6 +255,34 @@ def main(arguments: Sequence[str]) -> int:
         )
         # An orderly exit would first wait for the chunks in flight.
         os._exit(130)
+
+
+def _run(command: Command, *, several: bool) -> int:
+    # After the environment is set, which JAX reads when it is imported.
+    import jax
+
+    from experiments import phase_diagram
+    from experiments.chunk_store import SweepStoppedError
+
+    if several:
+        jax.distributed.initialize(command.coordinator, command.num_processes, command.process_id)
+        # JAX keeps the wish to terminate to itself.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = Console(quiet=several and jax.process_index() > 0)
+    try:
+        return min(phase_diagram.run(command.sweep, console=console, root=command.folder), 1)
+    except SweepStoppedError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+    except jax.errors.JaxRuntimeError as error:
+        if not several:
+            raise
+        reason = str(error).splitlines()[0]
+        print(
+            f"stopped: processes lost each other ({reason}); finished chunks are saved, start all "
+            "processes again",
+            file=sys.stderr,
+        )
+    return 1
 
 
 def _distinct(values):

@@ -54,13 +54,15 @@ def described(dataset: xr.Dataset, config, *, device: str, seconds: float) -> xr
 
 def write(dataset: xr.Dataset, path: Path) -> Path:
     """Write a dataset so that the file is there whole or not at all."""
+    # In memory first: the library of the file format does not survive a full disk.
+    contents = bytes(dataset.to_netcdf(engine="h5netcdf"))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
     try:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        with open(handle, "wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

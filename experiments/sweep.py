@@ -167,7 +167,11 @@ def run(
         (group, chunk) for group in groups for chunk in chunks[group.name] if chunk.name in todo
     ][jax.process_index() :: jax.process_count()]
     with _Display(console, sum(chunk.stop - chunk.start for _, chunk in mine)) as display:
-        _compute(mine, chunk_size, store, display)
+        try:
+            _compute(mine, chunk_size, store, display)
+        except SweepStoppedError as error:
+            store.mark_stopped(str(error))
+            raise
     if jax.process_index() > 0:
         return {}, {}
     return _gathered(groups, chunks, saved, store)
@@ -247,7 +251,17 @@ def _gathered(groups, chunks, saved, store):
         for chunk in chunks[group.name]:
             part, failure = saved[chunk.name], None
             while part is None and failure is None:
+                there = store.path(chunk.name).is_file()
                 part, failure = store.load(chunk.name), store.failure(chunk.name)
+                if part is None and there:
+                    msg = (
+                        f"{store.path(chunk.name)} was changed while the sweep ran: give the same "
+                        "command again, which makes it again"
+                    )
+                    raise SweepStoppedError(msg)
+                if stopped := store.stopped():
+                    msg = f"another process of this sweep stopped: {stopped}"
+                    raise SweepStoppedError(msg)
                 if part is None and failure is None:
                     time.sleep(0.1)  # another process is still at it
             if part is None:

@@ -97,7 +97,7 @@ def critical_gaussian(
         >>> from flax import linen as nn
         >>> cell = nn.SimpleCell(8, recurrent_kernel_init=critical_gaussian(input_std=0.5))
         >>> print(round(cell.recurrent_kernel_init.options[0], 2))
-        1.35
+        1.55
     """
     std = critical_weight_std(bias_std=bias_std, input_std=input_std, activation=activation)
     return gaussian(std)

@@ -1,5 +1,6 @@
 import errno
 import io
+import resource
 
 import numpy as np
 import pytest
@@ -77,6 +78,29 @@ def test_a_failed_write_stops_the_sweep_and_loses_nothing(tmp_path, monkeypatch,
     monkeypatch.undo()
     assert store.load("x-0") is not None
     assert [path.name for path in tmp_path.iterdir()] == ["x-0.nc"]
+
+
+def test_a_disk_that_is_really_full_ends_in_a_message(tmp_path):
+    store, _ = make_store(tmp_path)
+    store.save("x-0", CHUNK)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(SweepStoppedError, match="cannot write"):
+            store.save("x-1", CHUNK)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert store.load("x-0") is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["x-0.nc"]
+
+
+def test_what_stopped_one_process_is_told_to_the_others_until_the_next_run(tmp_path):
+    store, _ = make_store(tmp_path)
+    assert store.stopped() is None
+    store.mark_stopped("the disk is full")
+    assert make_store(tmp_path)[0].stopped() == "the disk is full"
+    store.remove_leftovers()
+    assert store.stopped() is None
 
 
 def test_a_second_run_is_refused_and_the_lock_ends_with_the_first(tmp_path):

@@ -9,7 +9,8 @@ from scipy.special import stdtrit
 
 from jacobian_rnn import Recurrence, step_jacobians, zero_carry
 from jacobian_rnn.initialization import _Curve, _rates, at_rate, drawn
-from jacobian_rnn.initializers import gaussian, with_gain, with_gate_bias
+from jacobian_rnn.initializers import gaussian
+from jacobian_rnn.parameter_changes import with_gain, with_gate_bias
 
 SHORT = {"num_inputs": 2, "num_steps": 60, "num_warmup": 20}
 

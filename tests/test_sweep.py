@@ -211,6 +211,18 @@ def test_a_failing_shape_is_named_and_the_others_are_computed(tmp_path, referenc
     assert_equal(datasets, reference)
 
 
+def test_a_chunk_that_is_damaged_while_the_sweep_runs_ends_it_with_a_message(tmp_path):
+    def damage():
+        for path in tmp_path.glob("g0-*.nc"):
+            path.write_bytes(b"")
+
+    with pytest.raises(SweepStoppedError, match="was changed while the sweep ran"):
+        run(tmp_path, make_groups(after=damage))
+    datasets, failures, _ = run(tmp_path)
+    assert not failures
+    assert set(datasets) == {"g0", "g1"}
+
+
 def test_the_chunk_size_is_measured_once_and_never_again(tmp_path, monkeypatch):
     store, _ = make_store(tmp_path)
     groups = make_groups((20, 20))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jacobian_rnn.mean_field.quadrature import gaussian_average
+from jacobian_rnn.mean_field.quadrature import known_average
 
 Activation = Literal["tanh", "erf", "relu", "linear"]
 
@@ -68,9 +68,9 @@ def moments(activation: Activation, variance: Float[Array, ""]) -> Moments:
     match activation:
         case "tanh":
             return Moments(
-                gaussian_average(lambda x: jnp.tanh(x) ** 2, q),
-                gaussian_average(lambda x: jnp.exp(log_slope_square("tanh", x)), q),
-                gaussian_average(lambda x: jnp.exp(2 * log_slope_square("tanh", x)), q),
+                known_average(lambda x: jnp.tanh(x) ** 2, q),
+                known_average(lambda x: jnp.exp(log_slope_square("tanh", x)), q),
+                known_average(lambda x: jnp.exp(2 * log_slope_square("tanh", x)), q),
             )
         case "erf":
             return Moments(

@@ -26,7 +26,7 @@ from jacobian_rnn.mean_field.activations import (
     log_slope_square,
     moments,
 )
-from jacobian_rnn.mean_field.quadrature import REACH, gaussian_average
+from jacobian_rnn.mean_field.quadrature import REACH, known_average
 from jacobian_rnn.mean_field.roots import increasing_root
 from jacobian_rnn.mean_field.scalars import checked_scales
 from jacobian_rnn.mean_field.vanilla import fixed_variance
@@ -84,7 +84,6 @@ def full_spectrum(
 
     Example:
         >>> import jax.numpy as jnp
-    import numpy as np
         >>> largest, middle = full_spectrum(3.0, jnp.array([0.01, 0.5]))
         >>> print(f"{largest:.3f} {middle:.3f}")
         0.293 -1.416
@@ -197,7 +196,7 @@ class _Spectrum(NamedTuple):
             centers = (-edge, edge)
         else:
             centers = (0.0,)
-        return gaussian_average(
+        return known_average(
             lambda x: function(u + log_slope_square(self.activation, x)),
             self.variance,
             centers=centers,
@@ -237,7 +236,7 @@ class _Spectrum(NamedTuple):
         return jnp.log(self.weight_std) + jnp.log(slope_square) / 2
 
     def mean(self):
-        log_slopes = gaussian_average(
+        log_slopes = known_average(
             lambda x: log_slope_square(self.activation, x) / 2, self.variance
         )
         return jnp.log(self.weight_std) + log_slopes - (0.0 if self.orthogonal else 0.5)

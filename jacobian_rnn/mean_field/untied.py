@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jacobian_rnn.jacobians import check_count
-from jacobian_rnn.mean_field.quadrature import gaussian_average, gaussian_nodes
+from jacobian_rnn.mean_field.quadrature import gaussian_nodes, known_average
 from jacobian_rnn.mean_field.roots import increasing_root
 from jacobian_rnn.mean_field.units import GRUUnits, LSTMUnits, MinimalUnits, checked_units
 
@@ -173,9 +173,7 @@ def _gru(units):
         size = candidate.weight_std**2 * activity
 
         def given(r):
-            return gaussian_average(
-                lambda u: function(u, r), drive + r**2 * size, candidate.bias_mean
-            )
+            return known_average(lambda u: function(u, r), drive + r**2 * size, candidate.bias_mean)
 
         return jnp.sum(weights * jax.vmap(given)(r))
 
