@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from experiments import catalogue, run_all
+from experiments import catalogue, environment, run_all
 
 DESCRIPTION = "\n\n".join(
     [
@@ -61,10 +61,7 @@ def main(
     dtype = dtype or catalogue.dtype_of(name)
     if workers is None:
         workers = 1 if device == "gpu" else os.cpu_count() or 1
-    os.environ["JAX_PLATFORMS"] = "cuda" if device == "gpu" else "cpu"
-    os.environ["JAX_ENABLE_X64"] = "1" if dtype == "float64" else "0"
-    if preset == "quick":  # which compiles more than it computes
-        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    environment.settle(device, dtype, preset=preset)
     # After the environment is set, which JAX reads when it is imported.
     experiment = catalogue.module_of(name)
     config = dataclasses.replace(experiment.PRESETS[preset], dtype=dtype)

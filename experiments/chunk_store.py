@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,42 @@ class ChunkStore:
                 )
                 raise SweepStoppedError(msg) from None
             yield
+
+    def unfinished(self, others: Mapping[int, Iterable[str]]) -> bool:
+        """Say whether other processes still have chunks to do.
+
+        Args:
+            others: by number of the process, the chunks that it does.
+
+        Raises:
+            SweepStoppedError: a process stopped, or ended without a word before it was done.
+        """
+        unfinished = False
+        for process, names in others.items():
+            # In this order: it ends after it has saved its last chunk.
+            running = self._is_running(process)
+            if any(not self.path(name).is_file() and self.failure(name) is None for name in names):
+                if why := self.stopped():
+                    msg = f"another process of this sweep stopped: {why}"
+                    raise SweepStoppedError(msg)
+                if not running:
+                    msg = (
+                        f"process {process} of this sweep is gone before its chunks were done; "
+                        "finished chunks are saved: start all processes again"
+                    )
+                    raise SweepStoppedError(msg)
+                unfinished = True
+        return unfinished
+
+    def _is_running(self, process):
+        try:
+            with open(self.folder / f"lock-{process}") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
 
     def remove_leftovers(self) -> None:
         """Delete what a killed run was writing, and the marks of what failed or stopped."""

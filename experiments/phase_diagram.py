@@ -32,6 +32,7 @@ NAME = "phase_diagram"
 NUMERIC_PACKAGES = ("jax", "jaxlib", "flax", "optax", "jacobian_rnn")
 COMPILER_OPTIONS = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
 PILOT_UPDATES = 4
+NUM_KERNELS = {"SimpleCell": 1, "GRUCell": 3, "LSTMCell": 4}  # recurrent, multiplied at each step
 NETWORK = ("cell", "horizon", "gain", "seed")
 
 
@@ -138,7 +139,8 @@ class Shape:
         )
         rows = {"gain": gain.ravel().astype(self.dtype), "seed": seed.ravel().astype(np.int32)}
         name = f"{self.cell}-{self.task.horizon}"
-        return sweep.Group(name, rows, self.program, self.record, self.pilot)
+        cost = self.task.horizon * NUM_KERNELS[self.cell]
+        return sweep.Group(name, rows, self.program, self.record, self.pilot, cost)
 
     def program(self, row: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Draw one network, predict its regime, and train it with every learning rate."""

@@ -13,6 +13,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from experiments import environment
+
 Cell = Literal["SimpleCell", "GRUCell", "LSTMCell"]
 
 
@@ -238,15 +240,12 @@ def main(arguments: Sequence[str]) -> int:
     # forever; and small networks gain nothing from more.
     os.environ["NPROC"] = str(num_devices + 1 if num_devices > 1 else 1)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    os.environ["JAX_PLATFORMS"] = "cuda" if command.device == "gpu" else "cpu"
-    os.environ["JAX_ENABLE_X64"] = "1" if command.sweep.dtype == "float64" else "0"
+    environment.settle(command.device, command.sweep.dtype, preset=command.preset)
     if command.device == "cpu":
         os.environ["JAX_NUM_CPU_DEVICES"] = str(num_devices)
         os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
-    if command.preset == "quick":  # which compiles more than it computes
-        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     try:
-        return _run(command, several=several)
+        status = _run(command, several=several)
     except KeyboardInterrupt:
         print(
             "\nstopped; finished chunks are saved, the same command goes on from there",
@@ -255,6 +254,12 @@ def main(arguments: Sequence[str]) -> int:
         )
         # An orderly exit would first wait for the chunks in flight.
         os._exit(130)
+    if several and status:
+        # An orderly exit would first wait for the other processes, which may be gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def _run(command: Command, *, several: bool) -> int:

@@ -9,9 +9,10 @@ other last bits.)
 
 import concurrent.futures
 import functools
+import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,7 @@ from experiments.chunk_store import ChunkStore, SweepStoppedError
 MEMORY_SHARE = 0.6  # of a device's memory, at most, for one chunk
 WORTH = 0.95  # a larger chunk has to take less than this fraction of the time of a smaller one
 LARGEST_CHUNK = 4096
+GLANCE = 0.1  # seconds between looks at what devices and other processes have done
 
 Rows = dict[str, np.ndarray]
 
@@ -42,6 +44,7 @@ class Group(NamedTuple):
             dataset whose variables begin with the dimension "network".
         pilot: a shorter program with about the same memory and relative speed, to choose the size
             of chunks by.
+        cost: of one network, beside one of another group; processes share the work by it.
     """
 
     name: str
@@ -49,13 +52,14 @@ class Group(NamedTuple):
     program: Callable[[dict[str, jax.Array]], Any]
     record: Callable[[Any], xr.Dataset]
     pilot: Callable[[dict[str, jax.Array]], Any]
+    cost: float = 1.0
 
 
 class Chunk(NamedTuple):
     """Networks that are computed and saved together.
 
     Attributes:
-        name: of its file.
+        name: of its file, and of no chunk of another size.
         start, stop: which rows of its group.
     """
 
@@ -68,7 +72,7 @@ def chunks_of(group: Group, chunk_size: int) -> list[Chunk]:
     """Cut a group into chunks; the last one may hold fewer networks."""
     num_rows = _num_rows(group)
     return [
-        Chunk(f"{group.name}-{start:06d}", start, min(start + chunk_size, num_rows))
+        Chunk(f"{group.name}-{start:06d}-by-{chunk_size}", start, min(start + chunk_size, num_rows))
         for start in range(0, num_rows, chunk_size)
     ]
 
@@ -134,7 +138,7 @@ def run(
     """Compute all chunks that are not saved yet, and return all.
 
     In a distributed run every process calls it, on a file system that all share; each saves the
-    chunks of its own devices, and the first one waits for the others and reads everything.
+    chunks of its own devices and waits for those of the others, and the first one reads everything.
 
     Args:
         groups: all networks.
@@ -148,7 +152,7 @@ def run(
         by chunk what went wrong. A group with a failure has no dataset.
 
     Raises:
-        SweepStoppedError: a chunk cannot be written.
+        SweepStoppedError: a chunk cannot be written, or another process stopped or is gone.
     """
     chunks = {group.name: chunks_of(group, chunk_size) for group in groups}
     every = [chunk for group in groups for chunk in chunks[group.name]]
@@ -163,12 +167,18 @@ def run(
     todo = {chunk.name for chunk, is_done in zip(every, done, strict=True) if not is_done}
     if len(todo) < len(every):
         console.print(f"{len(every) - len(todo)} of {len(every)} chunks were already done")
-    mine = [
-        (group, chunk) for group in groups for chunk in chunks[group.name] if chunk.name in todo
-    ][jax.process_index() :: jax.process_count()]
+    shares = shared(groups, chunks, todo, jax.process_count())
+    mine = shares[jax.process_index()]
+    others = {
+        number: [chunk.name for _, chunk in share]
+        for number, share in enumerate(shares)
+        if number != jax.process_index()
+    }
     with _Display(console, sum(chunk.stop - chunk.start for _, chunk in mine)) as display:
         try:
-            _compute(mine, chunk_size, store, display)
+            _compute(mine, chunk_size, store, display, others)
+            while store.unfinished(others):
+                time.sleep(GLANCE)
         except SweepStoppedError as error:
             store.mark_stopped(str(error))
             raise
@@ -177,7 +187,33 @@ def run(
     return _gathered(groups, chunks, saved, store)
 
 
-def _compute(todo, chunk_size, store, display):
+def shared(
+    groups: Sequence[Group], chunks: Mapping[str, Sequence[Chunk]], todo: Set[str], num: int
+) -> list[list[tuple[Group, Chunk]]]:
+    """Cut what is to do into a stretch of about equal cost for each process.
+
+    So that a process compiles few shapes, the chunks of a group follow each other; costly and cheap
+    groups alternate, so that the shapes of a process are about as many as those of another.
+    """
+    by_cost = sorted(groups, key=lambda group: group.cost, reverse=True)
+    middle = (len(groups) + 1) // 2
+    pairs = itertools.zip_longest(by_cost[:middle], reversed(by_cost[middle:]))
+    line = [
+        (group, chunk)
+        for pair in pairs
+        for group in pair
+        if group is not None
+        for chunk in chunks[group.name]
+        if chunk.name in todo
+    ]
+    ends = list(itertools.accumulate(group.cost for group, _ in line))
+    shares: list[list[tuple[Group, Chunk]]] = [[] for _ in range(num)]
+    for (group, chunk), end in zip(line, ends, strict=True):
+        shares[int(num * (end - group.cost) / ends[-1])].append((group, chunk))
+    return shares
+
+
+def _compute(todo, chunk_size, store, display, others):
     """Compute and save chunks on all devices of this process; note a failure and pass over it."""
     programs = {group.name: jax.jit(jax.vmap(group.program)) for group, _ in todo}
     columns = {group.name: group.rows for group, _ in todo}
@@ -228,7 +264,10 @@ def _compute(todo, chunk_size, store, display):
                 group, chunk = take(device)
                 running[pool.submit(work, device, group, chunk)] = device, group, chunk
             # Unlike a wait without end, this can be interrupted.
-            finished = concurrent.futures.wait(running, 0.1, concurrent.futures.FIRST_COMPLETED)[0]
+            finished = concurrent.futures.wait(running, GLANCE, concurrent.futures.FIRST_COMPLETED)[
+                0
+            ]
+            store.unfinished(others)
             for future in finished:
                 device, group, chunk = running.pop(future)
                 idle.append(device)
@@ -249,25 +288,19 @@ def _gathered(groups, chunks, saved, store):
     for group in groups:
         parts = []
         for chunk in chunks[group.name]:
-            part, failure = saved[chunk.name], None
-            while part is None and failure is None:
-                there = store.path(chunk.name).is_file()
-                part, failure = store.load(chunk.name), store.failure(chunk.name)
-                if part is None and there:
-                    msg = (
-                        f"{store.path(chunk.name)} was changed while the sweep ran: give the same "
-                        "command again, which makes it again"
-                    )
-                    raise SweepStoppedError(msg)
-                if stopped := store.stopped():
-                    msg = f"another process of this sweep stopped: {stopped}"
-                    raise SweepStoppedError(msg)
-                if part is None and failure is None:
-                    time.sleep(0.1)  # another process is still at it
+            part = saved[chunk.name]
             if part is None:
+                part = store.load(chunk.name)
+            if part is not None:
+                parts.append(part.drop_attrs())
+            elif failure := store.failure(chunk.name):
                 failures[chunk.name] = failure
             else:
-                parts.append(part.drop_attrs())
+                msg = (
+                    f"{store.path(chunk.name)} was changed while the sweep ran: give the same "
+                    "command again, which makes it again"
+                )
+                raise SweepStoppedError(msg)
         if len(parts) == len(chunks[group.name]):
             datasets[group.name] = xr.concat(parts, "network")
     return datasets, failures

@@ -2,13 +2,15 @@
 
 import os
 
+from experiments import environment
+
 # XLA's CPU pool of two threads can wait for itself forever when two batched LAPACK calls meet in
 # it; one thread cannot.
 os.environ.setdefault("NPROC", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Tests compile more than they compute.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+environment.compile_fast(optimize=False)
 
 import jax
 import jax.numpy as jnp

@@ -129,3 +129,20 @@ def test_plans_and_failures_are_kept_and_a_damaged_plan_stops(tmp_path):
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(SweepStoppedError, match="damaged"):
         store.plan()
+
+
+def test_another_process_is_waited_for_while_it_runs_and_missed_when_it_is_gone(tmp_path):
+    store, _ = make_store(tmp_path)
+    others = {1: ["a"]}
+    with pytest.raises(SweepStoppedError, match="process 1 of this sweep is gone"):
+        store.unfinished(others)
+    with store.locked(1):
+        assert store.unfinished(others)
+        store.mark_stopped("no room")
+        with pytest.raises(SweepStoppedError, match="stopped: no room"):
+            store.unfinished(others)
+    with pytest.raises(SweepStoppedError, match="stopped: no room"):
+        store.unfinished(others)
+    store.mark_failed("a", "no luck")
+    assert not store.unfinished(others)
+    assert not store.unfinished({})

@@ -2,6 +2,7 @@ import io
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,10 +26,12 @@ sys.path.insert(0, "tests")
 from pathlib import Path
 import jax
 import test_sweep
+if len(sys.argv) > 3:
+    jax.distributed.initialize(sys.argv[3], 2, int(sys.argv[4]))
 pause = float(sys.argv[2])
 groups = test_sweep.make_groups(after=lambda: time.sleep(pause))
 store = test_sweep.make_store(Path(sys.argv[1]))[0]
-with store.locked():
+with store.locked(jax.process_index()):
     datasets, failures = test_sweep.sweep.run(
         groups, store, chunk_size=3, console=test_sweep.Console(quiet=True)
     )
@@ -85,15 +88,16 @@ def run(folder, groups=None, chunk_size=3):
     return *result, text.getvalue()
 
 
-def run_process(folder, *, pause=0.0, devices=1, wait=True):
+def run_process(folder, *others, pause=0.0, devices=1, wait=True):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "NPROC": str(devices + 1 if devices > 1 else 1),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
         "JAX_ENABLE_X64": "1",
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), str(pause)],
+        [sys.executable, "-c", SCRIPT, str(folder), str(pause), *others],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -143,16 +147,16 @@ def test_a_chunk_that_is_filled_up_has_the_numbers_of_a_full_one(tmp_path, refer
 
 def test_a_resumed_sweep_recomputes_only_what_is_missing_or_damaged(tmp_path, reference):
     run(tmp_path)
-    (tmp_path / "g0-000003.nc").unlink()
-    (tmp_path / "g1-000000.nc").write_bytes(b"half")
-    (tmp_path / "g0-000000.nc").write_bytes((tmp_path / "g0-000006.nc").read_bytes())
+    (tmp_path / "g0-000003-by-3.nc").unlink()
+    (tmp_path / "g1-000000-by-3.nc").write_bytes(b"half")
+    (tmp_path / "g0-000000-by-3.nc").write_bytes((tmp_path / "g0-000006-by-3.nc").read_bytes())
     (tmp_path / "left.part").write_text("of a killed run")
     calls = []
     datasets, _, text = run(tmp_path, make_groups(after=lambda: calls.append(1)))
     assert len(calls) == 3
     assert "2 of 5 chunks were already done" in text
-    assert "g1-000000.nc is damaged" in text
-    assert "g0-000000.nc belongs elsewhere" in text
+    assert "g1-000000-by-3.nc is damaged" in text
+    assert "g0-000000-by-3.nc belongs elsewhere" in text
     assert not list(tmp_path.glob("*.part"))
     assert_equal(datasets, reference)
 
@@ -162,6 +166,37 @@ def test_two_devices_give_the_bits_of_one(tmp_path, reference):
     datasets, _, text = run(tmp_path)
     assert "5 of 5 chunks were already done" in text
     assert_equal(datasets, reference)
+
+
+def test_two_processes_give_the_bits_of_one_and_share_the_work(tmp_path, reference):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [run_process(tmp_path, address, rank, wait=False) for rank in "01"]
+    for process in processes:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    datasets, _, text = run(tmp_path)
+    assert "5 of 5 chunks were already done" in text
+    assert_equal(datasets, reference)
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 8])
+def test_processes_share_all_chunks_evenly_and_each_compiles_few_shapes(num):
+    groups = [
+        group._replace(name=f"h{index}", cost=cost)
+        for index, (group, cost) in enumerate(zip(make_groups((40,) * 6), range(1, 7), strict=True))
+    ]
+    chunks = {group.name: sweep.chunks_of(group, 3) for group in groups}
+    every = {chunk.name for of_group in chunks.values() for chunk in of_group}
+    todo = every - {"h3-000000-by-3"}
+    shares = sweep.shared(groups, chunks, todo, num)
+    names = [chunk.name for share in shares for _, chunk in share]
+    assert sorted(names) == sorted(todo)
+    costs = [sum(group.cost for group, _ in share) for share in shares]
+    assert max(costs) - min(costs) <= 2 * 6
+    assert sum(len({group.name for group, _ in share}) for share in shares) <= 6 + num - 1
+    assert sweep.shared(groups, chunks, set(), num) == [[]] * num
 
 
 def test_a_sweep_killed_at_a_random_moment_ends_with_the_same_bits(tmp_path, reference):
@@ -204,7 +239,9 @@ def test_a_failing_shape_is_named_and_the_others_are_computed(tmp_path, referenc
 
     good, bad = make_groups()[0], make_groups(of=broken)[1]
     datasets, failures, _ = run(tmp_path, [bad, good])
-    assert failures == dict.fromkeys(("g1-000000", "g1-000003"), "ArithmeticError: no such luck")
+    assert failures == dict.fromkeys(
+        ("g1-000000-by-3", "g1-000003-by-3"), "ArithmeticError: no such luck"
+    )
     assert_equal(datasets, {"g0": reference["g0"]})
     datasets, failures, _ = run(tmp_path)
     assert not failures

@@ -1,0 +1,34 @@
+"""What JAX and XLA read from the environment when they are imported: set before that."""
+
+import os
+
+# XLA's own third level spends half of the time to compile a network's training on the random
+# numbers in it, and its newer emitter most of the rest; programs that compile for twice as long
+# run no faster.
+COMPILER_FLAGS = ("--xla_backend_optimization_level=2", "--xla_cpu_use_fusion_emitters=false")
+
+
+def settle(device: str, dtype: str, *, preset: str) -> None:
+    """Choose device and precision, and how programs are compiled.
+
+    Args:
+        device: "cpu" or "gpu".
+        dtype: "float32" or "float64".
+        preset: "quick" compiles more than it computes, and without optimising.
+    """
+    os.environ["JAX_PLATFORMS"] = "cuda" if device == "gpu" else "cpu"
+    os.environ["JAX_ENABLE_X64"] = "1" if dtype == "float64" else "0"
+    if device == "cpu":
+        compile_fast(optimize=preset != "quick")
+
+
+def compile_fast(*, optimize: bool) -> None:
+    """Let XLA spend less on compiling; what the user has set in the environment counts.
+
+    Args:
+        optimize: if not, programs run several times longer, and take less yet to compile.
+    """
+    own = os.environ.get("XLA_FLAGS", "").split()
+    os.environ["XLA_FLAGS"] = " ".join([flag for flag in COMPILER_FLAGS if flag not in own] + own)
+    if not optimize:
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
