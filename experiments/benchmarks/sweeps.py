@@ -2,6 +2,7 @@
 
 import io
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ BY_HAND = "loop by hand"
 ENGINE = "sweep engine"
 ONE_CORE = "one core"
 TWO_DEVICES = "two devices"
+TWO_PROCESSES = "two processes"
 CELL = "GRUCell"
 
 
@@ -125,20 +127,27 @@ def train_by_hand(config: PhaseDiagram, horizon: int, gain, seed) -> tuple:
 
 
 def devices(sizes: Sizes) -> list[Row]:
-    """Run one sweep on two devices, and pinned to one core; numbers have to be the same."""
+    """Run one sweep on two devices, in two processes, and pinned to one core: the same numbers."""
     config = sweep_of(sizes)
     row = _row(config, "throughput, compilation included")
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         return [row._replace(name=TWO_DEVICES, note="needs Linux and two cores")]
-    core = min(os.sched_getaffinity(0))
+    cores = os.sched_getaffinity(0)
     runs = {
-        ONE_CORE: partial(_in_a_process, config, 1, {core}),
-        TWO_DEVICES: partial(_in_a_process, config, 2, os.sched_getaffinity(0)),
+        ONE_CORE: partial(_by_command_line, config, {min(cores)}),
+        TWO_DEVICES: partial(_by_command_line, config, cores, num_devices=2),
+        TWO_PROCESSES: partial(_by_command_line, config, cores, num_processes=2),
     }
     timings = compare(runs, sizes.sweep_rounds)
-    one, two = (timings.outputs[name] for name in (ONE_CORE, TWO_DEVICES))
-    error = 0.0 if one.equals(two) else NAN
-    return [timed_row(row._replace(name=name), timings, error=error) for name in runs]
+    one = timings.outputs[ONE_CORE]
+    return [
+        timed_row(
+            row._replace(name=name),
+            timings,
+            error=0.0 if one.equals(timings.outputs[name]) else NAN,
+        )
+        for name in runs
+    ]
 
 
 def _in_this_process(config, folder):
@@ -150,7 +159,7 @@ def _in_this_process(config, folder):
     return results.read(folder / phase_diagram.result_path(config).name)
 
 
-def _in_a_process(config, num_devices, cores) -> xr.Dataset:
+def _by_command_line(config, cores, *, num_devices=1, num_processes=1) -> xr.Dataset:
     """Run a sweep by its command line, bound to some cores of this machine."""
     low, high, num_gains = config.gains
     options = {
@@ -164,20 +173,33 @@ def _in_a_process(config, num_devices, cores) -> xr.Dataset:
         "dtype": (config.dtype,),
         "devices": (num_devices,),
     }
+    if num_processes > 1:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        options |= {"coordinator": (address,), "num-processes": (num_processes,)}
     arguments = [str(word) for name, values in options.items() for word in (f"--{name}", *values)]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "experiments", "phase_diagram", *arguments]
+        command += ["--folder", folder]
+        ranks = [["--process-id", str(i)] for i in range(num_processes)]
         before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, cores)  # which the new process inherits
+        os.sched_setaffinity(0, cores)  # which new processes inherit
         try:
-            subprocess.run(
-                [*command, "--folder", folder],
-                cwd=results.ROOT.parent,
-                check=True,
-                capture_output=True,
-            )
+            started = [
+                subprocess.Popen(
+                    command + (rank if num_processes > 1 else []),
+                    cwd=results.ROOT.parent,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+                for rank in ranks
+            ]
         finally:
             os.sched_setaffinity(0, before)
+        if any([process.wait() for process in started]):
+            msg = f"the sweep failed: {' '.join(command)}"
+            raise RuntimeError(msg)
         return results.read(Path(folder) / phase_diagram.result_path(config).name)
 
 
