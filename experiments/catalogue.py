@@ -65,6 +65,9 @@ EXPERIMENTS = {
         "trains LSTMs on adding, with chrono initialisation and with a forget bias of 1"
     ),
     "copy_memory": Experiment("trains on copying memory, against the loss of having no memory"),
+    "gradient_flossing": Experiment(
+        "pushes Lyapunov exponents to zero before training, and trains on delayed XOR"
+    ),
     "folklore": Experiment(
         "puts what is told about vanishing and exploding gradients to the test", "float64"
     ),

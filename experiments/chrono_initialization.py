@@ -207,6 +207,8 @@ def learning_curves(
     task: tasks.Task,
     networks: jrnn.Recurrence,
     report: Report,
+    *,
+    measure: Callable[[training.Network], xr.Dataset] | None = None,
 ) -> xr.Dataset:
     """Train one network for each seed, all as one program.
 
@@ -215,22 +217,26 @@ def learning_curves(
         task: what to train on.
         networks: as drawn, one for each seed along the first axis; carries start at zero.
         report: is told what is being done.
+        measure: what else to measure of all networks, before training and at each record.
 
     Returns:
-        Losses and gradient norms by seed and update; log gains and test losses by seed.
+        Losses and gradient norms by seed and update; log gains and test losses by seed; what
+        `measure` returned, with the dimension "record" in front and its updates in "record".
     """
     seeds = jnp.arange(config.num_seeds)
     report("Jacobians", 0.0)
     log_gains = np.asarray(_log_gains(networks, seeds, task, config.num_sequences))
     state = _start(networks, seeds, task, config)
-    updates = []
+    updates, measured = [], []
     for record in range(config.num_records):
         report("training", record / config.num_records)
+        if measure is not None:
+            measured.append(measure(state.network))
         state, recorded = _advance(state, task, config)
         updates.append(jax.tree.map(np.asarray, recorded))
     loss, gradient_norm, _ = (np.concatenate(parts, axis=1) for parts in zip(*updates, strict=True))
     test_loss = np.asarray(_test_losses(state.network, task, config.held_out_size))
-    return xr.Dataset(
+    dataset = xr.Dataset(
         {
             "loss": (("seed", "update"), loss),
             "gradient_norm": (("seed", "update"), gradient_norm),
@@ -241,6 +247,11 @@ def learning_curves(
         },
         coords={"seed": np.asarray(seeds), "update": 1 + np.arange(loss.shape[1])},
     )
+    if measure is None:
+        return dataset
+    measured.append(measure(state.network))
+    made = np.arange(config.num_records + 1) * (config.num_updates // config.num_records)
+    return dataset.merge(xr.concat(measured, "record").assign_coords(record=made))
 
 
 # Compiled once for all arms of a cell, if their task is the same object.

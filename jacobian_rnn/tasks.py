@@ -20,6 +20,8 @@ References:
     Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize recurrent networks of
     rectified linear units", arXiv:1504.00941 (2015).
     M. Arjovsky, A. Shah and Y. Bengio, "Unitary evolution recurrent neural networks", ICML (2016).
+    R. Engelken, "Gradient flossing: improving gradient descent through dynamic control of
+    Jacobians", NeurIPS (2023).
 """
 
 import math
@@ -52,6 +54,7 @@ __all__ = [
     "adding",
     "copying_memory",
     "delayed_recall",
+    "delayed_xor",
     "loss",
     "sequential_digits",
     "skill",
@@ -318,6 +321,61 @@ def temporal_order(
         loss="cross_entropy",
         baseline_loss=math.log(num_classes),
         baseline_accuracy=1 / num_classes,
+        sample=sample,
+        sample_held_out=sample_held_out,
+    )
+
+
+def delayed_xor(num_steps: int, delay: int, *, dtype: type | np.dtype = jnp.float32) -> Task:
+    """Build the delayed XOR task: do the bits shown `delay` and 2 `delay` steps ago differ?
+
+    The one channel is a fair random bit at each step. From step 2d on, d being `delay`, the class
+    at step t is the XOR of the bits of steps t − d and t − 2d, and all these L − 2d steps are
+    scored. Neither bit alone says anything about the class. Horizon: 2d. Baseline: loss ln 2 and
+    accuracy 1/2.
+
+    There are 2^L sequences, so that held-out ones are as good as certain to be new for L ≥ 50.
+
+    The form is that of the code with Engelken (2023), where d is called delay too.
+
+    Args:
+        num_steps: L, above 2d.
+        delay: d, at least 1.
+        dtype: of the inputs.
+
+    Returns:
+        A task with one input and two outputs.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> import jax
+        >>> xs, targets = delayed_xor(60, 10).sample(jax.random.key(0), 32)
+        >>> print(xs.shape, targets.shape)
+        (32, 60, 1) (32, 40)
+    """
+    check_at_least(1, delay=delay)
+    check_at_least(2 * delay + 1, num_steps=num_steps)
+    check_dtype(dtype)
+    num_scored = num_steps - 2 * delay
+
+    def generate(key: Key[Array, ""], batch_size: int) -> Batch:
+        bits = jax.random.randint(key, (batch_size, num_steps), 0, 2, jnp.int32)
+        classes = bits[:, delay : delay + num_scored] ^ bits[:, :num_scored]
+        return Batch(bits[..., None].astype(dtype), classes)
+
+    sample, sample_held_out = streams_of(generate)
+    return Task(
+        name="delayed_xor",
+        num_steps=num_steps,
+        horizon=2 * delay,
+        input_size=1,
+        output_size=2,
+        num_scored_steps=num_scored,
+        loss="cross_entropy",
+        baseline_loss=math.log(2),
+        baseline_accuracy=1 / 2,
         sample=sample,
         sample_held_out=sample_held_out,
     )

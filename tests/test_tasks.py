@@ -56,12 +56,19 @@ def solve_temporal_order(xs, task):
     return logits(np.array(classes), task.output_size)
 
 
+def solve_delayed_xor(xs, task):
+    delay, steps = task.horizon // 2, range(task.horizon, task.num_steps)
+    answers = [[int(bits[t - delay] != bits[t - 2 * delay]) for t in steps] for bits in xs[..., 0]]
+    return logits(np.array(answers), task.output_size)
+
+
 SOLVERS = {
     "delayed_recall": solve_delayed_recall,
     "adding": solve_adding,
     "copying_memory": solve_copying_memory,
     "temporal_order_2": solve_temporal_order,
     "temporal_order_3": solve_temporal_order,
+    "delayed_xor": solve_delayed_xor,
 }
 
 
@@ -155,6 +162,7 @@ def test_a_key_gives_the_same_data_twice_and_another_key_gives_others(task):
         (tasks.copying_memory(5, length=2), 9, 7),
         (tasks.temporal_order(100), 100, 89),
         (tasks.temporal_order(57, num_triggers=3), 57, 51),
+        (tasks.delayed_xor(40, 5), 40, 10),
         (tasks.sequential_digits(36), 100, 36),
     ],
 )
@@ -340,6 +348,7 @@ def test_baselines_of_temporal_order_and_recall():
         (tasks.temporal_order(50), 4),
         (tasks.temporal_order(50, num_triggers=3), 8),
         (tasks.delayed_recall(5, num_classes=3), 3),
+        (tasks.delayed_xor(9, 2), 2),
     ):
         assert task.baseline_loss == pytest.approx(math.log(num_classes))
         assert task.baseline_accuracy == 1 / num_classes
@@ -361,6 +370,8 @@ def test_baselines_of_temporal_order_and_recall():
         (lambda: tasks.copying_memory(5, length=0), "length is 0, .* at least 1"),
         (lambda: tasks.temporal_order(9), "num_steps is 9, .* at least 10"),
         (lambda: tasks.temporal_order(50, num_triggers=4), "num_triggers is 4, .* 2 and 3"),
+        (lambda: tasks.delayed_xor(20, 0), "delay is 0, .* at least 1"),
+        (lambda: tasks.delayed_xor(20, 10), "num_steps is 20, .* at least 21"),
         (lambda: tasks.sequential_digits(-1), "delay is -1, .* at least 0"),
     ],
 )

@@ -1,0 +1,295 @@
+"""Push Lyapunov exponents of untrained networks towards zero, then train on delayed XOR.
+
+After R. Engelken, "Gradient flossing: improving gradient descent through dynamic control of
+Jacobians", NeurIPS 2023. Before training, gradient descent makes the sum of the first k squared
+Lyapunov exponents small, by way of the derivative of `lyapunov_spectrum`. Then products of step
+Jacobians have a smaller condition number, and gradients reach the past from more directions. The
+same networks are trained as they were drawn, too.
+
+The condition number is that of the first k directions, σ₁/σ_k: the others are not flossed, and keep
+the product as a whole ill conditioned.
+
+The default is smaller than the paper: fewer units and exponents, shorter sequences, fewer updates
+of training; the delay is the paper's. Unlike there, networks are flossed before training alone and
+not again within it, for twice as many updates in the default; the initial state is zero and is not
+trained; the readout reads tanh of the pre-activations and has variance 1/N; and gradients are
+clipped at a larger norm, all parameters together.
+
+The same seed draws the same network and sees the same data in both arms.
+"""
+
+import dataclasses
+from functools import cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from flax import linen as nn
+from jaxtyping import Array, Float, PyTree
+from rich.console import Console
+
+import jacobian_rnn as jrnn
+from experiments.chrono_initialization import Training, drawn, learning_curves, run_arms
+from experiments.units import Report
+from jacobian_rnn import initializers, tasks, training
+
+NAME = "gradient_flossing"
+FLOSSED, UNFLOSSED = "flossed", "unflossed"
+MEANINGS = {
+    "exponents": (("seed", "exponent"), "Lyapunov exponents, driven by random bits", "nats/step"),
+    "log_condition": (
+        ("seed",),
+        "log σ₁ − log σ_k of the product over the horizon, median of sequences",
+        "nats",
+    ),
+    "whole_log_condition": (
+        ("seed",),
+        "log σ₁ − log σ_N of the product over the horizon, median of sequences",
+        "nats",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Flossing(Training):
+    """Delayed XOR on sequences of `num_steps` steps; the rest is `Training`.
+
+    Attributes:
+        delay: d of the task, whose horizon is 2d.
+        num_exponents: k, how many of the largest exponents are pushed towards zero.
+        num_flossings: updates of flossing, each along one fresh sequence of random bits.
+        flossing_rate: learning rate of Adam in flossing.
+        flossing_steps: length of each of these sequences.
+        num_warmup: first steps along which no exponent is counted, here and when they are measured.
+        spectrum_steps: length of the sequence along which exponents are measured.
+        num_looks: how often flossing is looked at; divides `num_flossings`.
+    """
+
+    width: int = 32
+    num_steps: int = 100
+    delay: int = 10
+    num_seeds: int = 6
+    num_updates: int = 4000
+    learning_rate: float = 0.001
+    batch_size: int = 16
+    num_records: int = 40
+    held_out_size: int = 256
+    plateau: tuple[int, int] = (1000, 3000)
+    num_exponents: int = 30
+    num_flossings: int = 1000
+    flossing_rate: float = 0.001
+    flossing_steps: int = 55
+    num_warmup: int = 15
+    spectrum_steps: int = 335
+    num_looks: int = 20
+
+
+PRESETS = {
+    "quick": Flossing(
+        width=8,
+        num_steps=12,
+        delay=2,
+        num_seeds=2,
+        num_updates=60,
+        batch_size=8,
+        num_records=3,
+        num_sequences=2,
+        held_out_size=32,
+        window=10,
+        plateau=(20, 60),
+        num_exponents=6,
+        num_flossings=30,
+        flossing_rate=0.01,
+        flossing_steps=20,
+        num_warmup=5,
+        spectrum_steps=37,
+        num_looks=3,
+    ),
+    "default": Flossing(),
+    "full": Flossing(
+        width=80,
+        num_steps=300,
+        num_seeds=10,
+        num_updates=10_000,
+        num_exponents=75,
+        num_flossings=500,
+    ),
+}
+
+
+class Unit(NamedTuple):
+    """What one worker does at a time: all networks, flossed or not."""
+
+    arm: str
+
+
+class FlossingState(NamedTuple):
+    """A network that is being flossed, its optax state, and the key of the inputs to come."""
+
+    network: jrnn.Recurrence
+    optimizer_state: PyTree
+    key: Array
+
+
+def run(config: Flossing, preset: str, *, num_workers: int, console: Console) -> int:
+    """Floss, train, compare, write one NetCDF file; return the number of failed units."""
+    units = [Unit(FLOSSED), Unit(UNFLOSSED)]
+    return run_arms(NAME, work, config, units, preset, num_workers=num_workers, console=console)
+
+
+def work(config: Flossing, unit: Unit, report: Report) -> xr.Dataset:
+    """Draw all networks, floss them or not, and train them."""
+    task = xor(config.num_steps, config.delay, config.dtype)
+    networks = draw(config)
+    looks = [spectra(networks, config, task)]
+    if unit.arm == FLOSSED:
+        state = _start(networks, config)
+        for look in range(config.num_looks):
+            report("flossing", look / config.num_looks)
+            state = _floss(state, config)
+            looks.append(spectra(state.network, config, task))
+        networks = state.network
+    else:
+        looks *= config.num_looks + 1  # nothing is done to them
+    every = config.num_flossings // config.num_looks
+    before = xr.concat(looks, "flossing").assign_coords(
+        flossing=every * np.arange(config.num_looks + 1)
+    )
+
+    def measure(networks):
+        skill = np.asarray(_skills(networks, task, config.held_out_size))
+        return spectra(networks.recurrence, config, task).assign(skill=("seed", skill))
+
+    during = learning_curves(config, task, networks, report, measure=measure)
+    before = before.rename({name: f"{name}_before" for name in MEANINGS})
+    during["skill"].attrs = {"long_name": "skill on held-out sequences", "units": "1"}
+    return during.merge(before)
+
+
+@cache
+def xor(num_steps: int, delay: int, dtype: str) -> tasks.Task:
+    """Return the delayed XOR task, the same object for the same arguments."""
+    return tasks.delayed_xor(num_steps, delay, dtype=jnp.dtype(dtype))
+
+
+def draw(config: Flossing) -> jrnn.Recurrence:
+    """Draw a tanh network for each seed: W ~ N(0, 1/N), V ~ N(0, 1), biases uniform to 0.1."""
+    return drawn(cell_of(config.width, config.dtype), 1, config.num_seeds, forget_bias=None)
+
+
+@cache
+def cell_of(width: int, dtype: str) -> nn.SimpleCell:
+    """Return the cell of all networks, the same object for the same arguments."""
+    return nn.SimpleCell(
+        width,
+        kernel_init=jax.nn.initializers.normal(1.0),
+        recurrent_kernel_init=initializers.gaussian(1.0),
+        bias_init=jax.nn.initializers.uniform(0.1),
+        param_dtype=jnp.dtype(dtype),
+    )
+
+
+def squared_exponents(
+    network: jrnn.Recurrence, xs: Float[Array, "steps 1"], config: Flossing
+) -> Float[Array, ""]:
+    """Return what flossing makes small: the sum of the first k squared Lyapunov exponents."""
+    spectrum = jrnn.lyapunov_spectrum(
+        network,
+        jrnn.zero_carry(network),
+        xs,
+        num_exponents=config.num_exponents,
+        num_warmup=config.num_warmup,
+        qr_every=1,
+        factorization="householder",
+    )
+    return jnp.sum(spectrum.exponents**2)
+
+
+def spectra(networks: jrnn.Recurrence, config: Flossing, task: tasks.Task) -> xr.Dataset:
+    """Measure Lyapunov exponents, and how ill conditioned the product over the horizon is."""
+    measured = (np.asarray(values) for values in _spectra(networks, task, config))
+    return xr.Dataset(
+        {
+            name: (dims, values, {"long_name": meaning, "units": unit})
+            for values, (name, (dims, meaning, unit)) in zip(
+                measured, MEANINGS.items(), strict=True
+            )
+        }
+    )
+
+
+@partial(jax.jit, static_argnames=("task", "config"))
+def _spectra(networks, task, config):
+    drive = _bits(jax.random.key(6), config.spectrum_steps, config)
+    sequences = task.sample_held_out(jax.random.key(7), config.num_sequences, "test").xs
+
+    def of_one(network):
+        carry = jrnn.zero_carry(network)
+        exponents = jrnn.lyapunov_spectrum(
+            network,
+            carry,
+            drive,
+            num_warmup=config.num_warmup,
+            qr_every=1,
+            factorization="householder",
+        ).exponents
+
+        def of_sequence(xs):
+            start = jrnn.trajectory(network, carry, xs)[-1 - task.horizon]
+            product = jrnn.jacobian_product(
+                network, start, xs[-task.horizon :], estimate_error=False
+            )
+            logs = product.log_singular_values()
+            return logs[0] - logs[config.num_exponents - 1], logs[0] - logs[-1]
+
+        conditions = jax.vmap(of_sequence)(sequences)
+        return exponents, *(jnp.median(values) for values in conditions)
+
+    return jax.vmap(of_one)(networks)
+
+
+@partial(jax.jit, static_argnames="config")
+def _start(networks, config):
+    def of_one(network, seed):
+        key = jax.random.fold_in(jax.random.key(5), seed)
+        return FlossingState(network, optax.adam(config.flossing_rate).init(network), key)
+
+    return jax.vmap(of_one)(networks, jnp.arange(config.num_seeds))
+
+
+@partial(jax.jit, static_argnames="config")
+def _floss(states, config):
+    optimizer = optax.adam(config.flossing_rate)
+
+    def update(state, _):
+        key, bits_key = jax.random.split(state.key)
+        xs = _bits(bits_key, config.flossing_steps, config)
+        gradient = jax.grad(squared_exponents)(state.network, xs, config)
+        changes, optimizer_state = optimizer.update(gradient, state.optimizer_state)
+        network = jax.tree.map(jnp.add, state.network, changes)
+        return FlossingState(network, optimizer_state, key), None
+
+    def of_one(state):
+        length = config.num_flossings // config.num_looks
+        return jax.lax.scan(update, state, length=length)[0]
+
+    return jax.vmap(of_one)(states)
+
+
+@partial(jax.jit, static_argnames=("task", "held_out_size"))
+def _skills(networks, task, held_out_size):
+    held_out = task.sample_held_out(jax.random.key(8), held_out_size, "validation")
+
+    def of_one(network):
+        carry = jrnn.zero_carry(network.recurrence)
+        return training.evaluate(network, carry, task, held_out)[0]
+
+    return jax.vmap(of_one)(networks)
+
+
+def _bits(key, num_steps, config):
+    bits = jax.random.bernoulli(key, 0.5, (num_steps, 1))
+    return bits.astype(jnp.dtype(config.dtype))
