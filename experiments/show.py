@@ -18,8 +18,9 @@ from rich.console import Console
 from experiments import catalogue, results
 
 MAX_LINES = 40  # of a plain plot
-LINE_WIDTH = 60  # characters of a plain plot's title
-FEW = 7  # lines that each get a colour and a name
+LINE_WIDTH = 52  # characters of a plain plot's title
+FEW = 7  # lines that each get a colour and a name, and coordinates that each get a tick
+DECADES = 1000  # from the smallest to the largest, from which a scale is logarithmic
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -134,12 +135,13 @@ def figure_of(dataset: xr.Dataset, path: Path) -> str:
 
 
 def plain(dataset: xr.Dataset):
-    """Plot the first variable of numbers, one that has a meaning if there is one, as lines.
+    """Plot a variable of numbers as lines: real ones with a meaning first, then any.
 
     Returns:
         The figure, None if there is no such variable, and what was plotted.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     from paper_figures import style
 
@@ -150,7 +152,8 @@ def plain(dataset: xr.Dataset):
     ]
     if not shown:
         return None, ""
-    variable = next((one for one in shown if "long_name" in one.attrs), shown[0])
+    # The first of the best, as `min` returns it.
+    variable = min(shown, key=lambda one: (one.dtype.kind != "f", "long_name" not in one.attrs))
     numeric = [
         dim for dim in variable.dims if dim in dataset.coords and dataset[dim].dtype.kind in "fiu"
     ]
@@ -166,14 +169,20 @@ def plain(dataset: xr.Dataset):
         axes.plot(x, some, color=style.BLUE, linewidth=0.6, alpha=0.5)
     if _geometric(x):
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if len(x) <= FEW:
+            axes.set_xticks(x, [f"{value:g}" for value in x])
+    if _spans_decades(lines):
+        axes.set_yscale("log")
     axes.set(
         xlabel=_with_unit(along, dataset[along].attrs if along in numeric else {}),
         ylabel=_with_unit(variable.name, variable.attrs),
     )
-    of = f"the first {MAX_LINES} of {num_lines}" if num_lines > MAX_LINES else f"all {num_lines}"
-    meaning = textwrap.fill(str(variable.attrs.get("long_name", variable.name)), LINE_WIDTH)
-    lines_shown = "" if num_lines == 1 else f"\n{of} lines"
-    axes.set_title(f"{meaning}{lines_shown}", fontsize=7)
+    title = textwrap.fill(str(variable.attrs.get("long_name", variable.name)), LINE_WIDTH)
+    if num_lines > FEW:
+        of = f"the first {MAX_LINES} of" if num_lines > MAX_LINES else "all"
+        title += f"\n{of} {num_lines} lines"
+    axes.set_title(title, fontsize=7)
     return figure, f"plainly, {variable.name} against {along}"
 
 
@@ -196,12 +205,13 @@ def _few(axes, x, lines, names):
             label=name,
         )
     if len(names) > 1:
-        axes.figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=6.5)
+        columns = 2 if max(map(len, names)) < LINE_WIDTH / 2 else 1
+        axes.figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=6.5)
 
 
 def _names(dataset, variable, along):
     """Name each line of a variable by where it lies on the other dimensions."""
-    others = [dim for dim in variable.dims if dim != along]
+    others = [dim for dim in variable.dims if dim != along and variable.sizes[dim] > 1]
     places = itertools.product(
         *(
             [f"{dim} {value}" for value in dataset[dim].to_numpy()[: variable.sizes[dim]]]
@@ -219,9 +229,14 @@ def _geometric(x):
     return bool(spread[1] < spread[0])
 
 
+def _spans_decades(values):
+    finite = values[np.isfinite(values)]
+    return bool(finite.size and finite.min() > 0 and finite.max() > DECADES * finite.min())
+
+
 def _with_unit(name, attributes):
     unit = attributes.get("units", "")
-    return f"{name} ({unit})" if unit else str(name)
+    return f"{name} ({unit})" if unit not in ("", "1") else str(name)
 
 
 def _figures():

@@ -32,10 +32,16 @@ def marked(axes, label):
     return line
 
 
+def with_bars(axes, label):
+    """Return the points with a label, or the only ones whose label begins so."""
+    known = {one.get_label(): one for one in axes.containers}
+    (name,) = {label} & set(known) or {name for name in known if name.startswith(label)}
+    return known[name]
+
+
 def points(axes, label):
     """Return places, values and half widths of error bars of the points with a label."""
-    (container,) = (one for one in axes.containers if one.get_label().startswith(label))
-    data, _, bars = container
+    data, _, bars = with_bars(axes, label)
     halves = None
     if bars:
         halves = [(end[1] - start[1]) / 2 for start, end in bars[0].get_segments()]
@@ -43,8 +49,7 @@ def points(axes, label):
 
 
 def is_open(axes, label):
-    (container,) = (one for one in axes.containers if one.get_label().startswith(label))
-    return to_hex(container[0].get_markerfacecolor()) == "#ffffff"
+    return to_hex(with_bars(axes, label)[0].get_markerfacecolor()) == "#ffffff"
 
 
 def drawn(log_gain, outcome):
@@ -109,8 +114,19 @@ def test_the_colours_are_those_of_the_papers_figures():
     assert set(outcomes) < set(plotting.COLOURS)
 
 
-def decaying(steps=50, smallest=0.5):
-    return jrnn.product_of(jnp.tile(jnp.diag(jnp.array([2.0, 1.0, smallest])), (steps, 1, 1)))
+def decaying(smallest=0.5, passes=2, disagreement=0.0):
+    """Multiply diag(2, 1, smallest) 50 times; passes disagree about the last two."""
+    with np.errstate(divide="ignore"):
+        one = 50 * np.log([2.0, 1.0, smallest])
+    other = one + disagreement * np.array([0, 1, -1])
+    return jrnn.JacobianProduct(
+        left=jnp.tile(jnp.eye(3), (passes, 1, 1)),
+        log_scale=jnp.array([one, other][:passes]),
+        right=jnp.tile(jnp.eye(3), (passes, 1, 1)),
+        num_steps=jnp.int32(50),
+        first_lost_step=jnp.int32(-1),
+        first_nonfinite_step=jnp.int32(-1),
+    )
 
 
 def test_singular_values_stand_at_their_place_and_lost_ones_on_the_edge(axes):
@@ -127,10 +143,7 @@ def test_singular_values_stand_at_their_place_and_lost_ones_on_the_edge(axes):
 
 
 def test_bars_are_the_products_own_errors_and_lost_digits_are_open_points(axes):
-    product = decaying()
-    # A second pass that disagrees about the smaller two.
-    disagreeing = product.log_scale.at[1].add(jnp.array([0.0, 0.03, -0.03]))
-    product = product._replace(log_scale=disagreeing, right=jnp.tile(jnp.eye(3), (2, 1, 1)))
+    product = decaying(disagreement=0.03)
     assert product.log_error > 0.1 > 1e-2 > product.log_gain_error
     plotting.product_singular_values(axes, product, label="mine")
     assert not is_open(axes, "mine")
@@ -140,12 +153,11 @@ def test_bars_are_the_products_own_errors_and_lost_digits_are_open_points(axes):
 
 
 def test_without_a_second_pass_there_are_no_bars_and_no_verdict(axes):
-    product = decaying()
-    one_pass = jrnn.product_of(jnp.tile(jnp.eye(3), (4, 1, 1)), estimate_error=False)
-    plotting.product_singular_values(axes, one_pass)
-    assert labels(axes) == ["4 steps"]
-    assert max(points(axes, "4 steps")[2]) == 0
-    assert not is_open(axes, "4 steps")
+    product = decaying(passes=1)
+    plotting.product_singular_values(axes, product)
+    assert labels(axes) == ["50 steps"]
+    assert max(points(axes, "50 steps")[2]) == 0
+    assert not is_open(axes, "50 steps")
     with pytest.raises(TypeError, match="expected JacobianProduct"):
         plotting.product_singular_values(axes, product.dense())
     with pytest.raises(ValueError, match="received a batch"):
@@ -189,11 +201,20 @@ def test_by_lag_shapes_lags_and_types_are_checked(axes):
     refused("NaN", [1], np.full((1, 4), np.nan))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def spectrum():
-    with jax.enable_x64(True):
-        jacobians = jax.random.normal(jax.random.key(0), (2000, 4, 4))
-        return jrnn.lyapunov_spectrum_of(jacobians, num_exponents=3)
+    """Give three exponents of four, with a history of two batches in room for three."""
+    history = np.array([[0.4, 0.1, -0.9], [0.5, 0.0, -1.0], [np.nan, np.nan, np.nan]])
+    fields = {
+        "exponents": jnp.array([0.5, 0.0, -1.0]),
+        "standard_errors": jnp.array([0.01, 0.02, 0.03]),
+        "num_batches": jnp.array([64, 32, 16]),
+        "long_enough": jnp.ones(3, bool),
+        "history": jnp.array(history),
+        "history_steps": jnp.array([10, 20, 0]),
+        "run": SimpleNamespace(frame=jnp.zeros((4, 3))),
+    }
+    return jrnn.LyapunovSpectrum(**(dict.fromkeys(jrnn.LyapunovSpectrum._fields) | fields))
 
 
 def test_exponents_have_their_intervals_over_time_and_the_place_of_their_number(axes, spectrum):
@@ -207,6 +228,7 @@ def test_exponents_have_their_intervals_over_time_and_the_place_of_their_number(
     np.testing.assert_allclose(halves, (high - low) / 2)
     np.testing.assert_allclose(marked(axes, "theory").get_xdata(), fractions)
     assert np.isnan(marked(axes, "theory").get_ydata()[2])
+    assert axes.get_xlim() == (0, 1)
     assert axes.get_ylabel() == "exponent λᵢ (nats per step)"
 
 
@@ -220,6 +242,7 @@ def test_exponents_of_too_short_a_run_are_open_and_lost_ones_stand_on_the_edge(a
     assert is_open(axes, "too short a run")
     assert points(axes, "too short a run")[0].tolist() == [3 / 8]
     assert marked(axes, "lost (−∞): 1 of 3").get_xdata().tolist() == [5 / 8]
+    assert axes.get_xlim() == (0, 3 / 4)  # as far as there are exponents
 
 
 def test_an_ensembles_bars_are_standard_errors_over_members(axes):
@@ -272,7 +295,7 @@ def test_rates_of_finite_times_are_open_where_rare_windows_carry_them(axes):
 
 def prediction(log_gain, horizon=60, thresholds=THRESHOLDS):
     gains = np.asarray(log_gain, float)
-    interval = np.nanquantile(gains, [0.05, 0.95])
+    interval = np.nanquantile(np.where(np.isinf(gains), -1e3, gains), [0.05, 0.95])
     made = SimpleNamespace(regime=Regime.STABLE, log_gain=gains, interval=interval)
     return jrnn.RegimePrediction(
         *(np.asarray(getattr(made, name, 0)) for name in jrnn.RegimePrediction._fields)

@@ -135,7 +135,10 @@ def test_a_foreign_file_is_described_as_such_and_an_empty_one_refused(tmp_path, 
 
 def test_a_plain_plot_names_few_lines_and_takes_the_scale_of_its_coordinate():
     dataset = xr.Dataset(
-        {"rate": (("size", "kind"), np.arange(8.0).reshape(4, 2), {"units": "nats per step"})},
+        {
+            "flag": (("size",), np.ones(4, bool), {"long_name": "no real number"}),
+            "rate": (("size", "kind"), np.arange(8.0).reshape(4, 2), {"units": "nats per step"}),
+        },
         {"size": ("size", [1, 10, 100, 1000], {"units": "units"}), "kind": ["a", "b"]},
     )
     figure, how = show.plain(dataset)
@@ -146,6 +149,11 @@ def test_a_plain_plot_names_few_lines_and_takes_the_scale_of_its_coordinate():
     assert (axes.get_xscale(), axes.get_xlabel()) == ("log", "size (units)")
     assert axes.get_ylabel() == "rate (nats per step)"
     assert len(figure.legends) == 1
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "10", "100", "1000"]
+    assert axes.get_yscale() == "linear"
+    plt.close(figure)
+    figure, _ = show.plain(np.exp(3 * dataset[["rate"]]))
+    assert figure.axes[0].get_yscale() == "log"
     plt.close(figure)
     figure, _ = show.plain(dataset.assign_coords(size=[1, 2, 3, 4]))
     assert figure.axes[0].get_xscale() == "linear"

@@ -1,6 +1,6 @@
 """Pictures of results: each function takes a matplotlib Axes and results, and returns the Axes.
 
-They draw and name their axes, with units; title, legend and saving are yours. Each thing drawn has
+They draw and name their axes, with units; legend and saving are yours. Each thing drawn has
 a label, so that `axes.legend()` says what it is. What an axis cannot hold (a log of −inf, a
 gradient that overflowed) stands as an open triangle on its edge, and what lost its digits is open.
 """

@@ -71,7 +71,7 @@ def lyapunov_exponents(
         >>> lyapunov_exponents(axes, lyapunov_spectrum_of(jacobians)).get_ylabel()
         'exponent λᵢ (nats per step)'
         >>> axes.get_legend_handles_labels()[1]
-        ['λ = 0', '4 exponents, 95 % over time']
+        ['4 exponents, 95 % over time']
         >>> plt.close()
     """
     check_axes(axes)
@@ -102,7 +102,7 @@ def lyapunov_exponents(
         msg = f"shown: received {these.tolist()}, expected some of 0 to {k - 1}"
         raise ValueError(msg)
     places = (np.arange(k) + 0.5) / n
-    axes.axhline(0, color="0.6", linewidth=0.6, label="λ = 0", zorder=0)
+    axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     if theory is not None:
         fractions, curve = (np.asarray(part, float) for part in theory)
         if fractions.ndim != 1 or fractions.shape != curve.shape:
@@ -129,7 +129,7 @@ def lyapunov_exponents(
     axes.set(
         xlabel="place in the spectrum, (i − ½)/n",
         ylabel="exponent λᵢ (nats per step)",
-        xlim=(0, 1),
+        xlim=(0, k / n if theory is None else 1),
     )
     return axes
 

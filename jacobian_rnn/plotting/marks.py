@@ -102,7 +102,11 @@ def draw_points(
     distrusted: str,
 ) -> None:
     """Draw points with error bars (half widths), filled where trusted and open elsewhere."""
-    for these, face, text in ((trusted, colour, label), (~trusted, "white", distrusted)):
+    # A white rim keeps filled points apart where they are dense.
+    for these, face, rim, text in (
+        (trusted, colour, "white", label),
+        (~trusted, "white", colour, distrusted),
+    ):
         these = these & np.isfinite(values)
         if these.any():
             bars = None if errors is None else np.nan_to_num(errors[these])
@@ -113,9 +117,10 @@ def draw_points(
                 fmt=marker,
                 color=colour,
                 markerfacecolor=face,
-                markersize=3.5,
-                markeredgewidth=0.8,
-                elinewidth=1,
+                markeredgecolor=rim,
+                markersize=3.8,
+                markeredgewidth=0.4 if rim == "white" else 0.8,
+                elinewidth=0.9,
                 label=text,
                 zorder=3,
             )

@@ -11,7 +11,6 @@ from jacobian_rnn.plotting.marks import (
     BLACK,
     BLUE,
     ORANGE,
-    SEQUENCE,
     VERMILION,
     check_axes,
     check_result,
@@ -261,7 +260,7 @@ def confusion_matrix(axes: "Axes", agreement: Agreement) -> "Axes":
     check_result("agreement", agreement, Agreement, "confusion", 2)
     counts = np.asarray(agreement.confusion)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(share, cmap=f"{SEQUENCE}_r", vmin=0, vmax=1, aspect="auto")
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, regime in enumerate(Regime):
         for column, outcome in enumerate(Outcome):
             agrees = (regime == Regime.STABLE) == (outcome == Outcome.LEARNED)

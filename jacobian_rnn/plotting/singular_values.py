@@ -151,10 +151,10 @@ def singular_values_by_lag(
     others = [i for i in range(n) if i not in highlighted]
     axes.plot(lags, shown[:, others], color="0.75", linewidth=0.6, zorder=1)
     for number, i in enumerate(highlighted):
-        colour, _, style = line(number)
-        axes.plot(
-            lags, shown[:, i], color=colour, linestyle=style, label=ordinal("σ", i + 1), zorder=2
-        )
+        if np.isfinite(shown[:, i]).any():
+            colour, _, style = line(number)
+            name = ordinal("σ", i + 1)
+            axes.plot(lags, shown[:, i], color=colour, linestyle=style, label=name, zorder=2)
     lost = np.isneginf(values).sum(axis=1)
     first = lags[np.diff(lost, prepend=0) > 0]
     mark_edge(axes, first, f"lost (−∞): {lost.max()} of {n}")

@@ -129,7 +129,7 @@ def gradient_norms_by_lag(axes: "Axes", history: TrainingHistory, *, most: int =
         logs = np.where(np.isfinite(norms) & (norms > 0), np.log(norms), np.nan)
     shown = chosen(len(norms), most)
     # Not to the end of the map, which is light on a white page.
-    colours = colormaps[SEQUENCE](np.linspace(0, 0.85, len(shown)))
+    colours = colormaps[SEQUENCE](np.linspace(0, 0.75, len(shown)))
     zero, broken = norms == 0, ~np.isfinite(norms)
     for number, (record, colour) in enumerate(zip(shown, colours, strict=True)):
         done = int(updates[record])
