@@ -78,7 +78,8 @@ def read(path: Path) -> xr.Dataset:
         ValueError: the file is damaged; the message says to make it again.
     """
     if not path.is_file():
-        msg = f"{path}: not there{'; make it with ' + how if (how := made_by(path)) else ''}"
+        what = "a folder; expected a file" if path.is_dir() else "not there"
+        msg = f"{path}: {what}{'; make it with ' + how if (how := made_by(path)) else ''}"
         raise FileNotFoundError(msg)
     try:
         # First, because h5netcdf complains once more when what it could not open is thrown away.

@@ -8,6 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import jacobian_rnn as jrnn
+from paper_figures import style
 from paper_figures.claims import Claim, standard_error
 
 
@@ -20,11 +21,13 @@ def draw(dataset: xr.Dataset) -> Figure:
         flat["log_gain"].median("sequence"),
         flat["test_skill"],
         "o",
-        color="#0072B2",
+        color=style.BLUE,
         markersize=3,
         alpha=0.7,
     )
-    for bound, colour in zip(("vanishing", "exploding"), ("#E69F00", "#CC3311"), strict=True):
+    for bound, colour in zip(
+        ("vanishing", "exploding"), (style.ORANGE, style.VERMILION), strict=True
+    ):
         value = float(dataset["threshold"].sel(bound=bound))
         axes.axvspan(
             *dataset["threshold_interval"].sel(bound=bound).to_numpy(),

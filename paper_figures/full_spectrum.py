@@ -9,11 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+import jacobian_rnn as jrnn
 from experiments.full_spectrum import LABELS, TARGET_WIDTH, TARGETS
+from jacobian_rnn import plotting
+from paper_figures import style
 from paper_figures.claims import Claim
 
-# Okabe and Ito's colours, a marker for each gain; filled for autonomous networks.
-STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
+# One of each for each gain; filled for autonomous networks.
+STYLES = tuple(zip(style.COLOURS[:4], style.MARKERS, strict=False))
 NUM_POINTS = 16  # of each measured spectrum that are drawn
 SUM_RULE_GAIN = 3
 UNITS = {"largest": "nats per step", "fraction_positive": "of 1", "dimension": "of 1"}
@@ -47,10 +50,11 @@ def draw(dataset: xr.Dataset) -> Figure:
             axes.set_title(f"{TITLES[kernel]}, {TITLES[drive]}")
             inset = axes.inset_axes((0.17, 0.11, 0.3, 0.34))
             _spectra(inset, dataset.sel(kernel=kernel, drive=drive))
-            inset.set(xlim=(0, ZOOM), ylim=(-ZOOM, top))
+            inset.set(xlim=(0, ZOOM), ylim=(-ZOOM, top), xlabel="", ylabel="")
             inset.set_xticks([0, ZOOM / 2, ZOOM], ["0", "", f"{ZOOM:g}"])
             inset.tick_params(labelsize=6, pad=2)
             inset.yaxis.set_major_locator(MaxNLocator(4, steps=[2, 5, 10]))
+            axes.set(xlabel="", ylabel="")
         row[0].set_ylabel("exponent λ (nats per step)")
         _errors(errors, dataset.sel(kernel=kernel))
         errors.set_title(f"{TITLES[kernel]}, error of λ₁")
@@ -134,22 +138,23 @@ def _spectra(axes, one):
     shown = np.unique(np.round((width - 1) * np.linspace(0, 1, NUM_POINTS) ** 1.5).astype(int))
     for gain, (colour, marker) in zip(one["gain"].to_numpy(), STYLES, strict=False):
         of_gain = widest.sel(gain=gain)
-        axes.plot(one["curve_fraction"], of_gain["curve"], color=colour, linewidth=1, zorder=2)
-        points = of_gain["exponents"].isel(index=shown).dropna("network", how="all")
-        points = points.where(np.isfinite(points))
-        axes.errorbar(
-            of_gain["fraction"].isel(index=shown),
-            points.mean("network", skipna=False),
-            yerr=points.std("network", ddof=1, skipna=False) / np.sqrt(points.sizes["network"]),
-            fmt=marker,
-            color=colour,
-            markersize=3.2,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            elinewidth=0.8,
-            zorder=3,
+        networks = of_gain["exponents"].isel(index=slice(width)).dropna("network", how="all")
+        exponents = networks.transpose("network", "index").to_numpy()
+        spread = np.where(np.isinf(exponents), np.nan, exponents).std(axis=0, ddof=1)
+        measured = jrnn.EnsembleSpectrum(
+            exponents=exponents.mean(axis=0),
+            standard_errors=spread / np.sqrt(len(exponents)),
+            spread=spread,
+            spread_over_time=np.full_like(spread, np.nan),
         )
-    axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+        plotting.lyapunov_exponents(
+            axes,
+            measured,
+            theory=(one["curve_fraction"].to_numpy(), of_gain["curve"].to_numpy()),
+            shown=shown[np.isfinite(measured.exponents[shown])],
+            colour=colour,
+            marker=marker,
+        )
 
 
 def _errors(axes, one):

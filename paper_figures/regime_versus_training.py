@@ -63,8 +63,9 @@ def draw(dataset: xr.Dataset) -> Figure:
         row[0].set_ylabel(f"{title}\nlog gain over {horizon} steps (nats)")
     for axes, cell in zip(grid[0], CLASSES.values(), strict=True):
         axes.set_title(cell)
+    for axes in grid.flat:
+        axes.label_outer()
     for axes in grid[-1]:
-        axes.set_xlabel("recurrent gain")
         axes.set_xticks([0.3, 1, 3, 10], labels=["0.3", "1", "3", "10"])
         axes.minorticks_off()
     handles = {}

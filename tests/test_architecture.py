@@ -55,7 +55,11 @@ ORDER = [
     "digits",
     "tasks",
     "training",
-    "plotting",
+    "plotting.marks",
+    "plotting.singular_values",
+    "plotting.exponents",
+    "plotting.regimes",
+    "plotting.training",
 ]
 FLAX = {
     "closed_form",

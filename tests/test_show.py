@@ -1,6 +1,7 @@
 import dataclasses
 import io
 
+import h5py
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -105,3 +106,55 @@ def test_what_has_nothing_to_draw_is_described(tmp_path):
     code, text = shown(path)
     assert code == 0
     assert "nothing to draw" in text
+
+
+def test_a_foreign_file_is_described_as_such_and_an_empty_one_refused(tmp_path, capsys):
+    path = tmp_path / "full_spectrum" / "quick-float64.nc"
+    path.parent.mkdir()
+    foreign = xr.Dataset(
+        {"rain": (("place", "year"), np.ones((2, 3)))},
+        {"year": [1, 10, 100]},
+        attrs={"title": "rain", "configuration": "not ours"},
+    )
+    foreign.to_netcdf(path, engine="h5netcdf")
+    code, text = shown(path)
+    assert code == 0
+    assert "no configuration is stored in it" in text
+    assert "title: rain" in text
+    assert "drawn plainly, rain against year" in text
+    with h5py.File(path, "w") as file:
+        file.create_group("weights").create_dataset("kernel", data=np.ones(3))
+    assert show.show(path, Console(file=io.StringIO())) == 1
+    assert "holds no variables: not a result file" in capsys.readouterr().err
+    assert show.main([str(tmp_path)]) == 1
+    assert "a folder; expected a file" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        show.main([str(path), "--no-such-option"])
+    assert "--no-such-option" in capsys.readouterr().err
+
+
+def test_a_plain_plot_names_few_lines_and_takes_the_scale_of_its_coordinate():
+    dataset = xr.Dataset(
+        {
+            "flag": (("size",), np.ones(4, bool), {"long_name": "no real number"}),
+            "rate": (("size", "kind"), np.arange(8.0).reshape(4, 2), {"units": "nats per step"}),
+        },
+        {"size": ("size", [1, 10, 100, 1000], {"units": "units"}), "kind": ["a", "b"]},
+    )
+    figure, how = show.plain(dataset)
+    (axes,) = figure.axes
+    assert how == "plainly, rate against size"
+    assert [line.get_label() for line in axes.lines] == ["kind a", "kind b"]
+    np.testing.assert_array_equal(axes.lines[1].get_ydata(), [1, 3, 5, 7])
+    assert (axes.get_xscale(), axes.get_xlabel()) == ("log", "size (units)")
+    assert axes.get_ylabel() == "rate (nats per step)"
+    assert len(figure.legends) == 1
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "10", "100", "1000"]
+    assert axes.get_yscale() == "linear"
+    plt.close(figure)
+    figure, _ = show.plain(np.exp(3 * dataset[["rate"]]))
+    assert figure.axes[0].get_yscale() == "log"
+    plt.close(figure)
+    figure, _ = show.plain(dataset.assign_coords(size=[1, 2, 3, 4]))
+    assert figure.axes[0].get_xscale() == "linear"
+    plt.close(figure)

@@ -1,0 +1,36 @@
+"""Pictures of results: each function takes a matplotlib Axes and results, and returns the Axes.
+
+They draw and name their axes, with units; legend and saving are yours. Each thing drawn has
+a label, so that `axes.legend()` says what it is. What an axis cannot hold (a log of −inf, a
+gradient that overflowed) stands as an open triangle on its edge, and what lost its digits is open.
+"""
+
+from jacobian_rnn.plotting.exponents import convergence, finite_time_rates, lyapunov_exponents
+from jacobian_rnn.plotting.marks import COLOURS, LINES, MARKERS
+from jacobian_rnn.plotting.regimes import (
+    OUTCOME_STYLE,
+    confusion_matrix,
+    label_regimes,
+    predicted_regimes,
+    regime_against_gain,
+)
+from jacobian_rnn.plotting.singular_values import product_singular_values, singular_values_by_lag
+from jacobian_rnn.plotting.training import gradient_norms_by_lag, training_loss
+
+__all__ = [
+    "COLOURS",
+    "LINES",
+    "MARKERS",
+    "OUTCOME_STYLE",
+    "confusion_matrix",
+    "convergence",
+    "finite_time_rates",
+    "gradient_norms_by_lag",
+    "label_regimes",
+    "lyapunov_exponents",
+    "predicted_regimes",
+    "product_singular_values",
+    "regime_against_gain",
+    "singular_values_by_lag",
+    "training_loss",
+]

@@ -1,0 +1,149 @@
+"""Pictures of the record of training."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jacobian_rnn.plotting.marks import (
+    BLUE,
+    LINES,
+    SEQUENCE,
+    VERMILION,
+    check_axes,
+    check_result,
+    chosen,
+    mark_edge,
+)
+from jacobian_rnn.training import TrainingHistory
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def training_loss(axes: "Axes", history: TrainingHistory, *, window: int = 1) -> "Axes":
+    """Plot the training loss of each update, with the loss of the trivial baseline.
+
+    A triangle on the upper edge marks each stretch of updates whose loss is not finite, at its
+    first update.
+
+    Args:
+        axes: where to draw; the axis of losses becomes logarithmic.
+        history: of training one network, from `training.train`.
+        window: number of updates over which the loss is averaged, drawn at the last of them.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: no Axes, or no history.
+        ValueError: a batch of histories, or a window that is not between 1 and all updates.
+
+    Example:
+        >>> import matplotlib.pyplot as plt, numpy as np
+        >>> from jacobian_rnn.training import TrainingHistory
+        >>> blank = dict.fromkeys(TrainingHistory._fields, np.zeros(0))
+        >>> record = blank | {"loss": np.geomspace(2, 0.1, 50), "baseline_loss": 1.4}
+        >>> _, axes = plt.subplots()
+        >>> _ = training_loss(axes, TrainingHistory(**record))
+        >>> axes.get_legend_handles_labels()[1]
+        ['training', 'trivial baseline']
+        >>> plt.close()
+    """
+    check_axes(axes)
+    check_result("history", history, TrainingHistory, "loss", 1)
+    loss = np.asarray(history.loss, float)
+    if not 1 <= window <= loss.size:
+        msg = f"window: received {window}, expected 1 to {loss.size}, the number of updates"
+        raise ValueError(msg)
+    means = np.lib.stride_tricks.sliding_window_view(loss, window).mean(axis=1)
+    updates = np.arange(window, loss.size + 1)
+    finite = np.isfinite(means)
+    over = f", mean of {window} updates" if window > 1 else ""
+    axes.plot(
+        updates,
+        np.where(finite, means, np.nan),
+        color=BLUE,
+        linewidth=1,
+        label=f"training{over}",
+        zorder=2,
+    )
+    axes.axhline(
+        float(history.baseline_loss),
+        color="0.2",
+        linewidth=0.9,
+        linestyle=":",
+        label="trivial baseline",
+        zorder=1,
+    )
+    broken = ~np.isfinite(loss)
+    first = np.flatnonzero(broken & ~np.roll(broken, 1) | broken & (np.arange(loss.size) == 0)) + 1
+    mark_edge(axes, first, "not finite from here", upper=True, colour=VERMILION)
+    axes.set(yscale="log", xlabel="updates", ylabel="loss (units of the task)")
+    return axes
+
+
+def gradient_norms_by_lag(axes: "Axes", history: TrainingHistory, *, most: int = 5) -> "Axes":
+    """Plot log norms of the gradient at each lag, in nats, a line for each of several records.
+
+    What is drawn is log ‖∂loss/∂states[T − lag]‖ by plain backpropagation, the root mean square
+    over a batch. A triangle on the lower edge marks the first lag at which it underflows to zero,
+    one on the upper edge the first at which it is not finite.
+
+    Args:
+        axes: where to draw.
+        history: of training one network, from `training.train`.
+        most: number of records drawn at most, evenly among them, the first and the last included.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: no Axes, or no history.
+        ValueError: a batch of histories, or none to draw.
+
+    Example:
+        >>> import matplotlib.pyplot as plt, numpy as np
+        >>> from jacobian_rnn.training import TrainingHistory
+        >>> blank = dict.fromkeys(TrainingHistory._fields, np.zeros(0))
+        >>> norms = np.array([[1.0, 0.1, 0.01], [1.0, 0.9, 0.8]])
+        >>> record = blank | {"gradient_norm_by_lag": norms, "lag_updates": np.array([0, 100])}
+        >>> _, axes = plt.subplots()
+        >>> _ = gradient_norms_by_lag(axes, TrainingHistory(**record))
+        >>> axes.get_legend_handles_labels()[1]
+        ['before training', 'after 100 updates']
+        >>> plt.close()
+    """
+    from matplotlib import colormaps
+
+    check_axes(axes)
+    check_result("history", history, TrainingHistory, "gradient_norm_by_lag", 2)
+    if most < 1:
+        msg = f"most: received {most}, expected at least 1"
+        raise ValueError(msg)
+    norms, updates = (
+        np.asarray(history.gradient_norm_by_lag, float),
+        np.asarray(history.lag_updates),
+    )
+    lags = np.arange(norms.shape[1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.where(np.isfinite(norms) & (norms > 0), np.log(norms), np.nan)
+    shown = chosen(len(norms), most)
+    # Not to the end of the map, which is light on a white page.
+    colours = colormaps[SEQUENCE](np.linspace(0, 0.75, len(shown)))
+    zero, broken = norms == 0, ~np.isfinite(norms)
+    for number, (record, colour) in enumerate(zip(shown, colours, strict=True)):
+        done = int(updates[record])
+        axes.plot(
+            lags,
+            logs[record],
+            color=colour,
+            linestyle=LINES[number % len(LINES)],
+            linewidth=1.3,
+            label=f"after {done} updates" if done else "before training",
+            zorder=2,
+        )
+    for what, label, upper in ((zero, "underflow to 0", False), (broken, "not finite", True)):
+        firsts = [np.argmax(what[record]) for record in shown if what[record].any()]
+        mark_edge(axes, np.unique(firsts), f"{label} from here", upper=upper)
+    axes.set(xlabel="lag (steps)", ylabel="log gradient norm (nats)")
+    return axes
