@@ -175,7 +175,9 @@ def convergence(axes: "Axes", spectrum: LyapunovSpectrum, *, most: int = 5) -> "
     for number, i in enumerate(chosen(history.shape[1], most)):
         colour, _, style = line(number)
         if np.isfinite(low[i]) and np.isfinite(high[i]):
-            axes.axhspan(low[i], high[i], color=colour, alpha=0.2, linewidth=0, zorder=0)
+            axes.axhspan(
+                float(low[i]), float(high[i]), color=colour, alpha=0.2, linewidth=0, zorder=0
+            )
         axes.plot(
             steps[made],
             history[made, i],
