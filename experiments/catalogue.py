@@ -14,7 +14,7 @@ class Experiment(NamedTuple):
     Attributes:
         summary: what it does, to be read after its name.
         dtype: precision of its presets.
-        workers: its option for the number of parallel processes or devices.
+        workers: its option for the number of parallel processes.
         own_options: the module that parses its command line, where it has options of its own.
     """
 
@@ -39,7 +39,7 @@ EXPERIMENTS = {
     "critical_initialization": Experiment("trains networks put at λ₁ = 0 beside default ones"),
     "phase_diagram": Experiment(
         "predicts and trains over recurrent gain and horizon",
-        workers="--devices",
+        workers="--processes",
         own_options="phase_diagram_options",
     ),
     "gaussian_products": Experiment(

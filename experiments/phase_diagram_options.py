@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 import os
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from rich.console import Console
 
 from experiments import environment
 
+LAPACK_CALLS = 16  # at most, that one program has in flight
 Cell = Literal["SimpleCell", "GRUCell", "LSTMCell"]
 
 
@@ -157,18 +160,18 @@ class Command:
 
       srun python -m experiments phase_diagram --preset full --device gpu --distributed
 
-    Two processes of one machine:
+    or, where nothing says which process is which, on the first of two machines
 
-      for i in 0 1; do python -m experiments phase_diagram --devices 1 --coordinator localhost:9876
-      --num-processes 2 --process-id $i & done; wait
+      python -m experiments phase_diagram --coordinator FIRST:9876 --num-processes 2 --process-id 0
 
     Attributes:
         sweep: the axes.
         preset: where axes that are not given come from: `quick` takes seconds, `default` minutes on
             two cores, `full` a cluster.
         device: where to compute.
-        devices: devices of this process: on a CPU one for each core, unless several processes share
-            the work; on a GPU always all that are visible.
+        processes: processes of this machine that share the work: on a CPU one for each core, unless
+            the options below say more; on a GPU one.
+        devices: devices of each process on a CPU; on a GPU always all that are visible.
         distributed: several processes share the work, and Slurm, MPI, Kubernetes or a TPU pod says
             which.
         coordinator: host and port of the first process, where nothing else says so; needs
@@ -181,7 +184,8 @@ class Command:
     sweep: tyro.conf.OmitArgPrefixes[PhaseDiagram]
     preset: Literal["quick", "default", "full"] = "default"
     device: Literal["cpu", "gpu"] = "cpu"
-    devices: int | None = None
+    processes: int | None = None
+    devices: int = 1
     distributed: bool = False
     coordinator: str | None = None
     num_processes: int | None = None
@@ -221,13 +225,16 @@ def parsed(arguments: Sequence[str]) -> Command:
         if not host or not port.isdecimal():
             sys.exit(f"--coordinator: received {command.coordinator}, expected HOST:PORT")
     most = 8 * (os.cpu_count() or 1)
-    if command.devices is not None and (
-        not 1 <= command.devices <= most or command.device == "gpu"
+    for name, count in (("processes", command.processes), ("devices", command.devices)):
+        if count not in (None, 1) and (not 1 <= count <= most or command.device == "gpu"):
+            sys.exit(
+                f"--{name}: received {count}, expected 1 to {most} (eight for each core), and for "
+                "a CPU only (see CUDA_VISIBLE_DEVICES)"
+            )
+    if command.processes not in (None, 1) and (
+        command.distributed or command.coordinator is not None
     ):
-        sys.exit(
-            f"--devices: expected 1 to {most} (eight for each core), and for a CPU only (see "
-            "CUDA_VISIBLE_DEVICES)"
-        )
+        sys.exit("--processes: starts processes of this machine alone, give it or the others")
     return command
 
 
@@ -235,31 +242,62 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit status."""
     command = parsed(arguments)
     several = command.distributed or command.coordinator is not None
-    num_devices = command.devices or (1 if several else os.cpu_count() or 1)
-    # XLA's pool needs a thread more than devices that can all wait in LAPACK at once, or it waits
-    # forever; and small networks gain nothing from more.
-    os.environ["NPROC"] = str(num_devices + 1 if num_devices > 1 else 1)
+    num_processes = command.processes or (
+        1 if several or command.device == "gpu" or command.devices > 1 else os.cpu_count() or 1
+    )
+    others: list[subprocess.Popen] = []
+    if num_processes > 1:
+        command, others = _with_others(command, arguments, num_processes)
+        several = True
+    # In a pool of one thread LAPACK calls follow each other. In a larger one each keeps a thread
+    # while it waits for others of the pool: with fewer than all that a program has, times the
+    # devices, they would wait forever.
+    os.environ["NPROC"] = str(LAPACK_CALLS * command.devices + 1 if command.devices > 1 else 1)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     environment.settle(command.device, command.sweep.dtype, preset=command.preset)
     if command.device == "cpu":
-        os.environ["JAX_NUM_CPU_DEVICES"] = str(num_devices)
+        environment.compile_fast(optimize=command.preset != "quick")
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(command.devices)
         os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
     try:
         status = _run(command, several=several)
     except KeyboardInterrupt:
-        print(
-            "\nstopped; finished chunks are saved, the same command goes on from there",
-            file=sys.stderr,
-            flush=True,
-        )
-        # An orderly exit would first wait for the chunks in flight.
-        os._exit(130)
-    if several and status:
-        # An orderly exit would first wait for the other processes, which may be gone.
+        status = 130
+        if not command.process_id:
+            print(
+                "\nstopped; finished chunks are saved, the same command goes on from there",
+                file=sys.stderr,
+            )
+    if status:
+        for other in others:
+            other.terminate()
         sys.stdout.flush()
         sys.stderr.flush()
+        # An orderly exit would first wait for chunks in flight, and for processes that are gone.
         os._exit(status)
-    return status
+    return max([other.wait() for other in others], default=0)
+
+
+def _with_others(
+    command: Command, arguments: Sequence[str], num_processes: int
+) -> tuple[Command, list[subprocess.Popen]]:
+    """Start the other processes of this machine, and give this one its part."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    base = [sys.executable, "-m", "experiments", "phase_diagram", *arguments, "--processes", "1"]
+    base += ["--coordinator", coordinator, "--num-processes", str(num_processes)]
+    others = [
+        subprocess.Popen(
+            [*base, "--process-id", str(number)],
+            stdout=subprocess.DEVNULL,
+        )
+        for number in range(1, num_processes)
+    ]
+    this = dataclasses.replace(
+        command, coordinator=coordinator, num_processes=num_processes, process_id=0
+    )
+    return this, others
 
 
 def _run(command: Command, *, several: bool) -> int:
@@ -274,19 +312,24 @@ def _run(command: Command, *, several: bool) -> int:
         # JAX keeps the wish to terminate to itself.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(quiet=several and jax.process_index() > 0)
+    who = f"process {jax.process_index()} " if several else ""
     try:
-        return min(phase_diagram.run(command.sweep, console=console, root=command.folder), 1)
+        failed = phase_diagram.run(command.sweep, console=console, root=command.folder)
+        if several:
+            jax.distributed.shutdown()
     except SweepStoppedError as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        print(f"{who}stopped: {error}", file=sys.stderr)
     except jax.errors.JaxRuntimeError as error:
         if not several:
             raise
         reason = str(error).splitlines()[0]
         print(
-            f"stopped: processes lost each other ({reason}); finished chunks are saved, start all "
-            "processes again",
+            f"{who}stopped: processes lost each other ({reason}); finished chunks are saved, start "
+            "all processes again",
             file=sys.stderr,
         )
+    else:
+        return min(failed, 1)
     return 1
 
 

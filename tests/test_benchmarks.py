@@ -191,13 +191,13 @@ def test_every_preset_lists_its_cases_under_different_names():
 
 @pytest.mark.parametrize(("other", "error"), [(1.0, 0.0), (1.0 + 1e-15, np.nan)])
 def test_devices_that_differ_in_a_bit_are_not_reported_as_the_same(monkeypatch, other, error):
-    def run(_, num_devices, cores):
-        assert num_devices == len(cores)
-        return xr.Dataset({"skill": ("network", [1.0 if num_devices == 1 else other])})
+    def run(_, cores, *, num_devices=1, num_processes=1):
+        assert max(num_devices, num_processes) == len(cores)
+        return xr.Dataset({"skill": ("network", [1.0 if len(cores) == 1 else other])})
 
-    monkeypatch.setattr(sweeps, "_in_a_process", run)
+    monkeypatch.setattr(sweeps, "_by_command_line", run)
     monkeypatch.setattr(sweeps.os, "sched_getaffinity", lambda _: {2, 5}, raising=False)
     monkeypatch.setattr(sweeps.os, "sched_setaffinity", None, raising=False)
     rows = sweeps.devices(TINY)
-    assert [row.name for row in rows] == ["one core", "two devices"]
-    np.testing.assert_equal([row.error for row in rows], [error, error])
+    assert [row.name for row in rows] == ["one core", "two devices", "two processes"]
+    np.testing.assert_equal([row.error for row in rows], [0.0, error, error])

@@ -98,7 +98,7 @@ def test_one_failing_experiment_does_not_stop_the_others_and_is_named_with_its_r
 def test_options_reach_an_experiment_in_its_own_words():
     command = run_all._command("phase_diagram", "quick", "cpu", None, 3)
     assert command[2:4] == ["experiments", "phase_diagram"]
-    assert command[-4:] == ["--device", "cpu", "--devices", "3"]
+    assert command[-4:] == ["--device", "cpu", "--processes", "3"]
     command = run_all._command("full_spectrum", "full", "gpu", "float32", None)
     assert command[-4:] == ["--device", "gpu", "--dtype", "float32"]
 

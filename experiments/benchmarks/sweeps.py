@@ -2,7 +2,6 @@
 
 import io
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -172,34 +171,22 @@ def _by_command_line(config, cores, *, num_devices=1, num_processes=1) -> xr.Dat
         "chunk-size": (config.chunk_size,),
         "dtype": (config.dtype,),
         "devices": (num_devices,),
+        "processes": (num_processes,),
     }
-    if num_processes > 1:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = f"localhost:{free.getsockname()[1]}"
-        options |= {"coordinator": (address,), "num-processes": (num_processes,)}
     arguments = [str(word) for name, values in options.items() for word in (f"--{name}", *values)]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "experiments", "phase_diagram", *arguments]
-        command += ["--folder", folder]
-        ranks = [["--process-id", str(i)] for i in range(num_processes)]
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, cores)  # which new processes inherit
         try:
-            started = [
-                subprocess.Popen(
-                    command + (rank if num_processes > 1 else []),
-                    cwd=results.ROOT.parent,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
-                for rank in ranks
-            ]
+            subprocess.run(
+                [*command, "--folder", folder],
+                cwd=results.ROOT.parent,
+                check=True,
+                capture_output=True,
+            )
         finally:
             os.sched_setaffinity(0, before)
-        if any([process.wait() for process in started]):
-            msg = f"the sweep failed: {' '.join(command)}"
-            raise RuntimeError(msg)
         return results.read(Path(folder) / phase_diagram.result_path(config).name)
 
 
