@@ -65,6 +65,12 @@ EXPERIMENTS = {
         "trains LSTMs on adding, with chrono initialisation and with a forget bias of 1"
     ),
     "copy_memory": Experiment("trains on copying memory, against the loss of having no memory"),
+    "trainable_depth": Experiment(
+        "trains plain and minimal networks over initialisation and horizon, against depth scales"
+    ),
+    "gate_bias_map": Experiment(
+        "trains GRUs and LSTMs over gate bias and horizon, against three time scales"
+    ),
     "folklore": Experiment(
         "puts what is told about vanishing and exploding gradients to the test", "float64"
     ),
