@@ -43,12 +43,12 @@ class GateBias(Trainability):
     Attributes:
         biases: of the gate that keeps the state (GRU: update, LSTM: forget); all others are zero.
         gain: σ_w of the recurrent kernels of all gates.
-        theory_steps: of an LSTM's population in theory, which settles in about 4 e^bias steps.
+        theory_steps: of an LSTM's population in theory, for each bias; it settles in some e^bias.
     """
 
     biases: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
     gain: float = 1.0
-    theory_steps: int = 2400
+    theory_steps: tuple[int, ...] = (400,) * 5 + (1600,) * 2
 
     def columns(self, cell: str) -> tuple[float, ...]:
         """Return the biases, ascending."""
@@ -68,7 +68,7 @@ PRESETS = {
         rate_warmup=50,
         num_resamples=20,
         biases=(0.0, 1.0),
-        theory_steps=80,
+        theory_steps=(80, 80),
     ),
     "default": GateBias(),
     "full": GateBias(
@@ -81,7 +81,7 @@ PRESETS = {
         rate_warmup=10_000,
         num_resamples=2000,
         biases=tuple(i / 2 for i in range(15)),
-        theory_steps=8000,
+        theory_steps=(400,) * 9 + (1600,) * 3 + (4000,) * 3,
     ),
 }
 
@@ -140,7 +140,8 @@ def lstm_rate(config: GateBias, networks: jrnn.Recurrence, bias: float) -> tuple
     i, f, g, o = (_gate(networks, name) for name in "ifgo")
     with jax.enable_x64(True):
         units = LSTMUnits(i, f._replace(bias_mean=bias), g, o)
-        theory = mean_field.untied_growth(units, num_steps=config.theory_steps)
+        num_steps = config.theory_steps[config.biases.index(bias)]
+        theory = mean_field.untied_growth(units, num_steps=num_steps)
         return float(theory.rate), bool(theory.settled)
 
 

@@ -19,12 +19,13 @@ from paper_figures.trainability_maps import (
 )
 
 PANELS = {
-    PLAIN: ("linen SimpleCell", "standard deviation σ_w of recurrent weights", BLUE, "o"),
+    PLAIN: ("linen SimpleCell", "σ_w of recurrent weights", BLUE, "o"),
     MINIMAL: ("minimalRNN", "mean bias μ_b of the gate", GREEN, "s"),
 }
 SOURCE = "Chen, Pennington and Schoenholz 2018"
 RULE = 6.0  # Schoenholz et al. 2017: trainable up to about six depth scales
 LINES = {1.0: 0.8, RULE: 1.6}  # multiples of ξ and the widths of their lines
+FITTED = "-."
 LEAST_CORRELATION = 0.7
 
 
@@ -39,6 +40,8 @@ def draw(dataset: xr.Dataset) -> Figure:
         mesh = draw_map(map_axes, one)
         for multiple, width in LINES.items():
             draw_scale(map_axes, one, FRESH, multiple, linewidth=width)
+        fitted = float(one["multiple"].sel(scale=FRESH))
+        draw_scale(map_axes, one, FRESH, fitted, linestyle=FITTED)
         draw_scale(map_axes, one, KEPT, RULE)
         map_axes.set_xlabel(label)
         map_axes.set_title(name)
@@ -53,7 +56,7 @@ def draw(dataset: xr.Dataset) -> Figure:
             markerfacecolor="none",
             label=name,
         )
-        axes[2].axvline(float(one["multiple"].sel(scale=FRESH)), color=colour, linewidth=1.1)
+        axes[2].axvline(fitted, color=colour, linewidth=1.1, linestyle=FITTED)
     axes[0].set_ylabel("horizon T (steps)")
     axes[2].axvline(RULE, color="0.3", linestyle=":", linewidth=1.1)
     axes[2].axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
@@ -63,25 +66,36 @@ def draw(dataset: xr.Dataset) -> Figure:
     axes[2].set_ylabel("mean held-out skill")
     axes[2].set_title("all points of both maps")
     assert mesh is not None
-    figure.colorbar(mesh, ax=axes[1], label="mean held-out skill", pad=0.02)
+    figure.colorbar(mesh, ax=axes[1], label="skill", pad=0.02)
     handles = [
         *(
             Line2D([], [], color=SCALES[FRESH][0], linestyle=SCALES[FRESH][1], linewidth=width)
             for width in LINES.values()
         ),
+        Line2D([], [], color=SCALES[FRESH][0], linestyle=FITTED, linewidth=1.6),
         Line2D([], [], color=SCALES[KEPT][0], linestyle=SCALES[KEPT][1], linewidth=1.6),
         Line2D([], [], color="0.3", linestyle=":", linewidth=1.1),
         *(
-            Line2D([], [], color=colour, marker=marker, markersize=4, markerfacecolor="none")
+            Line2D(
+                [],
+                [],
+                color=colour,
+                linestyle=FITTED,
+                linewidth=1.1,
+                marker=marker,
+                markersize=4,
+                markerfacecolor="none",
+            )
             for _, _, colour, marker in PANELS.values()
         ),
     ]
     labels = [
         *(f"{multiple:g} {SCALES[FRESH][2]}" for multiple in LINES),
+        "k ξ, the same theory, k fitted",
         f"{RULE:g} {SCALES[KEPT][2]}",
         f"T = {RULE:g} ξ",
         *(
-            f"{name}; fitted T = k ξ, k = {said_multiple(dataset.sel(cell=cell), FRESH)}"
+            f"{name}; fitted k = {said_multiple(dataset.sel(cell=cell), FRESH)}"
             for cell, (name, *_) in PANELS.items()
         ),
     ]

@@ -10,7 +10,7 @@ import pytest
 from experiments import gate_bias_map as experiment
 from experiments import trainability
 from jacobian_rnn import mean_field
-from jacobian_rnn.mean_field import Gate, GRUUnits
+from jacobian_rnn.mean_field import Gate, GRUUnits, LSTMUnits
 from paper_figures import gate_bias_map as figure
 
 QUICK = dataclasses.replace(experiment.PRESETS["quick"], dtype="float64")
@@ -36,42 +36,50 @@ def test_columns_differ_in_one_gate_s_bias_alone(grus):
         np.testing.assert_allclose(np.linalg.norm(kernel, 2), 2, atol=0.25)
 
 
-def test_theory_hears_of_the_variances_that_networks_have(grus):
+@pytest.fixture
+def told(monkeypatch):
+    """Collect what theory is told, which says nothing but its number of steps."""
+    calls = []
+
+    def untied_growth(units, *, num_steps=400):
+        calls.append(units)
+        return mean_field.UntiedGrowth(*np.zeros(2), -1.0 / num_steps, *np.zeros(2), num_steps > 99)
+
+    monkeypatch.setattr(mean_field, "untied_growth", untied_growth)
+    return calls
+
+
+def test_theory_of_the_gru_hears_of_the_variances_that_networks_have(grus, told):
     def scaled(path, leaf):
         names = [getattr(part, "key", "") for part in path]
         factor = {"hr": 0.5, "hz": 2.0, "hn": 3.0, "iz": 1.5}.get(names[-2], 1.0)
         return leaf * factor if names[-1] == "kernel" else leaf
 
     changed = jax.tree_util.tree_map_with_path(scaled, grus)
+    assert experiment.gru_rate(QUICK, changed, 2.5) == (-1 / 400, True)
     kernels = {name: np.asarray(layer["kernel"]) for name, layer in grus.params["params"].items()}
-    size = {name: kernel.std() * kernel.shape[-2] ** 0.5 for name, kernel in kernels.items()}
-    theory = mean_field.untied_growth(
-        GRUUnits(
-            Gate(0.5 * size["hr"], 0.5 * size["ir"]),
-            Gate(2.0 * size["hz"], 0.75 * size["iz"], 2.5),
-            Gate(3.0 * size["hn"], 0.5 * size["in"]),
-        )
+    size = {name: np.std(kernel) * kernel.shape[-2] ** 0.5 for name, kernel in kernels.items()}
+    expected = GRUUnits(
+        Gate(0.5 * size["hr"], 0.5 * size["ir"]),
+        Gate(2.0 * size["hz"], 0.75 * size["iz"], 2.5),
+        Gate(3.0 * size["hn"], 0.5 * size["in"]),
     )
-    rate, settled = experiment.gru_rate(QUICK, changed, 2.5)
     # Standard deviations here are about the mean, which is not quite zero.
-    np.testing.assert_allclose(rate, theory.rate, rtol=2e-3)
-    assert settled
+    np.testing.assert_allclose(np.array(told[0]), np.array(expected), rtol=0.03)
 
 
-def test_an_lstm_whose_theory_is_too_short_says_so():
+def test_theory_of_the_lstm_hears_of_every_gate_and_takes_the_steps_of_its_bias(told):
     layers = {
-        f"{side}{gate}": {"kernel": jnp.full((1, rows, 4), rows**-0.5)}
-        for side, rows in (("h", 4), ("i", 4))
-        for gate in "ifgo"
+        f"{side}{gate}": {"kernel": jnp.full((2, rows, 4), size * rows**-0.5)}
+        for side, rows in (("h", 9), ("i", 4))
+        for gate, size in zip("ifgo", (1.0, 2.0, 3.0, 4.0), strict=True)
     }
     networks = experiment.jrnn.Recurrence(lambda *_: None, {"params": layers})
-    config = dataclasses.replace(QUICK, theory_steps=100)
-    (closed, settled), (opened, not_settled) = (
-        experiment.lstm_rate(config, networks, bias) for bias in (0.0, 6.0)
-    )
-    assert settled
-    assert not not_settled
-    assert closed < opened
+    config = dataclasses.replace(QUICK, biases=(0.0, 6.0), theory_steps=(50, 200))
+    assert experiment.lstm_rate(config, networks, 0.0) == (-1 / 50, False)
+    assert experiment.lstm_rate(config, networks, 6.0) == (-1 / 200, True)
+    expected = LSTMUnits(Gate(1, 0.5), Gate(2, 1.0, 6.0), Gate(3, 1.5), Gate(4, 2.0))
+    np.testing.assert_allclose(np.array(told[1]), np.array(expected))
 
 
 def test_measured_rates_are_those_of_a_network_that_only_keeps():
@@ -131,3 +139,8 @@ def test_the_figure_draws_each_scale_times_its_multiple(tmp_path):
     np.testing.assert_allclose(bars.lines[0].get_ydata(), one["correlation"])
     drawing.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("preset", experiment.PRESETS.values())
+def test_every_bias_has_its_number_of_theory_steps(preset):
+    assert len(preset.theory_steps) == len(preset.biases)

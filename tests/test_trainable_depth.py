@@ -10,6 +10,8 @@ from rich.console import Console
 
 from experiments import trainability
 from experiments import trainable_depth as experiment
+from jacobian_rnn import mean_field
+from jacobian_rnn.mean_field import Gate, MinimalUnits
 from paper_figures import trainable_depth as figure
 
 QUICK = dataclasses.replace(experiment.PRESETS["quick"], dtype="float64")
@@ -39,34 +41,42 @@ def flat(std, shape):
     return jnp.full((2, *shape), std / shape[0] ** 0.5)
 
 
-def test_theory_of_the_plain_network_is_critical_where_tables_say():
-    # A variance of 0.25 from the inputs: σ_w = 1.549674 is critical.
-    params = {"h": {"kernel": flat(1.549674, (9, 9))}, "i": {"kernel": flat(1.0, (4, 9))}}
+def test_theory_of_the_plain_network_hears_of_the_variances_that_networks_have(monkeypatch):
+    told = {}
+
+    def order_parameters(weight_std, *, input_std):
+        told.update(weight_std=weight_std, input_std=input_std)
+        return mean_field.OrderParameters(*np.zeros(2), -0.25, *np.zeros(2))
+
+    monkeypatch.setattr(mean_field, "order_parameters", order_parameters)
+    params = {"h": {"kernel": flat(1.5, (9, 9))}, "i": {"kernel": flat(2.0, (4, 9))}}
     networks = experiment.jrnn.Recurrence(silent, {"params": params})
-    rate, settled = experiment.plain_rate(QUICK, networks, 0.0)
-    np.testing.assert_allclose(rate, 0, atol=1e-6)
-    assert settled
+    assert experiment.plain_rate(QUICK, networks, 0.0) == (-0.25, True)
+    # Noise of standard deviation ½ through kernels that keep its size twice.
+    np.testing.assert_allclose([told["weight_std"], told["input_std"]], [1.5, 1.0])
 
 
-def test_theory_of_the_minimal_network_is_that_of_its_measured_embedding():
-    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-    weights = weights / weights.sum()
-    # Every unit's embedding reads noise of standard deviation 1/2 · 2.
-    size = weights @ np.tanh(nodes) ** 2
-    std, read, bias, activity = 3.0, 1.5, 0.5, 0.1
-    for _ in range(500):
-        u = 1 / (1 + np.exp(-bias - np.sqrt(std**2 * activity + read**2 * size) * nodes))
-        activity = weights @ u**2 * activity + weights @ (1 - u) ** 2 * size
-    chi = weights @ u**2 + std**2 * (activity + size) * (weights @ (u * (1 - u)) ** 2)
+def test_theory_of_the_minimal_network_hears_of_its_embedding(monkeypatch):
+    told = []
+
+    def untied_growth(units):
+        told.append(units)
+        return mean_field.UntiedGrowth(*np.zeros(2), -0.5, *np.zeros(2), True)
+
+    monkeypatch.setattr(mean_field, "untied_growth", untied_growth)
     params = {
         "embedding": {"kernel": flat(2.0, (4, 9))},
-        "input": {"kernel": flat(read, (9, 9))},
-        "recurrent": {"kernel": flat(std, (9, 9))},
+        "input": {"kernel": flat(1.5, (9, 9))},
+        "recurrent": {"kernel": flat(3.0, (9, 9))},
     }
     networks = experiment.jrnn.Recurrence(silent, params)
-    rate, _ = experiment.minimal_rate(QUICK, networks, bias)
+    assert experiment.minimal_rate(QUICK, networks, 0.5) == (-0.5, True)
+    # Every unit's embedding reads noise of standard deviation 1/2 · 2.
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    embedding_std = (weights @ np.tanh(nodes) ** 2 / weights.sum()) ** 0.5
+    expected = MinimalUnits(Gate(3.0, 1.5 * embedding_std, 0.5), Gate(0.0, embedding_std))
     # The embedding is sampled.
-    np.testing.assert_allclose(rate, np.log(chi) / 2, rtol=0.02)
+    np.testing.assert_allclose(np.array(told[0]), np.array(expected), rtol=0.03)
 
 
 def test_training_teaches():
@@ -131,9 +141,10 @@ def test_the_figure_lays_multiples_of_the_scale_over_the_skill(tmp_path):
         np.testing.assert_allclose(
             colours, one["skill"].mean("seed").transpose("horizon", "column")
         )
-        once, six = (line.get_ydata() for line in axes.lines[1:4:2])
+        once, six, fitted = (line.get_ydata() for line in axes.lines[1:6:2])
         np.testing.assert_allclose(once, one["depth_scale"].sel(scale="fresh"))
         np.testing.assert_allclose(six, 6 * once)
+        np.testing.assert_allclose(fitted, float(one["multiple"].sel(scale="fresh")) * once)
     x, y = points.lines[0].get_data()
     first = dataset.isel(cell=0, column=0, horizon=0)
     np.testing.assert_allclose(x[0], 5 / (2 * 0.5**2))
@@ -146,9 +157,7 @@ def test_the_map_is_printed():
     text = io.StringIO()
     dataset = constructed(6.0, 6.0)
     trainability.show(dataset, Console(file=text, width=100))
-    row = next(
-        line for line in text.getvalue().splitlines() if line.startswith(("│     2 ", "│   2 "))
-    )
+    (row,) = (line for line in text.getvalue().splitlines() if line.strip("│ ").startswith("2 "))
     assert f"{float(dataset['skill'].isel(cell=0, column=3, horizon=2).mean()):.2f}" in row
     assert "…" not in text.getvalue()
 
