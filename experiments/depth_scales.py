@@ -64,7 +64,11 @@ def depth(rate: Any) -> Any:
 
 
 def rank_correlation(skill: np.ndarray, scale: np.ndarray, horizons: np.ndarray) -> float:
-    """Return Spearman's correlation of mean skill with scale/T over the points of a map."""
+    """Return Spearman's correlation of mean skill with scale/T over the points of a map.
+
+    Where many points are learned perfectly, or not at all, their ranks say little, and the
+    correlation stays below one however sharp the edge between them is.
+    """
     x = rankdata(scale[:, None] / horizons)
     y = rankdata(skill.mean(axis=2))
     return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else np.nan

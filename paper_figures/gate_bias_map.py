@@ -107,8 +107,8 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         one = dataset.sel(cell=cell)
         made.append(
             Claim(
-                f"λ₁ with the weights that a {name} keeps tells better which networks can be "
-                "trained than theory with fresh weights",
+                f"λ₁ with the weights that a {name} keeps tells at least as well how well networks "
+                "can be trained as theory with fresh weights",
                 "theory, after Gilboa et al. 2019",
                 "Spearman correlation of mean skill with ξ/T, ξ measured with kept weights minus "
                 f"ξ in theory with fresh ones, over {points} points",

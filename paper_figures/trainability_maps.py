@@ -1,6 +1,7 @@
 """What the maps of trainability share: skill as colour, depth scales as lines over it."""
 
 import json
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -11,7 +12,7 @@ from experiments.depth_scales import FRESH, GATE, KEPT
 from paper_figures.style import GREEN, PURPLE, VERMILION
 
 # The lines, each with a style of its own, stand out from the colour map by a white edge.
-SCALES = {
+SCALES: dict[str, tuple[str, Any, str]] = {
     FRESH: (VERMILION, "-", "ξ, theory with fresh weights at every step"),
     KEPT: (PURPLE, "--", "ξ, measured, weights kept"),
     GATE: (GREEN, ":", "time constant of the gate"),

@@ -1,5 +1,7 @@
 """Skill of plain and minimal networks over initialisation and horizon, with multiples of ξ."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -25,7 +27,7 @@ PANELS = {
 SOURCE = "Chen, Pennington and Schoenholz 2018"
 RULE = 6.0  # Schoenholz et al. 2017: trainable up to about six depth scales
 LINES = {1.0: 0.8, RULE: 1.6}  # multiples of ξ and the widths of their lines
-FITTED = "-."
+FITTED: Any = "-."
 LEAST_CORRELATION = 0.7
 
 
@@ -153,8 +155,8 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             Claim(
                 f"A {name} can be trained over about six depth scales",
                 "Schoenholz et al. 2017",
-                "log of the fitted k, half of the networks learn at T = k ξ, within a factor 2 "
-                "of log 6",
+                "log of k, where half of the networks learn at T = k ξ, ξ in theory; log 6 to "
+                "within a factor of 2 in k",
                 "within",
                 float(np.log(RULE)),
                 float(np.log(2)),

@@ -141,11 +141,11 @@ def test_the_figure_lays_multiples_of_the_scale_over_the_skill(tmp_path):
         np.testing.assert_allclose(
             colours, one["skill"].mean("seed").transpose("horizon", "column")
         )
-        once, six, fitted = (line.get_ydata() for line in axes.lines[1:6:2])
+        once, six, fitted = (np.asarray(line.get_ydata()) for line in axes.lines[1:6:2])
         np.testing.assert_allclose(once, one["depth_scale"].sel(scale="fresh"))
         np.testing.assert_allclose(six, 6 * once)
         np.testing.assert_allclose(fitted, float(one["multiple"].sel(scale="fresh")) * once)
-    x, y = points.lines[0].get_data()
+    x, y = map(np.asarray, points.lines[0].get_data())
     first = dataset.isel(cell=0, column=0, horizon=0)
     np.testing.assert_allclose(x[0], 5 / (2 * 0.5**2))
     np.testing.assert_allclose(y[0], first["skill"].mean())
