@@ -68,6 +68,12 @@ EXPERIMENTS = {
     "gradient_flossing": Experiment(
         "pushes Lyapunov exponents to zero before training, and trains on delayed XOR"
     ),
+    "trainable_depth": Experiment(
+        "trains plain and minimal networks over initialisation and horizon, against depth scales"
+    ),
+    "gate_bias_map": Experiment(
+        "trains GRUs and LSTMs over gate bias and horizon, against three time scales"
+    ),
     "folklore": Experiment(
         "puts what is told about vanishing and exploding gradients to the test", "float64"
     ),

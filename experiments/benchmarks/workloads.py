@@ -98,6 +98,8 @@ PRESETS = {
         max_seconds=60.0,
         lengths=(1000, 10_000, 100_000, 1_000_000),
         widths=(32, 64, 128, 256, 512),
+        sweep_horizons=(90, 100),
+        sweep_seeds=12,
         sweep_updates=500,
     ),
 }

@@ -1,0 +1,71 @@
+"""What the maps of trainability share: skill as colour, depth scales as lines over it."""
+
+import json
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+
+from experiments.depth_scales import FRESH, GATE, KEPT
+from paper_figures.style import GREEN, PURPLE, VERMILION
+
+# The lines, each with a style of its own, stand out from the colour map by a white edge.
+SCALES: dict[str, tuple[str, Any, str]] = {
+    FRESH: (VERMILION, "-", "ξ, theory with fresh weights at every step"),
+    KEPT: (PURPLE, "--", "ξ, measured, weights kept"),
+    GATE: (GREEN, ":", "time constant of the gate"),
+}
+
+
+def draw_map(axes: Axes, one: xr.Dataset) -> QuadMesh:
+    """Draw the mean skill of one cell over columns and horizons."""
+    values, horizons = one["value"].to_numpy(), one["horizon"].to_numpy()
+    x, y = edges(values), np.exp(edges(np.log(horizons)))
+    skill = one["skill"].mean("seed").transpose("horizon", "column").to_numpy()
+    mesh = axes.pcolormesh(x, y, skill, cmap="cividis", vmin=0, vmax=1)
+    axes.set_yscale("log")
+    axes.set_xlim(x[0], x[-1])
+    axes.set_ylim(y[0], y[-1])
+    axes.set_yticks(horizons, labels=[str(horizon) for horizon in horizons])
+    axes.minorticks_off()
+    return mesh
+
+
+def draw_scale(axes: Axes, one: xr.Dataset, scale: str, multiple: float, **options) -> None:
+    """Draw a multiple of a depth scale as a line."""
+    colour, line, _ = SCALES[scale]
+    steps = multiple * one["depth_scale"].sel(scale=scale)
+    style = {"color": colour, "linestyle": line, "linewidth": 1.6} | options
+    edge = {"color": "white", "linestyle": "-", "linewidth": style["linewidth"] + 1.6}
+    for look in (edge, style):
+        axes.plot(one["value"], steps, **look)
+
+
+def said_multiple(one: xr.Dataset, scale: str) -> str:
+    """Write a fitted multiple with its interval."""
+    at = one.sel(scale=scale)
+    low, high = at["multiple_interval"].to_numpy()
+    return f"{float(at['multiple']):.2g} [{low:.2g}, {high:.2g}]"
+
+
+def said_training(dataset: xr.Dataset) -> str:
+    """Write what was trained, and on what, in two lines."""
+    configuration = json.loads(dataset.attrs["configuration"])
+    return (
+        f"Delayed recall, width {configuration['width']}, Gaussian recurrent kernels, "
+        f"{dataset.sizes['seed']} networks per point, {configuration['num_updates']} updates of "
+        f"{configuration['batch_size']} sequences,\nclipped Adam at rate "
+        f"{configuration['learning_rate']:g}."
+    )
+
+
+def edges(centres: np.ndarray) -> np.ndarray:
+    """Return the edges of cells around centres, halfway."""
+    centres = np.asarray(centres, float)
+    if centres.size == 1:
+        return centres[0] + np.array([-0.5, 0.5])
+    middle = (centres[1:] + centres[:-1]) / 2
+    ends = 2 * centres[[0, -1]] - middle[[0, -1]]
+    return np.concatenate([ends[:1], middle, ends[1:]])
