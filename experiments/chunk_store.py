@@ -79,7 +79,7 @@ class ChunkStore:
                 if not running:
                     msg = (
                         f"process {process} of this sweep is gone before its chunks were done; "
-                        "finished chunks are saved: start all processes again"
+                        "finished chunks are saved: start the sweep again"
                     )
                     raise SweepStoppedError(msg)
                 unfinished = True

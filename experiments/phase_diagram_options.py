@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +20,8 @@ from rich.console import Console
 from experiments import environment
 
 LAPACK_CALLS = 16  # at most, that one program has in flight
+LOCAL = "127.0.0.1"
+WORKER = "JACOBIAN_RNN_WORKER"  # set where the first process of this machine has started another
 Cell = Literal["SimpleCell", "GRUCell", "LSTMCell"]
 
 
@@ -241,14 +245,15 @@ def parsed(arguments: Sequence[str]) -> Command:
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit status."""
     command = parsed(arguments)
+    if WORKER in os.environ:
+        threading.Thread(target=_end_with_the_first_process, daemon=True).start()
     several = command.distributed or command.coordinator is not None
     num_processes = command.processes or (
-        1 if several or command.device == "gpu" or command.devices > 1 else os.cpu_count() or 1
+        1 if several or command.device == "gpu" or command.devices > 1 else _num_cores()
     )
-    others: list[subprocess.Popen] = []
     if num_processes > 1:
-        command, others = _with_others(command, arguments, num_processes)
         several = True
+        command = _with_others(command, arguments, num_processes)
     # In a pool of one thread LAPACK calls follow each other. In a larger one each keeps a thread
     # while it waits for others of the pool: with fewer than all that a program has, times the
     # devices, they would wait forever.
@@ -263,57 +268,85 @@ def main(arguments: Sequence[str]) -> int:
         status = _run(command, several=several)
     except KeyboardInterrupt:
         status = 130
-        if not command.process_id:
-            print(
-                "\nstopped; finished chunks are saved, the same command goes on from there",
-                file=sys.stderr,
-            )
-    if status:
-        for other in others:
-            other.terminate()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        print(
+            "\nstopped; finished chunks are saved, the same command goes on from there",
+            file=sys.stderr,
+        )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status or several:
         # An orderly exit would first wait for chunks in flight, and for processes that are gone.
         os._exit(status)
-    return max([other.wait() for other in others], default=0)
+    return status
 
 
-def _with_others(
-    command: Command, arguments: Sequence[str], num_processes: int
-) -> tuple[Command, list[subprocess.Popen]]:
-    """Start the other processes of this machine, and give this one its part."""
+def _with_others(command: Command, arguments: Sequence[str], num_processes: int) -> Command:
+    """Start the other processes of this machine, and return the command of this one.
+
+    They end when this one does, however that ends: it holds the other end of their input.
+    """
     with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"localhost:{free.getsockname()[1]}"
+        free.bind((LOCAL, 0))
+        coordinator = f"{LOCAL}:{free.getsockname()[1]}"
     base = [sys.executable, "-m", "experiments", "phase_diagram", *arguments, "--processes", "1"]
     base += ["--coordinator", coordinator, "--num-processes", str(num_processes)]
-    others = [
-        subprocess.Popen(
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # theirs too: it is told to this one
+    for number in range(1, num_processes):
+        worker = subprocess.Popen(
             [*base, "--process-id", str(number)],
+            env=os.environ | {WORKER: "1"},
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )
-        for number in range(1, num_processes)
-    ]
-    this = dataclasses.replace(
+        threading.Thread(target=_end_if_it_fails, args=(number, worker), daemon=True).start()
+    signal.signal(signal.SIGINT, before)
+    return dataclasses.replace(
         command, coordinator=coordinator, num_processes=num_processes, process_id=0
     )
-    return this, others
+
+
+def _end_with_the_first_process() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def _end_if_it_fails(number: int, worker: subprocess.Popen) -> None:
+    if status := worker.wait():
+        print(
+            f"stopped: process {number} of this sweep ended with status {status}; finished chunks "
+            "are saved, the same command goes on from there",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
 
 
 def _run(command: Command, *, several: bool) -> int:
+    wishes = [signal.SIGTERM] if WORKER in os.environ else [signal.SIGTERM, signal.SIGINT]
+    if several:  # so that they end it while JAX starts, which cannot be interrupted
+        for wish in wishes:
+            signal.signal(wish, signal.SIG_DFL)
     # After the environment is set, which JAX reads when it is imported.
     import jax
 
     from experiments import phase_diagram
     from experiments.chunk_store import SweepStoppedError
 
-    if several:
-        jax.distributed.initialize(command.coordinator, command.num_processes, command.process_id)
-        # JAX keeps the wish to terminate to itself.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console = Console(quiet=several and jax.process_index() > 0)
-    who = f"process {jax.process_index()} " if several else ""
+    who = ""
     try:
+        if several:
+            local = (command.coordinator or "").startswith(LOCAL)
+            jax.distributed.initialize(
+                command.coordinator,
+                command.num_processes,
+                command.process_id,
+                coordinator_bind_address=command.coordinator if local else None,
+            )
+            who = f"process {jax.process_index()} "
+            # JAX keeps the wish to terminate to itself.
+            for wish in wishes:
+                signal.signal(wish, signal.default_int_handler)
+        console = Console(quiet=several and jax.process_index() > 0)
         failed = phase_diagram.run(command.sweep, console=console, root=command.folder)
         if several:
             jax.distributed.shutdown()
@@ -325,12 +358,23 @@ def _run(command: Command, *, several: bool) -> int:
         reason = str(error).splitlines()[0]
         print(
             f"{who}stopped: processes lost each other ({reason}); finished chunks are saved, start "
-            "all processes again",
+            "the sweep again",
             file=sys.stderr,
         )
+    except Exception:
+        if not several:
+            raise
+        traceback.print_exc()
     else:
         return min(failed, 1)
     return 1
+
+
+def _num_cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _distinct(values):

@@ -346,8 +346,9 @@ class _Display:
         self.console, self.total, self.done = console, total, 0
         self.started = time.perf_counter()
         self.visible = jax.process_index() == 0 and total > 0
+        self.whose = " of process 0" if jax.process_count() > 1 else ""
         self.bar = Progress(
-            TextColumn("{task.completed:.0f} of {task.total:.0f} networks"),
+            TextColumn(f"{{task.completed:.0f}} of {{task.total:.0f}} networks{self.whose}"),
             BarColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
@@ -372,7 +373,8 @@ class _Display:
             self.bar.update(self.task, completed=self.done, rate=text, chunk=name)
         elif self.visible:
             self.console.print(
-                f"{name}: {self.done} of {self.total} networks, {text}", highlight=False
+                f"{name}: {self.done} of {self.total} networks{self.whose}, {text}",
+                highlight=False,
             )
 
 
