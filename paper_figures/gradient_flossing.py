@@ -139,7 +139,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             *mean_and_error(rms.isel(flossing=-1) / rms.isel(flossing=0)),
         ),
         Claim(
-            "Flossed networks form better conditioned products of Jacobians.",
+            "In as many directions as are flossed, products of Jacobians are better conditioned.",
             SOURCE,
             f"log ratio of condition numbers σ₁/σ_{k} over the horizon before training, as drawn "
             "to flossed (nats)",
@@ -149,7 +149,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             *mean_and_error(gap.isel(record=0)),
         ),
         Claim(
-            "They still do after training.",
+            "They still are after training.",
             SOURCE,
             f"log ratio of condition numbers σ₁/σ_{k} over the horizon after training, as drawn "
             "to flossed (nats)",

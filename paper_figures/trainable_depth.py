@@ -14,6 +14,7 @@ from paper_figures.claims import Claim, standard_error
 from paper_figures.style import BLUE, GREEN, WIDTH
 from paper_figures.trainability_maps import (
     SCALES,
+    beyond_the_horizon,
     draw_map,
     draw_scale,
     said_multiple,
@@ -135,6 +136,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
                     standard_error(*one["correlation_interval"].to_numpy().tolist()),
                 )
             )
+        made.append(beyond_the_horizon(dataset.sel(cell=cell), FRESH, name, SOURCE))
     made.append(
         Claim(
             "A minimalRNN can be trained over a wider band of horizons than a plain network",

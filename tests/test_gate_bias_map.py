@@ -119,11 +119,11 @@ def test_claims_hold_where_the_kept_weights_and_the_gate_decide_and_fail_elsewhe
         time_constant(np.array(dataset["value"].sel(cell=experiment.LSTM))),
     )
     made = figure.claims(dataset)
-    assert [claim.verdict for claim in made] == ["holds"] * 5
-    np.testing.assert_allclose([claim.measured for claim in made[2:4]], 1, atol=0.02)
+    assert [claim.verdict for claim in made] == ["holds"] * 7
+    np.testing.assert_allclose([claim.measured for claim in made[2:6:2]], 1, atol=0.02)
 
     made = figure.claims(constructed(falling))
-    assert [claim.verdict for claim in made] == ["fails"] * 5
+    assert [claim.verdict for claim in made] == ["fails"] * 7
 
 
 def test_the_figure_draws_each_scale_times_its_multiple(tmp_path):

@@ -13,6 +13,7 @@ from experiments import trainable_depth as experiment
 from jacobian_rnn import mean_field
 from jacobian_rnn.mean_field import Gate, MinimalUnits
 from paper_figures import trainable_depth as figure
+from paper_figures.trainability_maps import beyond_the_horizon
 
 QUICK = dataclasses.replace(experiment.PRESETS["quick"], dtype="float64")
 
@@ -117,17 +118,20 @@ def constructed(plain_multiple, minimal_multiple, *, wrong=False):
 def test_claims_hold_where_networks_learn_as_theory_says_and_fail_elsewhere():
     as_said = constructed(6.0, 6.0)
     verdicts = [claim.verdict for claim in figure.claims(as_said)]
-    assert verdicts == ["holds"] * 7
-    correlations = [claim.measured for claim in figure.claims(as_said)[:4]]
+    assert verdicts == ["holds"] * 9
+    correlations = [figure.claims(as_said)[index].measured for index in (0, 1, 3, 4)]
     np.testing.assert_allclose(correlations, 1, atol=0.02)
     multiples = [claim.measured for claim in figure.claims(as_said)[-2:]]
     np.testing.assert_allclose(multiples, np.log(6), atol=0.2)
 
     otherwise = constructed(20.0, 1.0, wrong=True)
     verdicts = [claim.verdict for claim in figure.claims(otherwise)]
-    assert verdicts == ["holds", "fails", "holds", "fails", "fails", "fails", "fails"]
+    assert verdicts[:6] == ["holds", "fails", "holds"] * 2
+    one = otherwise.sel(cell=experiment.MINIMAL)
+    assert beyond_the_horizon(one, "kept", "cell", "nobody", num_resamples=5).verdict == "fails"
+    assert verdicts[6:] == ["fails"] * 3
     # The plain networks' bands are wider here.
-    assert figure.claims(otherwise)[4].measured < -0.5
+    assert figure.claims(otherwise)[6].measured < -0.5
 
 
 def test_the_figure_lays_multiples_of_the_scale_over_the_skill(tmp_path):
