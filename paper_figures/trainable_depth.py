@@ -73,7 +73,7 @@ def draw(dataset: xr.Dataset) -> Figure:
     points.set_ylim(-0.15, 1.05)
     points.set_xlabel("T / ξ, theory with fresh weights")
     points.set_ylabel("mean held-out skill")
-    points.set_title("all points of both maps")
+    points.set_title("all points of the maps")
     assert mesh is not None
     figure.colorbar(mesh, ax=axes[-2], label="skill", pad=0.02)
     handles = [
