@@ -104,8 +104,10 @@ def fitted_multiple(learned: np.ndarray, scale: np.ndarray, horizons: np.ndarray
 def band(learned: np.ndarray, horizons: np.ndarray) -> float:
     """Return the extent of log T over which networks learn, nats, mean over columns.
 
-    Each horizon stands for the logarithm of the factor between horizons.
+    Each horizon stands for the logarithm of the factor between horizons; one alone has none, NaN.
     """
+    if len(horizons) == 1:
+        return np.nan
     spacing = np.log(horizons[-1] / horizons[0]) / (len(horizons) - 1)
     return float(learned.mean(axis=(0, 2)).sum() * spacing)
 
@@ -113,7 +115,8 @@ def band(learned: np.ndarray, horizons: np.ndarray) -> float:
 def compared(dataset: xr.Dataset, config: Any) -> xr.Dataset:
     """Add depth scales, and how success goes with them, with 95 % intervals.
 
-    There are also differences: of the correlations with both ξ, and of the last and first bands.
+    There are also differences: of the correlations with both ξ, and of the last and first bands,
+    NaN if there is one cell.
     """
     horizons = np.asarray(config.horizons, float)
     fixed = {FRESH: depth(dataset["fresh_rate"])}
@@ -156,6 +159,7 @@ def compared(dataset: xr.Dataset, config: Any) -> xr.Dataset:
 
     value, drawn = resampled(statistics, columns_too=True)
     width, drawn_width = resampled(bands, columns_too=False)
+    wider = drawn_width[:, -1] - drawn_width[:, 0] if len(maps) > 1 else np.full(len(drawn), np.nan)
     number = len(names)
     by_scale = {"correlation": slice(number), "multiple": slice(number, 2 * number)}
     variables: dict[str, Any] = {
@@ -163,8 +167,8 @@ def compared(dataset: xr.Dataset, config: Any) -> xr.Dataset:
         "band": ("cell", width),
         "band_interval": (("cell", "end"), _interval(drawn_width)),
         # How much wider the band of the last cell is than that of the first.
-        "band_difference": width[-1] - width[0],
-        "band_difference_interval": ("end", _interval(drawn_width[:, -1] - drawn_width[:, 0])),
+        "band_difference": width[-1] - width[0] if len(maps) > 1 else np.nan,
+        "band_difference_interval": ("end", _interval(wider)),
     }
     for name, where in by_scale.items():
         variables[name] = (("cell", "scale"), value[:, where])

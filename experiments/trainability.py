@@ -301,7 +301,7 @@ def show(dataset: xr.Dataset, console: Console) -> None:
             )
         console.print(table)
     for line in depth_scales.lines(dataset):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _key(purpose, seed):

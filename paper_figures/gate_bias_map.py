@@ -17,6 +17,7 @@ from paper_figures.trainability_maps import (
     beyond_the_horizon,
     draw_map,
     draw_scale,
+    present,
     said_multiple,
     said_training,
 )
@@ -31,11 +32,17 @@ LEAST_CORRELATION = 0.7
 
 def draw(dataset: xr.Dataset) -> Figure:
     """Draw a map for each cell with its fitted lines, and how skill goes with each scale."""
+    panels = present(PANELS, dataset)
     figure, axes = plt.subplots(
-        1, 3, figsize=(WIDTH, 3.7), width_ratios=(1, 1, 0.8), layout="constrained"
+        1,
+        len(panels) + 1,
+        figsize=(WIDTH, 3.7),
+        width_ratios=(1,) * len(panels) + (0.8,),
+        layout="constrained",
     )
+    *_, points = axes
     mesh = None
-    for place, (cell, (name, label, colour, marker)) in enumerate(PANELS.items()):
+    for place, (cell, (name, label, colour, marker)) in enumerate(panels.items()):
         one = dataset.sel(cell=cell)
         mesh = draw_map(axes[place], one)
         for scale in SCALES:
@@ -44,7 +51,7 @@ def draw(dataset: xr.Dataset) -> Figure:
         axes[place].set_title(name)
         value = one["correlation"].sel(scale=list(SCALES)).to_numpy()
         low, high = one["correlation_interval"].sel(scale=list(SCALES)).to_numpy().T
-        axes[2].errorbar(
+        points.errorbar(
             np.arange(len(SCALES)) + 0.2 * (place - 0.5),
             value,
             # The middle of what is drawn again need not be where the value is.
@@ -56,12 +63,12 @@ def draw(dataset: xr.Dataset) -> Figure:
             label=name,
         )
     axes[0].set_ylabel("horizon T (steps)")
-    axes[2].axhline(LEAST_CORRELATION, color="0.6", linewidth=0.8, linestyle="--", zorder=0)
-    axes[2].set_xticks(range(len(SCALES)), [SHORT[scale] for scale in SCALES])
-    axes[2].set_xlim(-0.5, len(SCALES) - 0.5)
-    axes[2].set_ylabel("Spearman correlation\nof mean skill with scale/T")
+    points.axhline(LEAST_CORRELATION, color="0.6", linewidth=0.8, linestyle="--", zorder=0)
+    points.set_xticks(range(len(SCALES)), [SHORT[scale] for scale in SCALES])
+    points.set_xlim(-0.5, len(SCALES) - 0.5)
+    points.set_ylabel("Spearman correlation\nof mean skill with scale/T")
     assert mesh is not None
-    figure.colorbar(mesh, ax=axes[1], label="mean held-out skill", pad=0.02)
+    figure.colorbar(mesh, ax=axes[-2], label="mean held-out skill", pad=0.02)
     handles = [
         *(
             Line2D([], [], color=colour, linestyle=line, linewidth=1.6)
@@ -69,7 +76,7 @@ def draw(dataset: xr.Dataset) -> Figure:
         ),
         *(
             Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5)
-            for _, _, colour, marker in PANELS.values()
+            for _, _, colour, marker in panels.values()
         ),
     ]
     labels = [
@@ -78,11 +85,11 @@ def draw(dataset: xr.Dataset) -> Figure:
             + ", ".join(
                 f"{name.removeprefix('linen ').removeprefix('Optimized').removesuffix('Cell')} "
                 f"{said_multiple(dataset.sel(cell=cell), scale)}"
-                for cell, (name, *_) in PANELS.items()
+                for cell, (name, *_) in panels.items()
             )
             for scale, (_, _, label) in SCALES.items()
         ),
-        *(name for name, *_ in PANELS.values()),
+        *(name for name, *_ in panels.values()),
     ]
     figure.legend(
         handles,
@@ -102,9 +109,9 @@ def draw(dataset: xr.Dataset) -> Figure:
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
     """Compare both theories' scales, correlate skill with the gate's, and try a bias of one."""
-    points = dataset.sizes["column"] * dataset.sizes["horizon"]
-    made = []
-    for cell, (name, *_) in PANELS.items():
+    num_points = dataset.sizes["column"] * dataset.sizes["horizon"]
+    made, panels = [], present(PANELS, dataset)
+    for cell, (name, *_) in panels.items():
         one = dataset.sel(cell=cell)
         interval = one["correlation_gain_interval"].to_numpy()
         made.append(
@@ -113,7 +120,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
                 "can be trained as theory with fresh weights",
                 "theory, after Gilboa et al. 2019",
                 "Spearman correlation of mean skill with ξ/T, ξ measured with kept weights minus "
-                f"ξ in theory with fresh ones, over {points} points",
+                f"ξ in theory with fresh ones, over {num_points} points",
                 "at least",
                 0,
                 0,
@@ -122,14 +129,14 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
                 standard_error(*interval.tolist()),
             )
         )
-    for cell, (name, *_) in PANELS.items():
+    for cell, (name, *_) in panels.items():
         one = dataset.sel(cell=cell, scale=GATE)
         made.append(
             Claim(
                 f"How well a {name} can be trained goes with its gate's time constant over the "
                 "horizon",
                 "Tallec and Ollivier 2018",
-                f"Spearman correlation of mean skill with τ/T, over {points} points",
+                f"Spearman correlation of mean skill with τ/T, over {num_points} points",
                 "at least",
                 LEAST_CORRELATION,
                 0,
@@ -160,7 +167,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
 def _gain_of_bias_one(dataset):
     """Return the mean gain over seeds and its standard error; NaN if the map lacks a bias."""
     biases = json.loads(dataset.attrs["configuration"])["biases"]
-    if not {0.0, 1.0} <= set(biases):
+    if not {0.0, 1.0} <= set(biases) or LSTM not in dataset["cell"]:
         return np.nan, np.nan
     skill = dataset["skill"].sel(cell=LSTM).mean("horizon")
     gain = skill.isel(column=biases.index(1.0)) - skill.isel(column=biases.index(0.0))

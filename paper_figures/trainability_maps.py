@@ -20,6 +20,11 @@ SCALES: dict[str, tuple[str, Any, str]] = {
 }
 
 
+def present(panels: dict, dataset: xr.Dataset) -> dict:
+    """Keep the panels of the cells that are there."""
+    return {cell: panel for cell, panel in panels.items() if cell in dataset["cell"]}
+
+
 def draw_map(axes: Axes, one: xr.Dataset) -> QuadMesh:
     """Draw the mean skill of one cell over columns and horizons."""
     values, horizons = one["value"].to_numpy(), one["horizon"].to_numpy()

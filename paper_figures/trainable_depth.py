@@ -17,6 +17,7 @@ from paper_figures.trainability_maps import (
     beyond_the_horizon,
     draw_map,
     draw_scale,
+    present,
     said_multiple,
     said_training,
 )
@@ -34,11 +35,17 @@ LEAST_CORRELATION = 0.7
 
 def draw(dataset: xr.Dataset) -> Figure:
     """Draw a map for each cell, and the skill of all points against T/ξ."""
+    panels = present(PANELS, dataset)
     figure, axes = plt.subplots(
-        1, 3, figsize=(WIDTH, 3.6), width_ratios=(1, 1, 0.95), layout="constrained"
+        1,
+        len(panels) + 1,
+        figsize=(WIDTH, 3.6),
+        width_ratios=(1,) * len(panels) + (0.95,),
+        layout="constrained",
     )
+    *_, points = axes
     mesh = None
-    for map_axes, (cell, (name, label, colour, marker)) in zip(axes, PANELS.items(), strict=False):
+    for map_axes, (cell, (name, label, colour, marker)) in zip(axes, panels.items(), strict=False):
         one = dataset.sel(cell=cell)
         mesh = draw_map(map_axes, one)
         for multiple, width in LINES.items():
@@ -50,7 +57,7 @@ def draw(dataset: xr.Dataset) -> Figure:
         map_axes.set_title(name)
         ratio = one["horizon"] / one["depth_scale"].sel(scale=FRESH)
         skill = one["skill"].mean("seed").transpose(*ratio.dims)
-        axes[2].plot(
+        points.plot(
             ratio.to_numpy().ravel(),
             skill.to_numpy().ravel(),
             marker,
@@ -59,17 +66,17 @@ def draw(dataset: xr.Dataset) -> Figure:
             markerfacecolor="none",
             label=name,
         )
-        axes[2].axvline(fitted, color=colour, linewidth=1.1, linestyle=FITTED)
+        points.axvline(fitted, color=colour, linewidth=1.1, linestyle=FITTED)
     axes[0].set_ylabel("horizon T (steps)")
-    axes[2].axvline(RULE, color="0.3", linestyle=":", linewidth=1.1)
-    axes[2].axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
-    axes[2].set_xscale("log")
-    axes[2].set_ylim(-0.15, 1.05)
-    axes[2].set_xlabel("T / ξ, theory with fresh weights")
-    axes[2].set_ylabel("mean held-out skill")
-    axes[2].set_title("all points of both maps")
+    points.axvline(RULE, color="0.3", linestyle=":", linewidth=1.1)
+    points.axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
+    points.set_xscale("log")
+    points.set_ylim(-0.15, 1.05)
+    points.set_xlabel("T / ξ, theory with fresh weights")
+    points.set_ylabel("mean held-out skill")
+    points.set_title("all points of the maps")
     assert mesh is not None
-    figure.colorbar(mesh, ax=axes[1], label="skill", pad=0.02)
+    figure.colorbar(mesh, ax=axes[-2], label="skill", pad=0.02)
     handles = [
         *(
             Line2D([], [], color=SCALES[FRESH][0], linestyle=SCALES[FRESH][1], linewidth=width)
@@ -89,7 +96,7 @@ def draw(dataset: xr.Dataset) -> Figure:
                 markersize=4,
                 markerfacecolor="none",
             )
-            for _, _, colour, marker in PANELS.values()
+            for _, _, colour, marker in panels.values()
         ),
     ]
     labels = [
@@ -99,7 +106,7 @@ def draw(dataset: xr.Dataset) -> Figure:
         f"T = {RULE:g} ξ",
         *(
             f"{name}; fitted k = {said_multiple(dataset.sel(cell=cell), FRESH)}"
-            for cell, (name, *_) in PANELS.items()
+            for cell, (name, *_) in panels.items()
         ),
     ]
     figure.legend(
@@ -119,8 +126,8 @@ def draw(dataset: xr.Dataset) -> Figure:
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
     """Correlate skill with ξ/T, compare the cells' bands, and ask for the factor of six."""
-    made = []
-    for cell, (name, *_) in PANELS.items():
+    made, panels = [], present(PANELS, dataset)
+    for cell, (name, *_) in panels.items():
         for scale, said in ((FRESH, "in theory, fresh weights"), (KEPT, "measured, weights kept")):
             one = dataset.sel(cell=cell, scale=scale)
             made.append(
@@ -150,7 +157,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             standard_error(*dataset["band_difference_interval"].to_numpy().tolist()),
         )
     )
-    for cell, (name, *_) in PANELS.items():
+    for cell, (name, *_) in panels.items():
         one = dataset.sel(cell=cell, scale=FRESH)
         low, high = np.log(one["multiple_interval"].to_numpy())
         made.append(
