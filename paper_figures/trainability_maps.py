@@ -91,6 +91,7 @@ def beyond_the_horizon(
         )
         for _ in range(num_resamples)
     ]
+    known = [value for value in drawn if not np.isnan(value)]
     symbol = "τ" if scale == GATE else "ξ"
     return Claim(
         f"The scale of its initialisation tells more of how well a {name} can be trained than the "
@@ -101,7 +102,7 @@ def beyond_the_horizon(
         0.0,
         0.0,
         gain(np.arange(num_columns), np.arange(num_seeds)),
-        float(np.nanstd(drawn, ddof=1)),
+        float(np.std(known, ddof=1)) if len(known) > 1 else np.nan,
     )
 
 
