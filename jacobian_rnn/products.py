@@ -118,8 +118,8 @@ class JacobianProduct(NamedTuple):
 
         Five times the largest disagreement of the two passes, which may agree by chance, and never
         less than rounding explains. Directions lost in either pass are reported by
-        `first_lost_step` instead. Below 1e-2 nats it bounds the error in practice; above, it says
-        only that digits are lost.
+        `first_lost_step` instead. In practice it bounds the error where that is small; where digits
+        are lost it says only so, and by chance it has been a third of an error of 1e-2 nats.
         """
         if self.log_scale.shape[0] == 1:
             return jnp.full((), jnp.nan, self.log_scale.dtype)
