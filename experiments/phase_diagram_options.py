@@ -4,10 +4,7 @@ import argparse
 import dataclasses
 import os
 import signal
-import socket
-import subprocess
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +14,9 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments import environment
+from experiments import environment, local_processes
 
 LAPACK_CALLS = 16  # at most, that one program has in flight
-LOCAL = "127.0.0.1"
-WORKER = "JACOBIAN_RNN_WORKER"  # set where the first process of this machine has started another
 Cell = Literal["SimpleCell", "GRUCell", "LSTMCell"]
 
 
@@ -226,8 +221,11 @@ def parsed(arguments: Sequence[str]) -> Command:
         if command.distributed:
             sys.exit("--distributed and --coordinator: give one of them")
         host, _, port = command.coordinator.rpartition(":")
-        if not host or not port.isdecimal():
-            sys.exit(f"--coordinator: received {command.coordinator}, expected HOST:PORT")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            sys.exit(
+                f"--coordinator: received {command.coordinator}, expected HOST:PORT, the port "
+                "from 1 to 65535"
+            )
     most = 8 * (os.cpu_count() or 1)
     for name, count in (("processes", command.processes), ("devices", command.devices)):
         if count not in (None, 1) and (not 1 <= count <= most or command.device == "gpu"):
@@ -245,15 +243,23 @@ def parsed(arguments: Sequence[str]) -> Command:
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit status."""
     command = parsed(arguments)
-    if WORKER in os.environ:
-        threading.Thread(target=_end_with_the_first_process, daemon=True).start()
+    if local_processes.is_worker():
+        local_processes.end_with_the_first_process()
     several = command.distributed or command.coordinator is not None
     num_processes = command.processes or (
-        1 if several or command.device == "gpu" or command.devices > 1 else _num_cores()
+        1
+        if several or command.device == "gpu" or command.devices > 1
+        else local_processes.num_cores()
     )
     if num_processes > 1:
         several = True
-        command = _with_others(command, arguments, num_processes)
+        again = [sys.executable, "-m", "experiments", "phase_diagram", *arguments]
+        command = dataclasses.replace(
+            command,
+            coordinator=local_processes.start_others([*again, "--processes", "1"], num_processes),
+            num_processes=num_processes,
+            process_id=0,
+        )
     # In a pool of one thread LAPACK calls follow each other. In a larger one each keeps a thread
     # while it waits for others of the pool: with fewer than all that a program has, times the
     # devices, they would wait forever.
@@ -280,49 +286,8 @@ def main(arguments: Sequence[str]) -> int:
     return status
 
 
-def _with_others(command: Command, arguments: Sequence[str], num_processes: int) -> Command:
-    """Start the other processes of this machine, and return the command of this one.
-
-    They end when this one does, however that ends: it holds the other end of their input.
-    """
-    with socket.socket() as free:
-        free.bind((LOCAL, 0))
-        coordinator = f"{LOCAL}:{free.getsockname()[1]}"
-    base = [sys.executable, "-m", "experiments", "phase_diagram", *arguments, "--processes", "1"]
-    base += ["--coordinator", coordinator, "--num-processes", str(num_processes)]
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # theirs too: it is told to this one
-    for number in range(1, num_processes):
-        worker = subprocess.Popen(
-            [*base, "--process-id", str(number)],
-            env=os.environ | {WORKER: "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-        )
-        threading.Thread(target=_end_if_it_fails, args=(number, worker), daemon=True).start()
-    signal.signal(signal.SIGINT, before)
-    return dataclasses.replace(
-        command, coordinator=coordinator, num_processes=num_processes, process_id=0
-    )
-
-
-def _end_with_the_first_process() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
-
-
-def _end_if_it_fails(number: int, worker: subprocess.Popen) -> None:
-    if status := worker.wait():
-        print(
-            f"stopped: process {number} of this sweep ended with status {status}; finished chunks "
-            "are saved, the same command goes on from there",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)
-
-
 def _run(command: Command, *, several: bool) -> int:
-    wishes = [signal.SIGTERM] if WORKER in os.environ else [signal.SIGTERM, signal.SIGINT]
+    wishes = [signal.SIGTERM] if local_processes.is_worker() else [signal.SIGTERM, signal.SIGINT]
     if several:  # so that they end it while JAX starts, which cannot be interrupted
         for wish in wishes:
             signal.signal(wish, signal.SIG_DFL)
@@ -335,7 +300,7 @@ def _run(command: Command, *, several: bool) -> int:
     who = ""
     try:
         if several:
-            local = (command.coordinator or "").startswith(LOCAL)
+            local = (command.coordinator or "").startswith(local_processes.LOCAL)
             jax.distributed.initialize(
                 command.coordinator,
                 command.num_processes,
@@ -368,13 +333,6 @@ def _run(command: Command, *, several: bool) -> int:
     else:
         return min(failed, 1)
     return 1
-
-
-def _num_cores() -> int:
-    """Count the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _distinct(values):

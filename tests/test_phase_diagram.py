@@ -197,6 +197,7 @@ def test_options_override_the_preset_and_a_preset_has_its_own_file():
         ("--processes 2 --distributed", "--processes"),
         ("--devices 100000000", "--devices"),
         ("--coordinator nowhere --num-processes 2 --process-id 1", "expected HOST:PORT"),
+        ("--coordinator here:70000 --num-processes 2 --process-id 1", "from 1 to 65535"),
         ("--distributed --coordinator a:1 --num-processes 2 --process-id 1", "give one of them"),
         ("--process-id 1", "all three"),
         ("--coordinator a:1 --num-processes 2 --process-id 2", "--process-id"),
