@@ -102,3 +102,14 @@ def make_network(name, width, seed=0):
 def network():
     """Give `make_network(name, width, seed=0)`."""
     return make_network
+
+
+@pytest.fixture
+def axes():
+    """Give an Axes, and draw what the test left on it."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots()
+    yield axes
+    figure.canvas.draw()  # what was drawn can be drawn
+    plt.close(figure)

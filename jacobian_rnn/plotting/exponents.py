@@ -97,10 +97,17 @@ def lyapunov_exponents(
     if n < k or (single and n != known):
         msg = f"num_states: received {n}, expected {'' if single else 'at least '}{known}"
         raise ValueError(msg)
-    these = np.arange(k) if shown is None else np.asarray(shown, int)
-    if these.ndim != 1 or not these.size or these.min() < 0 or these.max() >= k:
-        msg = f"shown: received {these.tolist()}, expected some of 0 to {k - 1}"
+    these = np.arange(k) if shown is None else np.asarray(shown)
+    if (
+        these.ndim != 1
+        or not np.issubdtype(these.dtype, np.integer)
+        or not these.size
+        or these.min() < 0
+        or these.max() >= k
+    ):
+        msg = f"shown: received {these.tolist()}, expected integers, some of 0 to {k - 1}"
         raise ValueError(msg)
+    others = axes.has_data()
     places = (np.arange(k) + 0.5) / n
     axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     if theory is not None:
@@ -126,10 +133,11 @@ def lyapunov_exponents(
         label=f"{these.size} exponents, {over}" if label is None else label,
         distrusted=distrusted,
     )
+    right = k / n if theory is None else 1
     axes.set(
         xlabel="place in the spectrum, (i − ½)/n",
         ylabel="exponent λᵢ (nats per step)",
-        xlim=(0, k / n if theory is None else 1),
+        xlim=(0, max(right, axes.get_xlim()[1]) if others else right),
     )
     return axes
 
@@ -197,6 +205,7 @@ def finite_time_rates(axes: "Axes", growth: FiniteTimeGrowth) -> "Axes":
     Typical is the mean log growth over lag; mean square is ½ log E‖Pv‖² / lag, the gradient that
     theory with averages speaks of, which rare windows carry. Bars are standard errors over windows.
     Points are open where they are so large, 0.1 / (2 lag), that the mean is not to be trusted.
+    Rates of ±∞ are triangles on the lower and the upper edge.
 
     Args:
         axes: where to draw; the axis of lags becomes logarithmic.
@@ -231,8 +240,9 @@ def finite_time_rates(axes: "Axes", growth: FiniteTimeGrowth) -> "Axes":
     )
     for estimate, name, bound, colour, marker in kinds:
         value, error = (np.asarray(part, float) for part in estimate)
-        lost = ~np.isfinite(value)
-        mark_edge(axes, lags[lost], f"{name}: no number", colour=colour)
+        mark_edge(axes, lags[np.isneginf(value)], f"{name}: −∞", colour=colour)
+        mark_edge(axes, lags[np.isposinf(value)], f"{name}: +∞", upper=True, colour=colour)
+        mark_edge(axes, lags[np.isnan(value)], f"{name}: no number", colour=colour)
         draw_points(
             axes,
             lags,

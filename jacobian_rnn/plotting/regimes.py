@@ -10,6 +10,7 @@ from jacobian_rnn.agreement import Agreement
 from jacobian_rnn.plotting.marks import (
     BLACK,
     BLUE,
+    EDGE,
     ORANGE,
     VERMILION,
     check_axes,
@@ -45,7 +46,8 @@ def regime_against_gain(
 
     The band between the thresholds is where learning is predicted; networks for which training
     disagrees with that are ringed. A log gain of −inf (a saturated network whose derivatives are
-    exactly zero) sits on the lower edge; one whose digits are lost (NaN) is not drawn.
+    exactly zero) is a triangle on the lower edge, one of +inf on the upper; one whose digits are
+    lost (NaN) is not drawn.
 
     Args:
         axes: where to draw; the gain axis becomes logarithmic.
@@ -60,7 +62,7 @@ def regime_against_gain(
 
     Raises:
         TypeError: no Axes.
-        ValueError: shapes that do not fit, outcomes that are none.
+        ValueError: shapes that do not fit, gains that are not positive, outcomes that are none.
 
     Example:
         >>> import matplotlib.pyplot as plt, numpy as np
@@ -82,36 +84,49 @@ def regime_against_gain(
                 f"{name}: received shape {array.shape} beside {gain.shape} gains, expected {shape}"
             )
             raise ValueError(msg)
+    if not (gain > 0).all():
+        msg = (
+            f"gain: received {gain.tolist()}, expected positive numbers: their axis is logarithmic"
+        )
+        raise ValueError(msg)
     if not np.isin(outcome, list(Outcome)).all():
         msg = f"outcome: received {np.unique(outcome).tolist()}, expected -1, 0 and 1 alone"
         raise ValueError(msg)
     inside = (log_gain >= thresholds.vanishing) & (log_gain <= thresholds.exploding)
     finite = interval[np.isfinite(interval)]
     limits = (min(-45.0, *(finite - 3)), max(35.0, *(finite + 3))) if finite.size else (-45.0, 35.0)
-    log_gain, interval = np.clip(log_gain, *limits), np.clip(interval, *limits)
+    interval = np.clip(interval, *limits)
+    below, above = log_gain - interval[:, 0], interval[:, 1] - log_gain
     _stable_band(axes, thresholds)
     for kind, (colour, marker) in OUTCOME_STYLE.items():
-        these = outcome == kind
-        if not these.any():
-            continue
-        below, above = log_gain - interval[:, 0], interval[:, 1] - log_gain
-        axes.errorbar(
-            gain[these],
-            log_gain[these],
-            yerr=np.maximum(np.stack([below[these], above[these]]), 0),
-            fmt=marker,
-            color=colour,
-            markersize=4.5,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            elinewidth=1,
-            label=kind.name.lower(),
-            zorder=3,
-        )
+        these = (outcome == kind) & np.isfinite(log_gain)
+        if these.any():
+            axes.errorbar(
+                gain[these],
+                log_gain[these],
+                yerr=np.maximum(np.stack([below[these], above[these]]), 0),
+                fmt=marker,
+                color=colour,
+                markersize=4.5,
+                markeredgecolor="white",
+                markeredgewidth=0.5,
+                elinewidth=1,
+                label=kind.name.lower(),
+                zorder=3,
+            )
+        for end, name in ((-np.inf, "−∞"), (np.inf, "+∞")):
+            mark_edge(
+                axes,
+                gain[(outcome == kind) & (log_gain == end)],
+                f"{kind.name.lower()}, log gain {name}",
+                upper=end > 0,
+                colour=colour,
+            )
     wrong = inside != (outcome == Outcome.LEARNED)
+    low, high = limits
     axes.scatter(
         gain[wrong],
-        log_gain[wrong],
+        np.clip(log_gain[wrong], low + EDGE * (high - low), high - EDGE * (high - low)),
         s=75,
         facecolors="none",
         edgecolors="black",

@@ -116,7 +116,8 @@ def singular_values_by_lag(
 
     Raises:
         TypeError: no Axes.
-        ValueError: shapes that do not fit, lags that repeat or are negative, NaN, an unknown type.
+        ValueError: shapes that do not fit, lags that are no integers, repeat or are negative,
+            NaN, values that ascend, an unknown type.
 
     Example:
         >>> import matplotlib.pyplot as plt, numpy as np
@@ -136,13 +137,20 @@ def singular_values_by_lag(
             "(lags,) and (lags, n)"
         )
         raise ValueError(msg)
-    if lags.min() < 0 or np.unique(lags).size < lags.size:
-        msg = f"lags: received {lags.tolist()}, expected each once, from 0 on"
+    whole = np.issubdtype(lags.dtype, np.integer)
+    if not whole or lags.min() < 0 or np.unique(lags).size < lags.size:
+        msg = f"lags: received {lags.tolist()}, expected integers, each once, from 0 on"
         raise ValueError(msg)
     if unknown := set(float_ranges) - set(get_args(FloatRange)):
         msg = f"float_ranges: received {sorted(unknown)}, expected some of {get_args(FloatRange)}"
         raise ValueError(msg)
     check_numbers("log_singular_values", values, "see whether the Jacobians are finite")
+    if (values[:, 1:] > values[:, :-1]).any():
+        msg = (
+            "log_singular_values: received rows that ascend, expected each to descend, as "
+            "log_singular_values_by_lag returns them"
+        )
+        raise ValueError(msg)
     order = np.argsort(lags)
     lags, values = lags[order], values[order]
     shown = np.where(np.isfinite(values), values, np.nan)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def training_loss(axes: "Axes", history: TrainingHistory, *, window: int = 1) -> "Axes":
     """Plot the training loss of each update, with the loss of the trivial baseline.
 
-    A triangle on the upper edge marks each stretch of updates whose loss is not finite, at its
-    first update.
+    A triangle on the upper edge marks each stretch of updates whose loss is not finite, one on the
+    lower edge each stretch in which what is drawn is zero or less, at its first update.
 
     Args:
         axes: where to draw; the axis of losses becomes logarithmic.
@@ -57,11 +57,12 @@ def training_loss(axes: "Axes", history: TrainingHistory, *, window: int = 1) ->
         raise ValueError(msg)
     means = np.lib.stride_tricks.sliding_window_view(loss, window).mean(axis=1)
     updates = np.arange(window, loss.size + 1)
-    finite = np.isfinite(means)
+    with np.errstate(invalid="ignore"):
+        drawable = np.isfinite(means) & (means > 0)
     over = f", mean of {window} updates" if window > 1 else ""
     axes.plot(
         updates,
-        np.where(finite, means, np.nan),
+        np.where(drawable, means, np.nan),
         color=BLUE,
         linewidth=1,
         label=f"training{over}",
@@ -75,9 +76,9 @@ def training_loss(axes: "Axes", history: TrainingHistory, *, window: int = 1) ->
         label="trivial baseline",
         zorder=1,
     )
-    broken = ~np.isfinite(loss)
-    first = np.flatnonzero(broken & ~np.roll(broken, 1) | broken & (np.arange(loss.size) == 0)) + 1
+    first = _starts(~np.isfinite(loss)) + 1
     mark_edge(axes, first, "not finite from here", upper=True, colour=VERMILION)
+    mark_edge(axes, updates[_starts(means <= 0)], "zero or less from here", colour=BLUE)
     axes.set(yscale="log", xlabel="updates", ylabel="loss (units of the task)")
     return axes
 
@@ -147,3 +148,8 @@ def gradient_norms_by_lag(axes: "Axes", history: TrainingHistory, *, most: int =
         mark_edge(axes, np.unique(firsts), f"{label} from here", upper=upper)
     axes.set(xlabel="lag (steps)", ylabel="log gradient norm (nats)")
     return axes
+
+
+def _starts(which):
+    """Return where each stretch of True begins."""
+    return np.flatnonzero(which & ~np.concatenate([[False], which[:-1]]))
