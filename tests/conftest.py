@@ -30,6 +30,14 @@ def in_float64():
         yield
 
 
+@pytest.fixture
+def optimized():
+    """Compile with optimisation, for a test that computes for longer than it compiles."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def without_what_other_modules_compiled():
     """Free compiled programs: each keeps memory maps, and Linux allows a process 65,530."""

@@ -10,6 +10,7 @@ from jacobian_rnn import Recurrence, lyapunov_spectrum, lyapunov_spectrum_of
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_intervals_cover_newmans_exponents():
     n, steps, runs = 4, 1000, 1000
     exact = 0.5 * (np.log(2 / n) + digamma((n - np.arange(1, n + 1) + 1) / 2))
@@ -26,6 +27,7 @@ def test_intervals_cover_newmans_exponents():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_intervals_cover_the_exponents_of_a_network_with_slow_input():
     n, k, runs = 16, 4, 200
     weights = 1.5 * jax.random.normal(jax.random.key(1), (n, n)) / np.sqrt(n)

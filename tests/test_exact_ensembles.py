@@ -101,18 +101,24 @@ def test_published_spectra_of_the_tanh_network():
     ("std", "bias", "orthogonal"), [(3.0, 0.0, False), (20.0, 0.0, False), (1.5, 0.05**0.5, True)]
 )
 def test_the_summary_is_that_of_the_spectrum_itself(std, bias, orthogonal):
-    num = 4000
-    fractions = (jnp.arange(num) + 0.5) / num
-    spectrum = full_spectrum(std, fractions, bias_std=bias, orthogonal=orthogonal)
     summary = spectrum_summary(std, bias_std=bias, orthogonal=orthogonal)
-    assert bool(jnp.all(jnp.diff(spectrum) < 0))
-    assert jnp.mean(spectrum > 0) == pytest.approx(float(summary.fraction_positive), abs=1.5 / num)
-    entropy = jnp.sum(jnp.maximum(spectrum, 0)) / num
-    assert entropy == pytest.approx(float(summary.entropy_rate), rel=1e-3)
-    dimension = jnp.mean(jnp.cumsum(spectrum) > 0)
-    assert dimension == pytest.approx(float(summary.dimension), abs=2 / num)
-    # Its lowest end falls steeply: the midpoint rule is that coarse.
-    assert jnp.mean(spectrum) == pytest.approx(float(summary.mean), abs=2e-3)
+    positive, dimension = float(summary.fraction_positive), float(summary.dimension)
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    nodes, weights = (nodes + 1) / 2, weights / 2
+    # The lowest end falls steeply: nodes crowd there, as 1 − (1 − u)⁴.
+    parts = [np.array([positive]), positive * nodes, dimension * nodes, 1 - (1 - nodes) ** 4]
+    fractions = np.concatenate(parts)
+    spectrum = full_spectrum(std, jnp.asarray(fractions), bias_std=bias, orthogonal=orthogonal)
+    assert np.all(np.diff(spectrum[np.argsort(fractions)]) < 0)
+    at_positive, above_zero, above_dimension, everything = np.split(
+        spectrum, np.cumsum([part.size for part in parts])[:-1]
+    )
+    assert at_positive == pytest.approx(0, abs=1e-6)
+    assert positive * weights @ above_zero == pytest.approx(float(summary.entropy_rate), rel=1e-5)
+    # The dimension is where the sum of all exponents above it is zero.
+    assert weights @ above_dimension == pytest.approx(0, abs=1e-5)
+    steepness = 4 * (1 - nodes) ** 3
+    assert (weights * steepness) @ everything == pytest.approx(float(summary.mean), abs=1e-5)
     assert summary.largest == pytest.approx(
         float(order_parameters(std, bias_std=bias).rate), rel=1e-12
     )

@@ -141,8 +141,10 @@ def _offsets(collection):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_the_experiment_resumes_and_lays_theory_over_what_it_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path / "results")
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")  # for the workers
 
     def run():
         text = io.StringIO()

@@ -89,6 +89,7 @@ def test_fresh_weights_in_a_gru():
     assert untied_growth(gru()).activity == pytest.approx(0.0763, abs=6e-5)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_fresh_weights_in_an_lstm():
     for bias, chi in zip(*reference("lstm_untied").columns.values(), strict=True):
         growth = untied_growth(lstm(forget_bias=bias))
@@ -106,6 +107,7 @@ UNEQUAL = [
 ]
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("units", UNEQUAL, ids=["gru", "lstm", "minimal"])
 def test_theory_with_fresh_weights_is_what_networks_with_fresh_weights_do(units):
     keys = jax.random.split(jax.random.key(0), 1)
@@ -114,6 +116,7 @@ def test_theory_with_fresh_weights_is_what_networks_with_fresh_weights_do(units)
     assert untied_growth(units).rate == pytest.approx(float(found), abs=0.03)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "units",
@@ -144,6 +147,7 @@ def test_candidates_with_a_mean_are_kept_and_written_together():
     assert large.activity == pytest.approx(1e4 / 3, rel=1e-5)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_a_population_that_remembers_longer_than_it_runs_says_so():
     open_gate = lstm(forget_bias=2.0)
     growth = untied_growth(open_gate, num_steps=20)

@@ -42,9 +42,10 @@ def test_elimination_at_every_step_agrees_to_rounding():
     np.testing.assert_allclose(spectrum.exponents, benettin(jacobians, 12), atol=1e-13)
 
 
-def test_henon_map_contracts_areas_at_the_exact_rate_and_has_its_published_exponents():
+@pytest.mark.slow
+def test_a_million_steps_of_the_henon_map_contract_areas_as_they_must_and_have_its_exponents():
     spectrum = lyapunov_spectrum(
-        Recurrence(henon, ()), jnp.array([0.1, 0.1]), None, num_steps=100_000, num_warmup=1000
+        Recurrence(henon, ()), jnp.array([0.1, 0.1]), None, num_steps=1_000_000, num_warmup=1000
     )
     assert float(jnp.sum(spectrum.exponents)) == pytest.approx(np.log(0.3), abs=1e-9)
     assert abs(spectrum.exponents[0] - 0.41927) < 4 * spectrum.standard_errors[0] + 0.00015
@@ -52,6 +53,7 @@ def test_henon_map_contracts_areas_at_the_exact_rate_and_has_its_published_expon
     dimension = spectrum.kaplan_yorke_dimension()
     assert abs(dimension.value - 1.2583) < 4 * dimension.standard_error + 1e-4
     assert bool(jnp.all(spectrum.long_enough))
+    assert 16 <= int(jnp.min(spectrum.num_batches)) <= int(jnp.max(spectrum.num_batches)) <= 128
 
 
 @pytest.mark.parametrize("n", [2, 4, 16])
@@ -112,7 +114,7 @@ def test_tangents_and_closed_form_give_the_same(network):
     np.testing.assert_allclose(dense.exponents, given.exponents, atol=1e-10)
 
 
-@pytest.mark.parametrize("qr_every", [1, 4, "auto"])
+@pytest.mark.parametrize("qr_every", [4, "auto"])
 def test_two_halves_equal_one_run(qr_every):
     n = 8
     system = Recurrence(tanh_step, gaussian(n, 1.5))
@@ -154,15 +156,6 @@ def test_memory_does_not_grow_with_the_number_of_steps():
     # The steps that do not fill a block differ in number, and their buffers by as much.
     assert abs(long.temp_size_in_bytes - short.temp_size_in_bytes) < 1024
     assert long.output_size_in_bytes == short.output_size_in_bytes
-
-
-@pytest.mark.slow
-def test_a_million_steps_keep_the_sum_rule():
-    spectrum = lyapunov_spectrum(
-        Recurrence(henon, ()), jnp.array([0.1, 0.1]), None, num_steps=1_000_000
-    )
-    assert float(jnp.sum(spectrum.exponents)) == pytest.approx(np.log(0.3), abs=1e-9)
-    assert 16 <= int(jnp.min(spectrum.num_batches)) <= int(jnp.max(spectrum.num_batches)) <= 128
 
 
 def test_auto_factors_rarely_where_directions_grow_alike_and_often_where_not():
