@@ -13,18 +13,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn.cells import Recurrence
+from jacobian_rnn.checks import check_lags, check_precision, check_system
 from jacobian_rnn.factored_form import extended, identity_form
 from jacobian_rnn.frames import generic_frames
 from jacobian_rnn.graded_svd import matmul
-from jacobian_rnn.jacobians import (
-    check_lags,
-    check_precision,
-    check_system,
-    jacobian_of_step,
-    ravelled_step,
-    state_gradients,
-    trajectory,
-)
+from jacobian_rnn.jacobians import jacobian_of_step, ravelled_step, state_gradients, trajectory
 
 
 class InputJacobians(NamedTuple):

@@ -13,14 +13,9 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells import Recurrence
+from jacobian_rnn.checks import check_count, check_lags, check_precision, check_system
 from jacobian_rnn.frames import generic_frames
-from jacobian_rnn.jacobians import (
-    check_count,
-    check_lags,
-    check_precision,
-    check_system,
-    ravelled_step,
-)
+from jacobian_rnn.jacobians import ravelled_step
 from jacobian_rnn.spectrum import Estimate
 
 

@@ -16,17 +16,16 @@ from jaxtyping import Array, Float, Key, PyTree
 from jacobian_rnn.batch_means import student_quantile
 from jacobian_rnn.cells import Recurrence, from_linen, from_nnx, zero_carry
 from jacobian_rnn.checkpoints import refuse
+from jacobian_rnn.checks import check_count
 from jacobian_rnn.growth import largest_exponent
-from jacobian_rnn.jacobians import check_count
 from jacobian_rnn.literature_cells import check_sizes
 from jacobian_rnn.parameter_changes import with_gain, with_gate_bias
+from jacobian_rnn.rate_curve import RateCurve
 from jacobian_rnn.spectrum import Estimate
 
-LEVEL = 0.95
 # Student's quantile, as an expansion, is good from here on.
 FEWEST_NETWORKS = 4
 GRID_SIZE = 17
-MOST_EVALUATIONS = 60
 BOUNDS: dict[Any, tuple[float, float]] = {"gain": (0.1, 20.0), "forget_bias": (-4.0, 8.0)}
 
 
@@ -197,7 +196,7 @@ def at_rate(
         keys = jax.random.split(input_key, num_networks)
         options = {"num_inputs": num_inputs, "num_steps": num_steps, "num_warmup": num_warmup}
         measure = partial(_rates, networks, start, keys, input_std, change=change, **options)
-        return _Curve(measure, float(rate), float(tolerance))
+        return RateCurve(measure, float(rate), float(tolerance))
 
     search_key, fresh_key = jax.random.split(key)
     searched = curve(search_key)
@@ -248,73 +247,6 @@ def _rates(networks, carry, keys, std, value, *, change, num_inputs, num_steps, 
         return largest_exponent(change(network, value), carry, xs, num_warmup=num_warmup)
 
     return jax.vmap(one)(networks, keys)
-
-
-class _Curve:
-    """Mean λ₁ of the same networks under the same inputs at every value, with its error."""
-
-    def __init__(self, measure, target, tolerance):
-        self.measure, self.target, self.tolerance = measure, target, tolerance
-        self.known: dict[float, tuple[float, float]] = {}
-        self.quantile = math.nan
-
-    def at(self, value):
-        """Return mean and standard error over networks."""
-        value = float(value)
-        if value not in self.known:
-            rates = np.asarray(self.measure(value), float)
-            self.quantile = float(student_quantile(LEVEL, jnp.asarray(len(rates) - 1.0)))
-            # −inf, of a network without memory, is a rate; its error is not known.
-            with np.errstate(invalid="ignore"):
-                error = np.std(rates, ddof=1) / math.sqrt(len(rates))
-            self.known[value] = float(np.mean(rates)), float(error)
-        return self.known[value]
-
-    def excess(self, value, side=0):
-        """Return mean − target, or + side · doubt: Student's bound and what the search leaves."""
-        mean, error = self.at(value)
-        doubt = self.tolerance + (0.0 if math.isnan(error) else self.quantile * error)
-        return mean - self.target + (side * doubt if side else 0.0)
-
-    def root(self, low, high, side=0):
-        """Close in on excess = 0 between two values at which its sign differs."""
-        a, b = float(low), float(high)
-        at_a, at_b = self.excess(a, side), self.excess(b, side)
-        for count in range(MOST_EVALUATIONS):
-            # Every third time in the middle: regula falsi alone can keep one end for long.
-            c = (a + b) / 2
-            if count % 3 < 2 and math.isfinite(at_a) and math.isfinite(at_b):
-                c = (a * at_b - b * at_a) / (at_b - at_a)
-            at_c = self.excess(c, side)
-            if abs(at_c) <= self.tolerance:
-                return c
-            if (at_c < 0) == (at_a < 0):
-                a, at_a = c, at_c
-            else:
-                b, at_b = c, at_c
-        return a if abs(at_a) < abs(at_b) else b
-
-    def crosses_at(self, value):
-        """Say whether the target is met there, up to the error: in chaos λ₁ is rough."""
-        return abs(self.excess(value)) <= max(self.tolerance, self.at(value)[1])
-
-    def interval(self, value, grid, *, rising):
-        """Return the nearest values on both sides at which a t-test rejects the target."""
-        ends = []
-        below, above = grid[grid < value][::-1], grid[grid > value]
-        for end, outwards in ((-math.inf, below), (math.inf, above)):
-            # Where the mean lies below the target its upper bound decides, else its lower.
-            side = 1 if (end < 0) == rising else -1
-            inner = value
-            for outer in outwards:
-                left = side * self.excess(outer, side)
-                if left < 0:
-                    end = self.root(inner, outer, side)
-                if not left >= 0:
-                    break
-                inner = outer
-            ends.append(end)
-        return tuple(ends)
 
 
 def _drawn(cell, key, num_inputs):

@@ -17,9 +17,9 @@ from jaxtyping import Array, Key
 
 from jacobian_rnn.cells import Recurrence, from_linen, last_array
 from jacobian_rnn.checkpoints import check_dtype
+from jacobian_rnn.checks import check_count
 from jacobian_rnn.closed_form import StepClosedForm
 from jacobian_rnn.gated_jacobian import GatedJacobian
-from jacobian_rnn.jacobians import check_count
 
 
 def minimal_rnn(

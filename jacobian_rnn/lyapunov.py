@@ -10,16 +10,10 @@ from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn.batch_means import running_means, time_average
 from jacobian_rnn.cells import Recurrence
+from jacobian_rnn.checks import check_count, check_jacobians, check_precision, check_system
 from jacobian_rnn.frames import Factorization, check_frame, generic_frames
 from jacobian_rnn.graded_svd import matmul
-from jacobian_rnn.jacobians import (
-    check_count,
-    check_jacobians,
-    check_precision,
-    check_system,
-    jacobian_of_step,
-    ravelled_step,
-)
+from jacobian_rnn.jacobians import jacobian_of_step, ravelled_step
 from jacobian_rnn.spectrum import LyapunovSpectrum
 from jacobian_rnn.tangent_run import Tangents, advanced, counted_anew, new_run
 

@@ -14,8 +14,8 @@ from jaxtyping import Array, Key
 
 from jacobian_rnn.cells import LinenStep, NNXStep, Recurrence, StackStep, zero_carry
 from jacobian_rnn.checkpoints import refuse
+from jacobian_rnn.checks import check_finite
 from jacobian_rnn.initializers import check_lag, log_uniform
-from jacobian_rnn.jacobians import check_finite
 from jacobian_rnn.literature_cells import AntisymmetricStep, LeakyStep, MinimalStep
 
 

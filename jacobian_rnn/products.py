@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells import Recurrence
+from jacobian_rnn.checks import check_jacobians, check_precision, check_system
 from jacobian_rnn.factored_form import (
     FactoredForm,
     composed,
@@ -26,13 +27,7 @@ from jacobian_rnn.factored_form import (
 )
 from jacobian_rnn.frames import check_frame, generic_frames
 from jacobian_rnn.graded_svd import flushed_exp, graded_singular_values, matmul
-from jacobian_rnn.jacobians import (
-    check_jacobians,
-    check_precision,
-    check_system,
-    jacobian_of_step,
-    ravelled_step,
-)
+from jacobian_rnn.jacobians import jacobian_of_step, ravelled_step
 
 CAUTION = 5  # over a zoo of products, two passes agreed to a twentieth of their error by chance
 

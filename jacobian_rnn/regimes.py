@@ -16,8 +16,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jacobian_rnn.cells import Recurrence
+from jacobian_rnn.checks import check_count, check_finite, check_system
 from jacobian_rnn.growth import largest_exponent
-from jacobian_rnn.jacobians import check_count, check_finite, check_system, trajectory
+from jacobian_rnn.jacobians import trajectory
 from jacobian_rnn.padded_sequences import check_lengths, ending_together, waiting
 from jacobian_rnn.products import jacobian_product
 

@@ -11,16 +11,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn.cells import Recurrence
+from jacobian_rnn.checks import check_lags, check_precision, check_system
 from jacobian_rnn.factored_form import extended, identity_form
 from jacobian_rnn.frames import generic_frames
 from jacobian_rnn.graded_svd import graded_singular_values
-from jacobian_rnn.jacobians import (
-    check_lags,
-    check_precision,
-    check_system,
-    jacobian_of_step,
-    trajectory,
-)
+from jacobian_rnn.jacobians import jacobian_of_step, trajectory
 
 
 def log_singular_values_by_lag(

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn import tasks
 from jacobian_rnn.cells import Recurrence
-from jacobian_rnn.jacobians import check_system, state_gradients, trajectory
+from jacobian_rnn.checks import check_system
+from jacobian_rnn.jacobians import state_gradients, trajectory
 
 
 class Network(NamedTuple):

@@ -8,9 +8,10 @@ from scipy.optimize import brentq
 from scipy.special import stdtrit
 
 from jacobian_rnn import Recurrence, step_jacobians, zero_carry
-from jacobian_rnn.initialization import _Curve, _rates, at_rate, drawn
+from jacobian_rnn.initialization import _rates, at_rate, drawn
 from jacobian_rnn.initializers import gaussian
 from jacobian_rnn.parameter_changes import with_gain, with_gate_bias
+from jacobian_rnn.rate_curve import RateCurve
 
 SHORT = {"num_inputs": 2, "num_steps": 60, "num_warmup": 20}
 
@@ -120,7 +121,7 @@ def test_value_and_interval_are_those_of_student_where_rates_are_logs(vary, sign
 
 
 def test_errors_are_standard_errors_of_the_mean_over_networks():
-    curve = _Curve(lambda value: value * np.array([1.0, 2.0, 3.0, 6.0]), 0.0, 1e-3)
+    curve = RateCurve(lambda value: value * np.array([1.0, 2.0, 3.0, 6.0]), 0.0, 1e-3)
     # Variance (4 + 1 + 0 + 9) / 3 of four.
     assert curve.at(1.0) == pytest.approx((3.0, np.sqrt(14 / 3 / 4)))
 

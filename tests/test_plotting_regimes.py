@@ -35,7 +35,7 @@ def test_gains_without_a_finite_log_sit_on_the_edges_open_and_count_as_what_they
     low, high = axes.get_ylim()
     assert np.isfinite([low, high]).all()
     assert ringed(axes) == [3.0]
-    ring = axes.collections[-1].get_offsets()[0, 1]
+    ((_, ring),) = np.asarray(axes.collections[-1].get_offsets())
     for label, gain, height in (("stuck, log gain −∞", 1, 0.03), ("learned, log gain +∞", 3, 0.97)):
         marks = marked(axes, label)
         assert (list(marks.get_xdata()), list(marks.get_ydata())) == ([gain], [height])

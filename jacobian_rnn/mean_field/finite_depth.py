@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jacobian_rnn.jacobians import check_count
+from jacobian_rnn.checks import check_count
 from jacobian_rnn.mean_field.activations import Activation, check_activation, moments
 from jacobian_rnn.mean_field.scalars import checked_scales
 from jacobian_rnn.mean_field.vanilla import fixed_variance

@@ -8,7 +8,7 @@ from jax.core import Tracer
 from jax.scipy.special import digamma, polygamma
 from jaxtyping import Array, Float
 
-from jacobian_rnn.jacobians import check_count
+from jacobian_rnn.checks import check_count
 from jacobian_rnn.mean_field.scalars import checked_scales
 
 

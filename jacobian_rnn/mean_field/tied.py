@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
-from jacobian_rnn.jacobians import check_count
+from jacobian_rnn.checks import check_count
 from jacobian_rnn.mean_field.roots import increasing_root
 from jacobian_rnn.mean_field.units import Gate, Units, checked_units
 

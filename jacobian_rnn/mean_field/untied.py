@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jacobian_rnn.jacobians import check_count
+from jacobian_rnn.checks import check_count
 from jacobian_rnn.mean_field.quadrature import gaussian_nodes, known_average
 from jacobian_rnn.mean_field.roots import increasing_root
 from jacobian_rnn.mean_field.units import GRUUnits, LSTMUnits, MinimalUnits, checked_units
