@@ -54,7 +54,8 @@ class Growth:
         num_networks: drawn afresh at each point, at least 2.
         num_steps: measured steps.
         num_warmup: steps before them.
-        theory_units: size of the populations of the theory with the same weights.
+        theory_units: size of the populations of the theory with the same weights, at least four
+            for each of their steps.
         theory_populations: number of these populations.
         theory_steps: their steps, for each bias; the first half of them settles.
         seed: of all draws.
@@ -68,7 +69,7 @@ class Growth:
     num_networks: int = 16
     num_steps: int = 3000
     num_warmup: int = 500
-    theory_units: int = 1000
+    theory_units: int = 1600
     theory_populations: int = 4
     theory_steps: tuple[int, ...] = (160, 200, 400)
     seed: int = 0

@@ -188,6 +188,7 @@ def test_the_experiment_resumes_and_lays_theory_over_what_it_measured(tmp_path, 
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
-def test_every_bias_has_its_number_of_theory_steps():
+def test_every_bias_has_its_number_of_theory_steps_and_populations_large_enough_for_them():
     for preset in experiment.PRESETS.values():
         assert len(preset.theory_steps) == len(preset.biases)
+        assert preset.theory_units >= 4 * max(preset.theory_steps)
