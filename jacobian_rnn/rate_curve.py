@@ -27,7 +27,7 @@ class RateCurve:
         self.known: dict[float, tuple[float, float]] = {}
         self.quantile = math.nan
 
-    def at(self, value):
+    def at(self, value: float) -> tuple[float, float]:
         """Return mean and standard error over networks."""
         value = float(value)
         if value not in self.known:
@@ -39,13 +39,13 @@ class RateCurve:
             self.known[value] = float(np.mean(rates)), float(error)
         return self.known[value]
 
-    def excess(self, value, side=0):
+    def excess(self, value: float, side: int = 0) -> float:
         """Return mean − target, or + side · doubt: Student's bound and what the search leaves."""
         mean, error = self.at(value)
         doubt = self.tolerance + (0.0 if math.isnan(error) else self.quantile * error)
         return mean - self.target + (side * doubt if side else 0.0)
 
-    def root(self, low, high, side=0):
+    def root(self, low: float, high: float, side: int = 0) -> float:
         """Close in on excess = 0 between two values at which its sign differs."""
         a, b = float(low), float(high)
         at_a, at_b = self.excess(a, side), self.excess(b, side)
@@ -63,12 +63,15 @@ class RateCurve:
                 b, at_b = c, at_c
         return a if abs(at_a) < abs(at_b) else b
 
-    def crosses_at(self, value):
+    def crosses_at(self, value: float) -> bool:
         """Say whether the target is met there, up to the error: in chaos λ₁ is rough."""
         return abs(self.excess(value)) <= max(self.tolerance, self.at(value)[1])
 
-    def interval(self, value, grid, *, rising):
-        """Return the nearest values on both sides at which a t-test rejects the target."""
+    def interval(self, value: float, grid: np.ndarray, *, rising: bool) -> tuple[float, float]:
+        """Return the nearest values on both sides at which a t-test rejects the target.
+
+        `grid` ascends: where to look first, outwards from the value.
+        """
         ends = []
         below, above = grid[grid < value][::-1], grid[grid > value]
         for end, outwards in ((-math.inf, below), (math.inf, above)):

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 OUT = Path(__file__).resolve().parent / "out"
 GALLERY = Path(__file__).resolve().parent / "gallery"
 GALLERY_DPI = 64
+HEAD = "regime_versus_training"  # the README's first picture, which is shown large
 WIDTH = 7.2  # inches: two columns of a journal
 
 # M. Okabe and K. Ito, "Color Universal Design" (2008): told apart by colour-blind readers. Each
@@ -64,5 +65,6 @@ def save(figure: Figure, stem: Path, *, gallery: bool = False) -> None:
     )
     if gallery:
         small = GALLERY / f"{stem.name}.png"
-        figure.savefig(small, dpi=GALLERY_DPI, metadata={"Software": None})
+        dpi = mpl.rcParams["savefig.dpi"] if stem.name == HEAD else GALLERY_DPI
+        figure.savefig(small, dpi=dpi, metadata={"Software": None})
     plt.close(figure)

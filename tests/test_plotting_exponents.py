@@ -105,8 +105,11 @@ def test_rates_of_finite_times_are_open_where_rare_windows_carry_them(axes):
 
 
 def test_rates_without_a_number_stand_on_the_edge_on_their_side(axes):
-    logs = jnp.tile(jnp.array([-jnp.inf, jnp.inf])[None, :, None], (4, 1, 2))
-    plotting.finite_time_rates(axes, jrnn.FiniteTimeGrowth(jnp.array([1, 9]), logs))
-    for label, lag, height in (("typical: −∞", 1, 0.03), ("typical: +∞", 9, 0.97)):
+    logs = jnp.tile(jnp.array([-jnp.inf, jnp.inf, jnp.nan])[None, :, None], (4, 1, 2))
+    plotting.finite_time_rates(axes, jrnn.FiniteTimeGrowth(jnp.array([1, 9, 99]), logs))
+    ends = (("−∞", 1, 0.03), ("+∞", 9, 0.97), ("no number", 99, 0.03))
+    for label, lag, height in (
+        (f"{of}: {end}", *at) for of in ("typical", "mean square") for end, *at in ends
+    ):
         marks = marked(axes, label)
         assert (marks.get_xdata().tolist(), marks.get_ydata().tolist()) == ([lag], [height])

@@ -45,6 +45,15 @@ def test_gains_without_a_finite_log_sit_on_the_edges_open_and_count_as_what_they
     plt.close()
 
 
+def test_every_finite_gain_is_in_the_picture_and_its_ring_around_it():
+    _, axes = plt.subplots()
+    gains, intervals = np.array([-300.0, 0.0]), np.array([[-np.inf, -200.0], [-0.1, 0.1]])
+    plotting.regime_against_gain(axes, np.array([1.0, 2.0]), gains, intervals, np.array([0, -1]))
+    assert axes.get_ylim()[0] < -300
+    np.testing.assert_array_equal(axes.collections[-1].get_offsets(), [[1, -300], [2, 0]])
+    plt.close()
+
+
 def test_the_names_of_the_regimes_stand_between_their_thresholds():
     axes = plotting.label_regimes(drawn([0.0], [0]))
     heights = {text.get_text(): text.xy[1] for text in axes.texts}

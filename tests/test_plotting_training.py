@@ -26,7 +26,7 @@ def test_a_loss_is_averaged_over_its_window_and_broken_stretches_are_marked(axes
     with pytest.raises(ValueError, match="received a batch"):
         plotting.training_loss(axes, history(loss=np.zeros((2, 3))))
     axes.clear()
-    plotting.training_loss(axes, history(loss=np.array([1.0, 0.0, -1.0, 2.0, 0.0])))
+    plotting.training_loss(axes, history(loss=np.array([1.0, 0.0, -1.0, 2.0, 0.0, -np.inf])))
     assert marked(axes, "zero or less").get_xdata().tolist() == [2, 5]
 
 

@@ -19,7 +19,7 @@ from jacobian_rnn import (
     [
         (3, 20_000, -0.6),  # a range of 20,000 nats and more
         (16, 2000, -2.0),
-        (64, 3000, -1.0),
+        pytest.param(64, 20_000, -1.0, marks=pytest.mark.slow),
     ],
 )
 def test_chains_with_known_singular_values_are_exact_to_1e9(n, num_steps, low):

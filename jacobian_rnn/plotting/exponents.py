@@ -61,7 +61,7 @@ def lyapunov_exponents(
     Raises:
         TypeError: no Axes, or no spectrum.
         ValueError: a batch of spectra, exponents that are not numbers, `num_states` below k,
-            `shown` out of range, a curve of two lengths.
+            `shown` no integers or out of range, a curve of two lengths.
 
     Example:
         >>> import jax, matplotlib.pyplot as plt
@@ -205,7 +205,8 @@ def finite_time_rates(axes: "Axes", growth: FiniteTimeGrowth) -> "Axes":
     Typical is the mean log growth over lag; mean square is ½ log E‖Pv‖² / lag, the gradient that
     theory with averages speaks of, which rare windows carry. Bars are standard errors over windows.
     Points are open where they are so large, 0.1 / (2 lag), that the mean is not to be trusted.
-    Rates of ±∞ are triangles on the lower and the upper edge.
+    Rates of −∞, and those without a number, are triangles on the lower edge; rates of +∞ on the
+    upper.
 
     Args:
         axes: where to draw; the axis of lags becomes logarithmic.

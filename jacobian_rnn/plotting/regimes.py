@@ -93,7 +93,8 @@ def regime_against_gain(
         msg = f"outcome: received {np.unique(outcome).tolist()}, expected -1, 0 and 1 alone"
         raise ValueError(msg)
     inside = (log_gain >= thresholds.vanishing) & (log_gain <= thresholds.exploding)
-    finite = interval[np.isfinite(interval)]
+    finite = np.concatenate([log_gain, *interval])
+    finite = finite[np.isfinite(finite)]
     limits = (min(-45.0, *(finite - 3)), max(35.0, *(finite + 3))) if finite.size else (-45.0, 35.0)
     interval = np.clip(interval, *limits)
     below, above = log_gain - interval[:, 0], interval[:, 1] - log_gain
@@ -124,9 +125,11 @@ def regime_against_gain(
             )
     wrong = inside != (outcome == Outcome.LEARNED)
     low, high = limits
+    margin = EDGE * (high - low)
+    edges = np.where(log_gain < 0, low + margin, high - margin)
     axes.scatter(
         gain[wrong],
-        np.clip(log_gain[wrong], low + EDGE * (high - low), high - EDGE * (high - low)),
+        np.where(np.isinf(log_gain), edges, log_gain)[wrong],
         s=75,
         facecolors="none",
         edgecolors="black",

@@ -57,12 +57,11 @@ def training_loss(axes: "Axes", history: TrainingHistory, *, window: int = 1) ->
         raise ValueError(msg)
     means = np.lib.stride_tricks.sliding_window_view(loss, window).mean(axis=1)
     updates = np.arange(window, loss.size + 1)
-    with np.errstate(invalid="ignore"):
-        drawable = np.isfinite(means) & (means > 0)
+    finite = np.isfinite(means)
     over = f", mean of {window} updates" if window > 1 else ""
     axes.plot(
         updates,
-        np.where(drawable, means, np.nan),
+        np.where(finite & (means > 0), means, np.nan),
         color=BLUE,
         linewidth=1,
         label=f"training{over}",
@@ -78,7 +77,7 @@ def training_loss(axes: "Axes", history: TrainingHistory, *, window: int = 1) ->
     )
     first = _starts(~np.isfinite(loss)) + 1
     mark_edge(axes, first, "not finite from here", upper=True, colour=VERMILION)
-    mark_edge(axes, updates[_starts(means <= 0)], "zero or less from here", colour=BLUE)
+    mark_edge(axes, updates[_starts(finite & (means <= 0))], "zero or less from here", colour=BLUE)
     axes.set(yscale="log", xlabel="updates", ylabel="loss (units of the task)")
     return axes
 
