@@ -45,8 +45,9 @@ def draw_scale(axes: Axes, one: xr.Dataset, scale: str, multiple: float, **optio
     steps = multiple * one["depth_scale"].sel(scale=scale)
     style = {"color": colour, "linestyle": line, "linewidth": 1.6} | options
     edge = {"color": "white", "linestyle": "-", "linewidth": style["linewidth"] + 1.6}
-    for look in (edge, style):
-        axes.plot(one["value"], steps, **look)
+    # No line lies under the edge of another.
+    for level, look in enumerate((edge, style)):
+        axes.plot(one["value"], steps, zorder=2 + level / 2, **look)
 
 
 def said_multiple(one: xr.Dataset, scale: str) -> str:
