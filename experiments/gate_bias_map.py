@@ -9,6 +9,7 @@ so does the measured λ₁ of the networks, which keep their weights.
 """
 
 import dataclasses
+from operator import attrgetter
 
 import jax
 import jax.numpy as jnp
@@ -50,11 +51,6 @@ class GateBias(Trainability):
     gain: float = 1.0
     theory_steps: tuple[int, ...] = (400,) * 5 + (1600,) * 2
 
-    def columns(self, cell: str) -> tuple[float, ...]:
-        """Return the biases, ascending."""
-        del cell
-        return self.biases
-
 
 PRESETS = {
     "quick": GateBias(
@@ -88,7 +84,8 @@ PRESETS = {
 
 def run(config: GateBias, preset: str, *, num_workers: int, console: Console) -> int:
     """Train, measure, compare, write one NetCDF file; return the number of failed units."""
-    cells = (LSTM,) if preset == "quick" else (GRU, LSTM)  # each takes long to compile
+    # Each takes long to compile.
+    cells = {LSTM: CELLS[LSTM]} if preset == "quick" else CELLS
     return run_map(
         NAME,
         work,
@@ -155,4 +152,7 @@ def _gate(networks, name):
     )
 
 
-CELLS = {GRU: Cell(draw_gru, gru_rate), LSTM: Cell(draw_lstm, lstm_rate)}
+CELLS = {
+    GRU: Cell(draw_gru, gru_rate, attrgetter("biases")),
+    LSTM: Cell(draw_lstm, lstm_rate, attrgetter("biases")),
+}

@@ -68,10 +68,6 @@ class Trainability:
     num_resamples: int = 500
     dtype: str = "float32"
 
-    def columns(self, cell: str) -> tuple[float, ...]:
-        """Return the values of the parameter of a cell, ascending."""
-        raise NotImplementedError
-
 
 class Unit(NamedTuple):
     """What one worker does at a time: one horizon of one cell, or its rates."""
@@ -87,17 +83,19 @@ class Cell(NamedTuple):
         draw: `draw(config, column, key) -> Recurrence`.
         fresh_rate: `fresh_rate(config, networks, column) -> (rate, settled)`: λ₁ in mean field
             theory with fresh weights, for the measured variances of the column's `networks`.
+        columns: `columns(config)`: the values of the parameter of its initialisation, ascending.
     """
 
     draw: Callable[[Any, Any, jax.Array], jrnn.Recurrence]
     fresh_rate: Callable[[Any, jrnn.Recurrence, float], tuple[float, bool]]
+    columns: Callable[[Any], tuple[float, ...]]
 
 
 def run_map(
     name: str,
     work: Callable,
     config: Trainability,
-    cells: tuple[str, ...],
+    cells: dict[str, Cell],
     preset: str,
     *,
     num_workers: int,
@@ -110,7 +108,7 @@ def run_map(
         name: of the experiment.
         work: `work(config, unit, report)`, a module-level function that calls `part`.
         config: how.
-        cells: their names.
+        cells: by name.
         preset: names the result file.
         num_workers: parallel processes.
         console: where progress and results are shown.
@@ -141,7 +139,7 @@ def run_map(
 def part(config: Trainability, unit: Unit, cell: Cell, report: Report) -> xr.Dataset:
     """Draw the networks of a cell; train them over one horizon, or measure their rates."""
     report("drawing", 0.0)
-    columns = config.columns(unit.cell)
+    columns = cell.columns(config)
     networks = drawn(cell.draw, config, columns)
     if unit.part == RATES:
         return rates(config, networks, cell, columns, report)
@@ -260,14 +258,14 @@ def weight_std(kernels: jax.Array) -> float:
 
 
 def joined(
-    config: Trainability, cells: tuple[str, ...], parts: dict[Unit, xr.Dataset], *, gated: bool
+    config: Trainability, cells: dict[str, Cell], parts: dict[Unit, xr.Dataset], *, gated: bool
 ) -> xr.Dataset:
     """Arrange the parts by cell, column, horizon and seed, with the depth scales in steps."""
     of_cells = []
-    for cell in cells:
-        skills = [parts[Unit(cell, str(horizon))] for horizon in config.horizons]
-        one = xr.concat(skills, "horizon").merge(parts[Unit(cell, RATES)])
-        of_cells.append(one.assign(value=("column", list(config.columns(cell)))))
+    for name, cell in cells.items():
+        skills = [parts[Unit(name, str(horizon))] for horizon in config.horizons]
+        one = xr.concat(skills, "horizon").merge(parts[Unit(name, RATES)])
+        of_cells.append(one.assign(value=("column", list(cell.columns(config)))))
     dataset = xr.concat(of_cells, "cell").transpose("cell", "column", "horizon", "seed")
     dataset = dataset.assign_coords(
         cell=list(cells), horizon=list(config.horizons), seed=np.arange(config.num_seeds)

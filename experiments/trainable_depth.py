@@ -8,6 +8,7 @@ inputs add, is measured from the networks drawn.
 """
 
 import dataclasses
+from operator import attrgetter
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +52,6 @@ class Depth(Trainability):
     bias_means: tuple[float, ...] = (-4.0, -2.5, -1.0, 0.5, 2.0, 3.5, 5.0, 6.5, 8.0)
     minimal_weight_std: float = 1.0
 
-    def columns(self, cell: str) -> tuple[float, ...]:
-        """Return the values of the parameter of a cell, ascending."""
-        return self.weight_stds if cell == PLAIN else self.bias_means
-
 
 PRESETS = {
     "quick": Depth(
@@ -88,7 +85,8 @@ PRESETS = {
 
 def run(config: Depth, preset: str, *, num_workers: int, console: Console) -> int:
     """Train, measure, compare, write one NetCDF file; return the number of failed units."""
-    cells = (MINIMAL,) if preset == "quick" else (PLAIN, MINIMAL)  # each takes long to compile
+    # Each takes long to compile.
+    cells = {MINIMAL: CELLS[MINIMAL]} if preset == "quick" else CELLS
     return run_map(NAME, work, config, cells, preset, num_workers=num_workers, console=console)
 
 
@@ -151,4 +149,7 @@ def _noise(kernels):
     return NOISE_STD * noise @ kernels
 
 
-CELLS = {PLAIN: Cell(draw_plain, plain_rate), MINIMAL: Cell(draw_minimal, minimal_rate)}
+CELLS = {
+    PLAIN: Cell(draw_plain, plain_rate, attrgetter("weight_stds")),
+    MINIMAL: Cell(draw_minimal, minimal_rate, attrgetter("bias_means")),
+}

@@ -33,9 +33,10 @@ def in_float64():
 @pytest.fixture
 def optimized():
     """Compile with optimisation, for a test that computes for longer than it compiles."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,11 +7,12 @@ from experiments import depth_scales, results, trainability
 from experiments.trainability import RATES, Unit
 
 
-def constructed(config, told, *, gated=False):
+def constructed(config, cells, told, *, gated=False):
     """Build the dataset of an experiment.
 
     Args:
         config: of the experiment.
+        cells: of the experiment, by name.
         told: by cell, functions of its columns: up to which horizon its networks learn, ξ of the
             kept weights, ξ of fresh ones.
         gated: whether columns are biases.
@@ -19,7 +20,7 @@ def constructed(config, told, *, gated=False):
     parts = {}
     spread = np.linspace(0.9, 1.1, config.num_seeds)
     for cell, (reach, kept, fresh) in told.items():
-        columns = np.array(config.columns(cell))
+        columns = np.array(cells[cell].columns(config))
         for horizon in config.horizons:
             skill = 1 / (1 + (horizon / (spread * reach(columns)[:, None])) ** 4)
             parts[Unit(cell, str(horizon))] = xr.Dataset({"skill": (("column", "seed"), skill)})
@@ -31,6 +32,6 @@ def constructed(config, told, *, gated=False):
                 "settled": ("column", np.ones(columns.size, bool)),
             }
         )
-    dataset = trainability.joined(config, tuple(told), parts, gated=gated)
+    dataset = trainability.joined(config, {cell: cells[cell] for cell in told}, parts, gated=gated)
     dataset = depth_scales.compared(dataset, config)
     return results.described(dataset, config, device="cpu", seconds=1.0)

@@ -97,7 +97,7 @@ def constructed(multiple_of):
     config = dataclasses.replace(
         QUICK, biases=(0.0, 1.0, 2.0, 3.0, 4.0), horizons=(2, 4, 8, 16, 32, 64), num_seeds=3
     )
-    return maps.constructed(config, told, gated=True)
+    return maps.constructed(config, experiment.CELLS, told, gated=True)
 
 
 def time_constant(bias):

@@ -114,7 +114,7 @@ def test_tangents_and_closed_form_give_the_same(network):
     np.testing.assert_allclose(dense.exponents, given.exponents, atol=1e-10)
 
 
-@pytest.mark.parametrize("qr_every", [4, "auto"])
+@pytest.mark.parametrize("qr_every", [1, 4, "auto"])
 def test_two_halves_equal_one_run(qr_every):
     n = 8
     system = Recurrence(tanh_step, gaussian(n, 1.5))

@@ -112,7 +112,7 @@ def constructed(plain_multiple, minimal_multiple, *, wrong=False):
         told = {
             cell: (reach, lambda x: 50 - 9 * x, kept) for cell, (reach, kept, _) in told.items()
         }
-    return maps.constructed(config, told)
+    return maps.constructed(config, experiment.CELLS, told)
 
 
 def test_claims_hold_where_networks_learn_as_theory_says_and_fail_elsewhere():
@@ -168,4 +168,4 @@ def test_the_map_is_printed():
 
 @pytest.mark.parametrize("preset", experiment.PRESETS.values())
 def test_both_maps_have_as_many_columns(preset):
-    assert len({len(preset.columns(cell)) for cell in experiment.CELLS}) == 1
+    assert len({len(cell.columns(preset)) for cell in experiment.CELLS.values()}) == 1
