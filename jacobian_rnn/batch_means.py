@@ -76,9 +76,11 @@ def add_block(batches: BatchMeans, total: Float[Array, " k"], num_steps: int) ->
 
 def widened(batches: BatchMeans, length: int) -> BatchMeans:
     """Merge batches until each holds at least `length` steps."""
-    for _ in range((length - 1).bit_length()):
-        batches = lax.cond(batches.length < length, _merged, lambda batches: batches, batches)
-    return batches
+
+    def widen(_, batches):
+        return lax.cond(batches.length < length, _merged, lambda batches: batches, batches)
+
+    return lax.fori_loop(0, (length - 1).bit_length(), widen, batches)
 
 
 def _merged(batches):
@@ -117,9 +119,10 @@ def time_average(batches: BatchMeans) -> TimeAverage:
         Phys. 91 (1989).
     """
     mean = jnp.sum(batches.sums, axis=0) / jnp.maximum(jnp.sum(batches.steps), 1)
-    level = _level(lax.stop_gradient(batches))
-    covariance, drift = level.covariance, level.drift
-    for _ in range((CAPACITY // FEWEST_BATCHES).bit_length() - 1):
+    finest = _level(lax.stop_gradient(batches))
+
+    def joined(_, so_far):
+        batches, level = so_far
         batches = _merged(batches)
         coarser = _level(lax.stop_gradient(batches))
         wanted = (level.correlation > 0.2) & (coarser.num_batches >= FEWEST_BATCHES)
@@ -128,14 +131,19 @@ def time_average(batches: BatchMeans) -> TimeAverage:
             correlation=jnp.where(wanted, coarser.correlation, level.correlation),
             num_batches=jnp.where(wanted, coarser.num_batches, level.num_batches),
         )
+        return batches, level
+
+    most_joins = (CAPACITY // FEWEST_BATCHES).bit_length() - 1
+    _, level = lax.fori_loop(0, most_joins, joined, (batches, finest))
     errors = jnp.sqrt(level.variance)
-    scales = jnp.sqrt(jnp.diagonal(covariance))
+    scales = jnp.sqrt(jnp.diagonal(finest.covariance))
     rescaled = errors / jnp.where(scales > 0, scales, 1)
+    covariance = finest.covariance * rescaled[:, None] * rescaled
     enough = level.num_batches >= FEWEST_BATCHES
     return TimeAverage(
         mean,
-        jnp.where(level.num_batches >= 2, covariance * rescaled[:, None] * rescaled, jnp.nan),
-        drift,
+        jnp.where(level.num_batches >= 2, covariance, jnp.nan),
+        finest.drift,
         level.num_batches,
         enough & (level.correlation < 0.4),
     )

@@ -66,13 +66,6 @@ def factorized(columns: Float[Array, "n k"], factorization: Factorization) -> Fa
     return Factored(frame, jnp.abs(jnp.diagonal(upper)), lax.stop_gradient(sizes))
 
 
-def orthonormalized(factored: Factored) -> Factored:
-    """Make the frame orthonormal, and move the volumes of its columns into the pivots."""
-    frame, r = positive_qr(factored.frame)
-    volumes = jnp.diagonal(r)
-    return Factored(frame, factored.pivots * volumes, factored.sizes * lax.stop_gradient(volumes))
-
-
 @jax.custom_jvp
 def _eliminated(columns):
     """Return F' and U, F' U = columns; the rows of F' with its unit triangle L; diag(|L||U|)."""

@@ -102,9 +102,10 @@ def lyapunov_spectrum(
             "frame": frame,
         }
         run = _resumed_run(resume, state.size, state.size, state.dtype, excluded)
-    return _lyapunov_spectrum(
+    run, carry = _run_along(
         recurrence, carry, run, xs, num_steps, num_warmup, qr_every, factorization
     )
+    return _finished(run, carry)
 
 
 def lyapunov_spectrum_of(
@@ -152,14 +153,15 @@ def lyapunov_spectrum_of(
         _check_resume(resume)
         excluded = {"num_exponents": num_exponents, "num_warmup": num_warmup, "frame": frame}
         run = _resumed_run(resume, n, 0, jacobians.dtype, excluded)
-    return _lyapunov_spectrum_of(jacobians, run, num_warmup, qr_every, factorization)
+    run = _run_through(jacobians, run, num_warmup, qr_every, factorization)
+    return _finished(run, ())
 
 
 STATIC = ("num_warmup", "qr_every", "factorization")
 
 
 @partial(jax.jit, static_argnames=("num_steps", *STATIC))
-def _lyapunov_spectrum(recurrence, carry, run, xs, num_steps, num_warmup, qr_every, factorization):
+def _run_along(recurrence, carry, run, xs, num_steps, num_warmup, qr_every, factorization):
     unravel = ravel_pytree(carry)[1]
     step = ravelled_step(recurrence, unravel)
     jacobian = jacobian_of_step(recurrence, unravel)
@@ -187,18 +189,17 @@ def _lyapunov_spectrum(recurrence, carry, run, xs, num_steps, num_warmup, qr_eve
     run = _counted(
         Tangents(push, log_abs_det), run, xs, num_steps, num_warmup, qr_every, factorization
     )
-    return _finished(run, unravel(run.state))
+    return run, unravel(run.state)
 
 
 @partial(jax.jit, static_argnames=STATIC)
-def _lyapunov_spectrum_of(jacobians, run, num_warmup, qr_every, factorization):
+def _run_through(jacobians, run, num_warmup, qr_every, factorization):
     tangents = Tangents(
         lambda state, rows, jacobian: (state, matmul(rows, jacobian.T)),
         lambda _, jacobian: jnp.linalg.slogdet(jacobian)[1],
     )
     num_steps = jacobians.shape[0]
-    run = _counted(tangents, run, jacobians, num_steps, num_warmup, qr_every, factorization)
-    return _finished(run, ())
+    return _counted(tangents, run, jacobians, num_steps, num_warmup, qr_every, factorization)
 
 
 def _counted(tangents, run, xs, num_steps, num_warmup, qr_every, factorization):
@@ -210,7 +211,9 @@ def _counted(tangents, run, xs, num_steps, num_warmup, qr_every, factorization):
     return advanced(tangents, run, xs, num_warmup, num_steps, qr_every, factorization)
 
 
+@jax.jit
 def _finished(run, carry):
+    # Compiled by itself: it is the same for every system and sequence.
     n, k = run.frame.shape
     finite = run.alive | jnp.any(jnp.isnan(run.batches.sums), axis=0)
     sums = jnp.where(finite, run.batches.sums, 0)

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jacobian_rnn.batch_means import BatchMeans, add_block, no_batches, widened
-from jacobian_rnn.frames import Factorization, factorized, orthonormalized
+from jacobian_rnn.frames import Factorization, factorized, positive_qr
 
 LONGEST_BLOCK = 128
 LONGEST_INTERVAL = 16
@@ -209,18 +209,17 @@ def _adaptive_block(take, length, run, xs, check):
     def at_each_step():
         return take(length, 1, run, xs, check), jnp.int32(0)
 
-    def rarely():
-        coarser = [partial(take, length, 2**level, run, xs, check) for level in range(1, levels)]
-        block = lax.switch(level - 1, coarser)
-        failed = (block.log_loss > 1.25 * allowed) | (block.nonfinite_step >= 0)
-        failed |= jnp.any(run.alive & ~block.alive)
-        return lax.cond(failed, at_each_step, lambda: (block, level))
-
-    level = jnp.minimum(run.log_interval, levels - 1)
     if levels == 1:
         block, level = at_each_step()
     else:
-        block, level = lax.cond(level > 0, rarely, at_each_step)
+        level = jnp.minimum(run.log_interval, levels - 1)
+        often = jnp.left_shift(1, jnp.maximum(level - 1, 0))
+        coarse = partial(take, length, 2, run, xs, check, every=often)
+        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(coarse))
+        block = lax.cond(level > 0, coarse, lambda: nothing)
+        failed = (block.log_loss > 1.25 * allowed) | (block.nonfinite_step >= 0)
+        failed |= jnp.any(run.alive & ~block.alive)
+        block, level = lax.cond((level == 0) | failed, at_each_step, lambda: (block, level))
 
     # Rows of different sizes cost single steps no digits; pushed further they cost the spread.
     cancelled = jnp.maximum(block.log_loss, block.spread)
@@ -230,32 +229,43 @@ def _adaptive_block(take, length, run, xs, check):
     return block, jnp.clip(level + room, 0, levels - 1)
 
 
-def _block(tangents, factorization, length, interval, run, xs, check):
-    """Take `length` steps, with a factorisation after every `interval` of them."""
-    count = length // interval
+def _block(tangents, factorization, length, interval, run, xs, check, every=1):
+    """Take `length` steps, with a factorisation after every `interval * every` of them.
+
+    `interval` is static; `every` may be traced, and the product at most `LONGEST_INTERVAL`. One
+    loop serves all of its values: one for each would take many times longer to compile.
+    """
+    count, dtype = length // interval, run.frame.dtype
+
+    def one_interval(carried, step):
+        state, rows, peaks = carried
+        number, xs = step
+        state, rows, largest, states = _pushed(tangents, state, rows, xs, interval)
+        peaks = jnp.maximum(peaks, jnp.max(largest, axis=0, initial=0))
+
+        def renewed():
+            factored = factorized(rows.T, factorization)
+            sizes = jnp.maximum(factored.sizes, peaks)
+            return (factored.frame.T, jnp.zeros_like(peaks)), (factored.pivots, sizes)
+
+        def kept():
+            sizes = jnp.where(jnp.isfinite(peaks), 1, jnp.nan).astype(dtype)
+            return (rows, peaks), (jnp.ones_like(peaks), sizes)
+
+        if isinstance(every, int):
+            renew, records = renewed()
+        else:
+            renew, records = lax.cond((number + 1) % every == 0, renewed, kept)
+        return (state, *renew), (states, largest, *records)
+
     xs = jax.tree.map(lambda x: x.reshape(count, interval, *x.shape[1:]), xs)
-    early, late = jax.tree.map(lambda x: x[:-1], xs), jax.tree.map(lambda x: x[-1], xs)
-
-    def one_interval(carried, xs):
-        state, rows, peaks, _ = _pushed(tangents, carried[0], carried[1], xs, interval)
-        factored = factorized(rows.T, factorization)
-        return (state, factored.frame.T), (factored.pivots, factored.sizes, peaks)
-
-    (state, rows), records = lax.scan(
-        one_interval, (run.state, run.frame.T), early, length=count - 1
+    start = (run.state, run.frame.T, jnp.zeros(run.frame.shape[1], dtype))
+    (state, rows, _), (states, peaks, pivots, sizes) = lax.scan(
+        one_interval, start, (jnp.arange(count), xs)
     )
-    state, rows, peaks, states = _pushed(tangents, state, rows, late, interval)
-    factored = factorized(rows.T, factorization)
-    if factorization == "elimination":
-        factored = orthonormalized(factored)
-    last = (factored.pivots, factored.sizes, peaks)
-    pivots, sizes, peaks = jax.tree.map(
-        lambda early, last: jnp.concatenate([early, last[None]]), records, last
-    )
-    sizes = jnp.maximum(sizes, jnp.max(peaks, axis=1, initial=0))
 
     finite = jnp.isfinite(pivots) & jnp.isfinite(sizes)
-    gone = finite & (pivots <= rows.shape[1] * jnp.finfo(rows.dtype).eps * sizes)
+    gone = finite & (pivots <= rows.shape[1] * jnp.finfo(dtype).eps * sizes)
     log_pivots = jnp.where(gone, -jnp.inf, jnp.log(jnp.where(finite & ~gone, pivots, jnp.nan)))
     counts = run.alive & finite & ~gone
     log_loss = jnp.where(counts, jnp.log(jnp.where(counts, sizes, 1)) - log_pivots, 0)
@@ -263,6 +273,11 @@ def _block(tangents, factorization, length, interval, run, xs, check):
     # A row or a column of exact zeros loses its direction without anything to cancel.
     lost = jnp.any(gone & (sizes > 0) & run.alive, axis=1)
     broken = ~jnp.all(finite, axis=1)
+
+    frame = rows.T
+    if factorization == "elimination":
+        frame, upper = positive_qr(frame)
+        log_pivots = log_pivots.at[-1].add(jnp.log(jnp.diagonal(upper)))
     highest = jnp.max(jnp.where(counts, log_pivots, -jnp.inf), axis=1)
     lowest = jnp.min(jnp.where(counts, log_pivots, jnp.inf), axis=1)
     spread = jnp.max(jnp.maximum(highest - lowest, 0))
@@ -277,11 +292,11 @@ def _block(tangents, factorization, length, interval, run, xs, check):
 
     last_growth = jnp.where(jnp.all(alive), jnp.sum(log_pivots[-1]), -jnp.inf)
     log_det, log_det_error, num_checked = _check(
-        tangents, check, states, late, last_growth, run.frame.shape
+        tangents, check, states, xs, interval * every, last_growth, run.frame.shape
     )
     return _Block(
         state=state,
-        frame=factored.frame,
+        frame=frame,
         alive=alive,
         log_growth=jnp.where(jnp.any(broken), jnp.nan, jnp.sum(log_pivots, axis=0)),
         log_loss=jnp.max(log_loss),
@@ -314,23 +329,32 @@ def _pushed(tangents, state, rows, xs, interval):
     return moved, rows, peaks, states
 
 
-def _check(tangents, check, states, xs, growth, shape):
-    """Return log|det J|, its difference from the frame's growth, and the number of steps behind."""
+def _check(tangents, check, states, xs, interval, growth, shape):
+    """Return log|det J|, its difference from the frame's growth, and the number of steps behind.
+
+    For k = n of all steps of the last interval.
+    """
     n, k = shape
     if k < n:
         # The inequality needs a sample of log|det J| alone.
-        states, xs = states[-1:], jax.tree.map(lambda x: x[-1:], xs)
-    zero, num = jnp.zeros_like(growth), states.shape[0]
+        interval = 1
+    num_steps = states.shape[0] * states.shape[1]
+    states, xs = jax.tree.map(lambda x: x.reshape(num_steps, *x.shape[2:]), (states, xs))
+    longest = interval if isinstance(interval, int) else min(LONGEST_INTERVAL, num_steps)
+    states, xs = jax.tree.map(lambda x: x[-longest:], (states, xs))
+    zero = jnp.zeros_like(growth)
 
-    def of_step(_, step):
-        state, x = step
-        return None, tangents.log_abs_det(state, x)
+    def of_step(log_det, step):
+        number, state, x = step
+        more = lax.cond(number <= interval, tangents.log_abs_det, lambda *_: zero, state, x)
+        return log_det + more, None
 
     def checked():
-        _, log_dets = lax.scan(of_step, None, lax.stop_gradient((states, xs)), length=num)
-        log_det = jnp.sum(log_dets)
+        numbers = jnp.arange(longest, 0, -1)
+        steps = lax.stop_gradient((numbers, states, xs))
+        log_det, _ = lax.scan(of_step, zero, steps)
         difference = jnp.where(growth == log_det, 0, jnp.abs(lax.stop_gradient(growth) - log_det))
-        return log_det, difference if k == n else zero, jnp.int32(num)
+        return log_det, difference if k == n else zero, jnp.int32(interval)
 
     def skipped():
         return zero, zero, jnp.int32(0)

@@ -7,7 +7,7 @@ from scipy.special import digamma, polygamma
 
 from jacobian_rnn import Recurrence, lyapunov_spectrum, lyapunov_spectrum_of, step_jacobians
 from jacobian_rnn.frames import generic_frames
-from jacobian_rnn.lyapunov import _lyapunov_spectrum, _lyapunov_spectrum_of
+from jacobian_rnn.lyapunov import _finished, _run_along, _run_through
 
 
 def henon(params, carry, x):
@@ -181,11 +181,12 @@ def test_new_numbers_compile_nothing():
     system = Recurrence(tanh_step, gaussian(4, 1.5))
     lyapunov_spectrum(system, jnp.ones(4), None, num_steps=300)
     lyapunov_spectrum_of(jnp.ones((50, 3, 3)))
-    before = _lyapunov_spectrum._cache_size(), _lyapunov_spectrum_of._cache_size()
+    programs = (_run_along, _run_through, _finished)
+    before = [program._cache_size() for program in programs]
     other = Recurrence(tanh_step, gaussian(4, 1.2, seed=5))
     lyapunov_spectrum(other, jnp.zeros(4) + 0.5, None, num_steps=300)
     lyapunov_spectrum_of(2 * jnp.ones((50, 3, 3)))
-    assert (_lyapunov_spectrum._cache_size(), _lyapunov_spectrum_of._cache_size()) == before
+    assert [program._cache_size() for program in programs] == before
 
 
 @pytest.mark.parametrize(
