@@ -1,9 +1,9 @@
 """Chains of matrices to test on, and what other routes say of them."""
 
-import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
+from conftest import normal
 
 from jacobian_rnn import Recurrence, trajectory
 from jacobian_rnn.frames import generic_frames
@@ -40,7 +40,7 @@ def tanh_step(weights, carry, x):
 
 
 def gaussian(n, gain, seed=0):
-    return gain * jax.random.normal(jax.random.key(seed), (n, n)) / np.sqrt(n)
+    return jnp.asarray(gain * normal(seed, (n, n)) / np.sqrt(n))
 
 
 def benettin(jacobians, k):

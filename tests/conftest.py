@@ -1,5 +1,6 @@
 """Settings under which all tests run, and the Flax cells that many of them share."""
 
+import functools
 import os
 
 from experiments import environment
@@ -14,6 +15,7 @@ environment.compile_fast(optimize=False)
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
@@ -46,30 +48,31 @@ def without_what_other_modules_compiled():
     jax.clear_caches()
 
 
-def randomized(tree, key):
+def normal(seed, shape):
+    """Draw standard normal numbers from numpy, for which nothing has to be compiled."""
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def randomized(tree, generator):
     """Add noise to every parameter, biases included, so that none of them is zero."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    noisy = [
-        a + 0.4 * jax.random.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, noisy)
+    return jax.tree.map(
+        lambda a: jnp.asarray(np.asarray(a) + 0.4 * generator.standard_normal(a.shape)), tree
+    )
 
 
-def linen_network(cell, key):
-    carry_key, init_key, noise_key, state_key = jax.random.split(key, 4)
+def linen_network(cell, generator):
     shape = (4, 4, 2) if isinstance(cell, nn.ConvLSTMCell) else (NUM_INPUTS,)
-    carry = cell.initialize_carry(carry_key, shape)
-    variables = cell.init(init_key, carry, jnp.zeros(shape))
-    return from_linen(cell, randomized(variables, noise_key)), randomized(carry, state_key)
+    key = jax.random.key(0)
+    carry = cell.initialize_carry(key, shape)
+    variables = jax.jit(cell.init)(key, carry, jnp.zeros(shape))
+    return from_linen(cell, randomized(variables, generator)), randomized(carry, generator)
 
 
-def nnx_network(cell, key):
-    noise_key, state_key = jax.random.split(key)
+def nnx_network(cell, generator):
     carry = cell.initialize_carry((NUM_INPUTS,), nnx.Rngs(0))
     recurrence = from_nnx(cell)
-    params = randomized(recurrence.params, noise_key)
-    return Recurrence(recurrence.step, params, recurrence.jacobian), randomized(carry, state_key)
+    params = randomized(recurrence.params, generator)
+    return Recurrence(recurrence.step, params, recurrence.jacobian), randomized(carry, generator)
 
 
 def double(cell_class, *arguments, **options):
@@ -96,15 +99,16 @@ CELLS = [*LINEN, *NNX]
 CLOSED_FORMS = [name for name in CELLS if name != "ConvLSTMCell"]
 
 
+@functools.cache
 def make_network(name, width, seed=0):
     """Make `(recurrence, carry, xs)` of a named cell, with random biases and a random carry."""
-    key, xs_key = jax.random.split(jax.random.key(seed))
+    generator = np.random.default_rng(seed)
     if name in LINEN:
-        recurrence, carry = linen_network(LINEN[name](width), key)
+        recurrence, carry = linen_network(LINEN[name](width), generator)
     else:
-        recurrence, carry = nnx_network(NNX[name](width), key)
+        recurrence, carry = nnx_network(NNX[name](width), generator)
     shape = (4, 4, 2) if name == "ConvLSTMCell" else (NUM_INPUTS,)
-    return recurrence, carry, jax.random.normal(xs_key, (12, *shape))
+    return recurrence, carry, jnp.asarray(generator.standard_normal((12, *shape)))
 
 
 @pytest.fixture

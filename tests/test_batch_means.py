@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import normal
 from scipy import stats
 
 from jacobian_rnn.batch_means import (
@@ -23,7 +24,7 @@ def batched(blocks):
 
 
 def test_batches_merge_when_all_are_full_and_lose_nothing():
-    blocks = jax.random.normal(jax.random.key(0), (5 * CAPACITY + 3, 2))
+    blocks = normal(0, (5 * CAPACITY + 3, 2))
     batches = batched(blocks)
     assert batches.length == 80
     assert jnp.sum(batches.steps) == 10 * len(blocks)
@@ -39,7 +40,7 @@ def test_widened_batches_hold_at_least_the_length():
 
 
 def test_running_means_end_at_the_mean_and_are_nan_beyond_the_run():
-    blocks = jax.random.normal(jax.random.key(0), (20, 3))
+    blocks = normal(0, (20, 3))
     means, steps = running_means(batched(blocks))
     np.testing.assert_allclose(means[19], jnp.mean(blocks, axis=0) / 10, atol=1e-12)
     assert steps[19] == 200
@@ -68,7 +69,7 @@ def autoregressive(key, shape, memory):
 
 @pytest.mark.parametrize("num_blocks", [20, 100, 1000])
 def test_intervals_cover_the_mean_of_white_noise(num_blocks):
-    noise = jax.random.normal(jax.random.key(0), (1000, num_blocks, 4))
+    noise = normal(0, (1000, num_blocks, 4))
     covered, long_enough = coverage(noise)
     # 4000 intervals: a standard error of 0.35 %.
     assert 0.93 < covered < 0.975
@@ -90,13 +91,13 @@ def test_a_run_shorter_than_the_correlation_time_says_so():
 
 
 def test_a_trend_shows_as_drift_and_noise_does_not():
-    noise = jax.random.normal(jax.random.key(0), (200, 1))
+    noise = normal(0, (200, 1))
     assert abs(time_average(batched(noise)).drift[0]) < 4
     assert time_average(batched(noise + jnp.linspace(0, 10, 200)[:, None])).drift[0] > 4
 
 
 def test_covariance_is_that_of_the_components():
-    white = jax.random.normal(jax.random.key(0), (4000, 2))
+    white = normal(0, (4000, 2))
     mixed = white @ jnp.array([[1.0, 0.8], [0.0, 0.6]])
     covariance = time_average(batched(mixed)).covariance
     correlation = covariance[0, 1] / jnp.sqrt(covariance[0, 0] * covariance[1, 1])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CELLS, LINEN, NNX
+from conftest import CELLS, LINEN, NNX, normal
 from flax import linen as nn
 from flax import nnx
 from jax.flatten_util import ravel_pytree
@@ -158,7 +158,7 @@ def test_what_is_no_cell_is_refused(make, error, match):
 
 
 def test_layers_of_flax_are_taken_as_they_are():
-    xs = jax.random.normal(jax.random.key(0), (6, 3))
+    xs = normal(0, (6, 3))
     layer = nn.RNN(nn.LSTMCell(4, param_dtype=jnp.float64))
     variables = layer.init(jax.random.key(1), xs)
     recurrence = from_linen(layer, variables)
@@ -183,7 +183,7 @@ def test_the_carry_of_zeros_is_that_of_the_cell(network, name):
 def test_partitioned_parameters_are_taken_out_of_their_boxes():
     init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "units"))
     cell = nn.GRUCell(4, kernel_init=init, param_dtype=jnp.float64)
-    carry, xs = jnp.zeros(4), jax.random.normal(jax.random.key(0), (5, 3))
+    carry, xs = jnp.zeros(4), normal(0, (5, 3))
     variables = cell.init(jax.random.key(1), carry, xs[0])
     assert isinstance(variables["params"]["in"]["kernel"], nn.Partitioned)
     recurrence = from_linen(cell, variables)

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import normal
 from scipy.special import comb
 
 from jacobian_rnn import dense_chain, jacobian_product, lyapunov_spectrum
@@ -19,7 +20,7 @@ def layers(key, depth, width, *, orthogonal=False, std=1.0):
 
 def test_a_chain_is_the_network_and_its_product_the_networks_derivative():
     chain = layers(jax.random.key(0), 5, 4)
-    chain["bias"] = 0.3 * jax.random.normal(jax.random.key(1), (5, 4))
+    chain["bias"] = 0.3 * normal(1, (5, 4))
     first = jnp.arange(4.0)
 
     def network(h):
@@ -66,7 +67,7 @@ def test_fifty_orthogonal_linear_layers_are_an_isometry():
 def test_fifty_layers_of_tanh_satisfy_the_sum_rule(orthogonal):
     depth, width = 50, 24
     chain = layers(jax.random.key(3), depth, width, orthogonal=orthogonal, std=1.2)
-    first = jax.random.normal(jax.random.key(4), (width,))
+    first = normal(4, (width,))
     product = jacobian_product(dense_chain(), first, chain)
     h, total = np.asarray(first), 0.0
     for kernel in np.asarray(chain["kernel"]):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import normal
 
 from jacobian_rnn.frames import (
     check_frame,
@@ -22,7 +23,7 @@ def volumes(columns):
 @pytest.mark.parametrize("factorization", FACTORIZATIONS)
 @pytest.mark.parametrize("shape", [(6, 6), (9, 4), (5, 1), (300, 3)])
 def test_pivots_multiply_the_volumes_and_frames_span_the_same(factorization, shape):
-    columns = np.asarray(jax.random.normal(jax.random.key(0), shape))
+    columns = normal(0, shape)
     factored = factorized(jnp.asarray(columns), factorization)
     grown = volumes(np.asarray(factored.frame)) + np.cumsum(np.log(factored.pivots))
     np.testing.assert_allclose(grown, volumes(columns), atol=1e-12)
@@ -33,14 +34,14 @@ def test_pivots_multiply_the_volumes_and_frames_span_the_same(factorization, sha
 
 @pytest.mark.parametrize("factorization", ["householder", "cholesky"])
 def test_orthonormal_factorizations_are(factorization):
-    columns = jax.random.normal(jax.random.key(0), (9, 4)) * jnp.array([1, 1e100, 1e-100, 1])
+    columns = normal(0, (9, 4)) * jnp.array([1, 1e100, 1e-100, 1])
     frame = factorized(columns, factorization).frame
     np.testing.assert_allclose(frame.T @ frame, np.eye(4), atol=1e-14)
 
 
 def test_elimination_keeps_entries_at_most_one_and_rows_of_all_sizes():
     rows = jnp.exp(jnp.array([0.0, -40.0, -80.0, -120.0]))[:, None]
-    columns = rows * jax.random.normal(jax.random.key(2), (4, 4))
+    columns = rows * normal(2, (4, 4))
     factored = factorized(columns, "elimination")
     assert float(jnp.max(jnp.abs(factored.frame))) == 1
     exact = np.linalg.slogdet(np.asarray(columns / rows))[1] - 240
@@ -49,7 +50,7 @@ def test_elimination_keeps_entries_at_most_one_and_rows_of_all_sizes():
 
 
 def test_cholesky_gives_way_to_householder_where_it_breaks_down():
-    columns = jax.random.normal(jax.random.key(0), (6, 3))
+    columns = normal(0, (6, 3))
     nearly = columns.at[:, 1].set(columns[:, 0] + 1e-12 * columns[:, 1])
     expected = factorized(nearly, "householder")
     factored = factorized(nearly, "cholesky")
@@ -59,8 +60,8 @@ def test_cholesky_gives_way_to_householder_where_it_breaks_down():
 
 @pytest.mark.parametrize("factorization", FACTORIZATIONS)
 def test_derivatives_agree_with_finite_differences(factorization):
-    columns = jax.random.normal(jax.random.key(0), (6, 4))
-    direction = jax.random.normal(jax.random.key(1), (6, 4))
+    columns = normal(0, (6, 4))
+    direction = normal(1, (6, 4))
 
     def function(columns):
         factored = factorized(columns, factorization)
@@ -75,7 +76,7 @@ def test_derivatives_agree_with_finite_differences(factorization):
 
 @pytest.mark.parametrize("factorization", FACTORIZATIONS)
 def test_derivatives_are_finite_where_a_column_vanishes(factorization):
-    columns = jax.random.normal(jax.random.key(0), (5, 3)).at[:, 2].set(0)
+    columns = jnp.asarray(normal(0, (5, 3))).at[:, 2].set(0)
 
     def first_pivots(columns):
         return jnp.sum(jnp.log(factorized(columns, factorization).pivots[:2]))

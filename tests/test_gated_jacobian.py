@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CLOSED_FORMS
+from conftest import CLOSED_FORMS, normal
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
@@ -38,7 +38,7 @@ def differentiated(request, network):
     """Give the parts of one step, and its Jacobians for state and input by `jax.jacfwd`."""
     # Layers read as many inputs as the ones below have units.
     recurrence, carry = layers(STACKS.get(request.param, request.param), network, 3)
-    x = jax.random.normal(jax.random.key(5), (3,))
+    x = normal(5, (3,))
     state, unravel = ravel_pytree(carry)
     step = ravelled_step(recurrence, unravel)
     parts = recurrence.jacobian.parts(recurrence.params, carry, x)
@@ -54,8 +54,8 @@ def test_parts_form_the_jacobians_for_state_and_input(differentiated):
 
 def test_tangents_are_pushed_and_cotangents_pulled_without_the_matrix(differentiated):
     parts, of_state, of_input = differentiated
-    rows = jax.random.normal(jax.random.key(6), (4, of_state.shape[0]))
-    of_inputs = jax.random.normal(jax.random.key(7), (4, 3))
+    rows = normal(6, (4, of_state.shape[0]))
+    of_inputs = normal(7, (4, 3))
     np.testing.assert_allclose(parts.push(rows), rows @ of_state.T, atol=1e-13)
     np.testing.assert_allclose(parts.pull(rows), rows @ of_state, atol=1e-13)
     np.testing.assert_allclose(parts.push_input(of_inputs), of_inputs @ of_input.T, atol=1e-13)
@@ -92,7 +92,7 @@ def test_a_closed_gate_gives_minus_infinity_and_no_nan():
     [nn.relu, nn.gelu, nn.silu, nn.softplus, nn.leaky_relu, nn.elu, nn.hard_tanh, jax.nn.identity],
 )
 def test_activations_of_single_units_have_closed_forms(activation):
-    xs = jax.random.normal(jax.random.key(1), (5, 3))
+    xs = normal(1, (5, 3))
     for cell in (nn.SimpleCell, nn.LSTMCell, nn.GRUCell, nn.MGUCell):
         instance = cell(4, activation_fn=activation, param_dtype=jnp.float64)
         carry = instance.initialize_carry(jax.random.key(0), (3,))

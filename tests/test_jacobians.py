@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CELLS, CLOSED_FORMS, double
+from conftest import CELLS, CLOSED_FORMS, double, normal
 from flax import linen as nn
 from flax import nnx
 from jax.flatten_util import ravel_pytree
@@ -185,7 +185,7 @@ def test_a_cell_that_computes_in_another_dtype_than_its_variables_has_no_closed_
 def test_backpropagation_through_the_scan_agrees_with_the_product_at_every_lag(network, name):
     recurrence, carry, xs = network(name, 2 if name == "ConvLSTMCell" else 5)
     states = trajectory(recurrence, carry, xs)
-    cotangent = jax.random.normal(jax.random.key(9), states[0].shape)
+    cotangent = normal(9, states[0].shape)
     gradients = state_gradients(recurrence, carry, xs, lambda s: s[-1] @ cotangent)
     unravel = ravel_pytree(carry)[1]
     for lag in (12,) if name == "ConvLSTMCell" else (1, 5, 12):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import normal
 from jax.flatten_util import ravel_pytree
 
 from jacobian_rnn import (
@@ -32,12 +33,12 @@ def made(name, width, seed=0):
     """Draw a cell with random biases, and a random carry."""
     network = MAKERS[name](3, width, key=jax.random.key(seed), dtype=jnp.float64)
     params, unravel = ravel_pytree(network.params)
-    noise = 0.1 * jax.random.normal(jax.random.key(seed + 1), params.shape)
+    noise = 0.1 * normal(seed + 1, params.shape)
     network = jax.tree.unflatten(
         jax.tree.structure(network), jax.tree.leaves(unravel(params + jnp.abs(noise)))
     )
     carry = jax.tree.map(lambda c: c + 0.5, zero_carry(network))
-    xs = jax.random.normal(jax.random.key(seed + 2), (8, 3))
+    xs = normal(seed + 2, (8, 3))
     return network, carry, xs
 
 
@@ -50,7 +51,7 @@ def test_closed_forms_are_the_derivatives_of_the_step(name, width):
     parts = network.jacobian.parts(network.params, carry, xs[0])
     np.testing.assert_allclose(parts.dense(), of_state, atol=1e-14)
     np.testing.assert_allclose(parts.dense_input(), of_input, atol=1e-14)
-    rows = jax.random.normal(jax.random.key(9), (4, state.size))
+    rows = normal(9, (4, state.size))
     np.testing.assert_allclose(parts.push(rows), rows @ of_state.T, atol=1e-13)
     np.testing.assert_allclose(parts.pull(rows), rows @ of_state, atol=1e-13)
     np.testing.assert_allclose(parts.pull_input(rows), rows @ of_input, atol=1e-13)
@@ -96,7 +97,7 @@ def test_exponents_of_an_lru_are_the_logs_of_its_eigenvalues():
     network = lru(3, 5, key=jax.random.key(3), dtype=jnp.float64)
     sizes = jnp.exp(-jnp.exp(network.params["log_decay"]))
     assert bool(jnp.all((sizes > 0.9) & (sizes < 0.999)))
-    xs = jax.random.normal(jax.random.key(1), (4000, 3))
+    xs = normal(1, (4000, 3))
     spectrum = lyapunov_spectrum(network, zero_carry(network), xs, num_warmup=2000, qr_every=1)
     expected = np.sort(np.repeat(np.log(sizes), 2))[::-1]
     np.testing.assert_allclose(spectrum.exponents, expected, atol=1e-3)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import benettin, chaotic_jacobians, gaussian, tanh_step
+from conftest import normal
 from scipy.special import digamma, polygamma
 
 from jacobian_rnn import Recurrence, lyapunov_spectrum, lyapunov_spectrum_of, step_jacobians
@@ -59,7 +60,7 @@ def test_a_million_steps_of_the_henon_map_contract_areas_as_they_must_and_have_i
 @pytest.mark.parametrize("n", [2, 4, 16])
 def test_products_of_gaussian_matrices_have_newmans_exponents(n):
     steps = 20_000
-    jacobians = jax.random.normal(jax.random.key(n), (steps, n, n)) / np.sqrt(n)
+    jacobians = normal(n, (steps, n, n)) / np.sqrt(n)
     spectrum = lyapunov_spectrum_of(jacobians, qr_every=1)
     chi = (n - np.arange(1, n + 1) + 1) / 2
     exact = 0.5 * (np.log(2 / n) + digamma(chi))
@@ -72,7 +73,7 @@ def test_products_of_gaussian_matrices_have_newmans_exponents(n):
 @pytest.mark.parametrize("name", ["LSTMCell", "nnx OptimizedLSTMCell", "GRUCell", "MGUCell"])
 def test_all_exponents_of_a_cell_sum_to_the_mean_log_det(network, name):
     recurrence, carry, _ = network(name, 6)
-    xs = jax.random.normal(jax.random.key(1), (400, 3))
+    xs = normal(1, (400, 3))
     spectrum = lyapunov_spectrum(recurrence, carry, xs, num_warmup=50, qr_every=1)
     jacobians = step_jacobians(recurrence, carry, xs, method="reverse")[50:]
     log_dets = np.linalg.slogdet(np.asarray(jacobians))[1]
@@ -82,7 +83,7 @@ def test_all_exponents_of_a_cell_sum_to_the_mean_log_det(network, name):
 
 
 def test_the_spectrum_of_a_transposed_system_run_backwards_is_the_same():
-    jacobians = gaussian(4, 1.0)[None] + 0.2 * jax.random.normal(jax.random.key(3), (40_000, 4, 4))
+    jacobians = gaussian(4, 1.0)[None] + 0.2 * normal(3, (40_000, 4, 4))
     forward = lyapunov_spectrum_of(jacobians, qr_every=1)
     adjoint = lyapunov_spectrum_of(jnp.swapaxes(jacobians, 1, 2)[::-1], qr_every=1)
     # The frames begin and end differently: a boundary term of order 1 / T.
@@ -105,7 +106,7 @@ def test_fewer_exponents_are_the_first_of_all(k):
 
 def test_tangents_and_closed_form_give_the_same(network):
     recurrence, carry, _ = network("GRUCell", 5)
-    xs = jax.random.normal(jax.random.key(1), (200, 3))
+    xs = normal(1, (200, 3))
     dense = lyapunov_spectrum(recurrence, carry, xs, qr_every=1)
     without = Recurrence(recurrence.step, recurrence.params)
     matrix_free = lyapunov_spectrum(without, carry, xs, qr_every=1)
@@ -118,7 +119,7 @@ def test_tangents_and_closed_form_give_the_same(network):
 def test_two_halves_equal_one_run(qr_every):
     n = 8
     system = Recurrence(tanh_step, gaussian(n, 1.5))
-    xs = 0.3 * jax.random.normal(jax.random.key(2), (4200, n))
+    xs = 0.3 * normal(2, (4200, n))
     options = {"num_exponents": 5, "qr_every": qr_every}
     whole = lyapunov_spectrum(system, jnp.zeros(n), xs, num_warmup=200, **options)
     first = lyapunov_spectrum(system, jnp.zeros(n), xs[:2200], num_warmup=200, **options)
@@ -169,7 +170,7 @@ def test_auto_factors_rarely_where_directions_grow_alike_and_often_where_not():
 
 
 def test_a_batch_under_vmap_equals_its_members():
-    jacobians = 0.5 * jax.random.normal(jax.random.key(0), (3, 200, 4, 4))
+    jacobians = 0.5 * normal(0, (3, 200, 4, 4))
     batch = jax.vmap(lambda j: lyapunov_spectrum_of(j, qr_every=1))(jacobians)
     for i in range(3):
         alone = lyapunov_spectrum_of(jacobians[i], qr_every=1)
@@ -195,7 +196,7 @@ def test_new_numbers_compile_nothing():
 )
 def test_gradients_agree_with_finite_differences(factorization, qr_every):
     n = 4
-    xs = 0.3 * jax.random.normal(jax.random.key(2), (40, n))
+    xs = 0.3 * normal(2, (40, n))
 
     def weighted(weights):
         system = Recurrence(tanh_step, weights)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import benettin, chaotic_jacobians, gaussian, tanh_step
+from conftest import normal
 
 from jacobian_rnn import Recurrence, lyapunov_spectrum, lyapunov_spectrum_of
 from jacobian_rnn.frames import generic_frames
@@ -17,7 +18,7 @@ FACTORIZATIONS = ["elimination", "householder", "cholesky"]
 def test_saturated_networks_keep_their_most_negative_exponents(gain, qr_every):
     n, steps = 32, 2000
     weights = np.asarray(gaussian(n, gain))
-    inputs, carry = [], np.asarray(jax.random.normal(jax.random.key(1), (n,)))
+    inputs, carry = [], normal(1, (n,))
     for _ in range(steps):
         inputs.append(weights @ carry)
         carry = np.tanh(inputs[-1])
@@ -88,7 +89,7 @@ def test_a_direction_lost_in_the_warm_up_stays_lost():
 
 def test_a_direction_lost_to_rounding_is_reported_with_its_step():
     jacobians = chaotic_jacobians(n=5)
-    nearly = 1 + 1e-15 * jax.random.normal(jax.random.key(0), (5,))
+    nearly = 1 + 1e-15 * normal(0, (5,))
     near = jacobians.at[123, 2].set(jacobians[123, 1] * nearly)
     spectrum = lyapunov_spectrum_of(near, qr_every=1)
     assert np.linalg.matrix_rank(np.asarray(near[123])) == 4
@@ -118,7 +119,7 @@ def test_gradients_stay_finite_where_a_direction_is_lost(factorization):
 
     gradient = jax.grad(of_alive)(jacobians)
     assert bool(jnp.all(jnp.isfinite(gradient)))
-    direction = jax.random.normal(jax.random.key(1), jacobians.shape).at[7, 1].set(0)
+    direction = jnp.asarray(normal(1, jacobians.shape)).at[7, 1].set(0)
     step = 1e-6
     slope = (of_alive(jacobians + step * direction) - of_alive(jacobians - step * direction)) / (
         2 * step
@@ -188,7 +189,7 @@ def test_an_interval_longer_than_the_run_is_cut_to_it():
 def test_the_sum_rule_of_few_exponents_allows_for_its_sample():
     angles = jax.random.uniform(jax.random.key(0), (2000,)) * 6
     turns = jnp.stack([jnp.cos(angles), -jnp.sin(angles), jnp.sin(angles), jnp.cos(angles)], 1)
-    sizes = jnp.exp(jax.random.normal(jax.random.key(1), (2000,)))
+    sizes = jnp.exp(normal(1, (2000,)))
     jacobians = sizes[:, None, None] * turns.reshape(2000, 2, 2)
     spectrum = lyapunov_spectrum_of(jacobians, num_exponents=1, qr_every=1)
     assert spectrum.sum_rule_residual == 0

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import normal
 from flax import linen as nn
 from flax import nnx
 
@@ -35,7 +36,7 @@ def rotation(scale):
 
 
 def batch(num_steps=40, size=4):
-    return jax.random.normal(jax.random.key(0), (size, num_steps, 3), jnp.float64)
+    return normal(0, (size, num_steps, 3))
 
 
 def test_log_gain_and_exponent_of_a_scaled_rotation_are_exact():

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import normal
 
 from jacobian_rnn import (
     ensemble_spectrum,
@@ -41,7 +42,7 @@ def test_a_batch_of_exponents_is_refused(function):
 
 
 def newman(seed, steps=4000, n=4, **options):
-    jacobians = 1.3 * jax.random.normal(jax.random.key(seed), (steps, n, n)) / np.sqrt(n)
+    jacobians = 1.3 * normal(seed, (steps, n, n)) / np.sqrt(n)
     return lyapunov_spectrum_of(jacobians, qr_every=1, **options)
 
 
@@ -81,7 +82,7 @@ def test_print_shows_exponents_intervals_and_checks():
 def test_a_short_run_and_a_drifting_one_say_so():
     assert "WARNING: too short: " in str(newman(0, steps=9))
     growth = jnp.linspace(0, 3, 2000)[:, None, None] + jnp.zeros((2000, 2, 2))
-    noise = jax.random.normal(jax.random.key(0), (2000, 2, 2))
+    noise = normal(0, (2000, 2, 2))
     text = str(lyapunov_spectrum_of(jnp.exp(growth) * noise, qr_every=1))
     assert "exponents drift from half to half" in text
 
@@ -94,7 +95,7 @@ def test_history_ends_at_the_result():
 
 
 def test_an_ensemble_separates_members_from_time():
-    jacobians = jax.random.normal(jax.random.key(0), (30, 600, 3, 3))
+    jacobians = normal(0, (30, 600, 3, 3))
     run = jax.vmap(lambda j: lyapunov_spectrum_of(j, qr_every=1))
     alike = ensemble_spectrum(run(jacobians))
     np.testing.assert_allclose(alike.spread / alike.spread_over_time, 1, atol=0.4)
