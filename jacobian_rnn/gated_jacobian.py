@@ -114,7 +114,7 @@ class GatedJacobian(NamedTuple):
 
     def _parts(self, rows):
         num_parts, _, units = self.diagonals.shape
-        return rows.reshape(rows.shape[0], num_parts, units)
+        return jnp.asarray(rows).reshape(rows.shape[0], num_parts, units)
 
     def _mixed(self, parts):
         if self.mixing is not None:
