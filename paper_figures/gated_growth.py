@@ -29,7 +29,6 @@ def draw(dataset: xr.Dataset) -> Figure:
         len(biases),
         figsize=(7.2, 1.4 + 2.0 * len(cells)),
         sharex=True,
-        sharey="col",
         layout="constrained",
         squeeze=False,
     )

@@ -72,7 +72,7 @@ def draw(dataset: xr.Dataset) -> Figure:
     assert mesh is not None
     figure.colorbar(mesh, ax=list(grid[0]), label="fraction of networks that learned", pad=0.01)
     lines = {
-        f"log gain {thresholds[name]:+g} nats ({name} beyond)": style
+        f"log gain {thresholds[name]:+g} nats ({name} beyond)".replace("-", "−"): style
         for name, style in BOUNDARIES.items()
     } | {
         r"measured $\lambda_1 = 0$": NO_GROWTH,
@@ -125,11 +125,25 @@ def _draw_crossings(axes, gains, horizons, values, colour, style):
     if min(values.shape) < 2 or not (np.nanmin(values) < 0 < np.nanmax(values)):
         return
     # A log gain of −inf has no place on a line between neighbours; far below zero it does not show.
-    finite = np.ma.masked_invalid(np.clip(values, -1e3, 1e3))
+    gains, horizons, values = _refined(gains, horizons, np.clip(values, -1e3, 1e3))
+    finite = np.ma.masked_invalid(values)
     for width, shade, line in ((3.2, "white", "solid"), (1.6, colour, style)):
         axes.contour(
             gains, horizons, finite, levels=[0], colors=[shade], linewidths=width, linestyles=line
         )
+
+
+def _refined(gains, horizons, values, *, times=16):
+    """Interpolate linearly in the logarithms of the axes, on which the lines are seen."""
+
+    def finer(centres):
+        index = np.arange((len(centres) - 1) * times + 1) / times
+        return index, np.exp(np.interp(index, np.arange(len(centres)), np.log(centres)))
+
+    (column, gains), (row, horizons) = finer(gains), finer(horizons)
+    along = [np.interp(column, np.arange(values.shape[1]), line) for line in values]
+    refined = [np.interp(row, np.arange(values.shape[0]), line) for line in np.transpose(along)]
+    return gains, horizons, np.transpose(refined)
 
 
 def _edges(centres):
