@@ -16,8 +16,7 @@ DESCRIPTION = "\n\n".join(
         "Run an experiment and write its results to results/NAME/.",
         "A run that is stopped goes on where it was when the same command is given again.",
         "\n".join(f"  {name}: {known.summary}" for name, known in catalogue.EXPERIMENTS.items()),
-        "  all: runs all of these, one after another\n"
-        "  show FILE: says what a result file holds, and draws it",
+        "  all: runs all of these\n  show FILE: says what a result file holds, and draws it",
         *(
             f"{name} has options of its own: python -m experiments {name} --help"
             for name, known in catalogue.EXPERIMENTS.items()
@@ -46,13 +45,19 @@ def main(
         device: where to compute.
         dtype: precision of networks, predictions and training; by default the one that the
             experiment needs.
-        workers: parallel processes; one for each core by default, one on a GPU.
+        workers: parallel processes; one for each core by default, one on a GPU. With `all`, quick
+            presets run side by side instead, one on each core.
     """
     if workers is not None and workers < 1:
         sys.exit(f"--workers: received {workers}, expected at least 1")
     if name == "all":
         run_all.stop_in_order()
-        sys.exit(run_all.run(preset, device=device, dtype=dtype, workers=workers))
+        at_once = 1
+        if preset == "quick" and device == "cpu" and workers is None:
+            # They mostly compile, and each process of an experiment compiles the same.
+            at_once, workers = os.cpu_count() or 1, 1
+        options = {"device": device, "dtype": dtype, "workers": workers, "at_once": at_once}
+        sys.exit(run_all.run(preset, **options))
     if name not in catalogue.EXPERIMENTS:
         known = ", ".join([*catalogue.EXPERIMENTS, "all", "show"])
         sys.exit(f"unknown experiment {name!r}: expected one of {known}")

@@ -1,4 +1,4 @@
-"""Run every experiment, one after another, each in a process of its own.
+"""Run every experiment, each in a process of its own.
 
 A process of its own because JAX reads its environment, which differs between experiments, once.
 """
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from typing import IO, NamedTuple
@@ -17,6 +18,7 @@ from rich.table import Table
 from experiments import catalogue, results
 
 MADE = "made"
+STOPPED = "stopped; goes on from there when run again"
 INTERRUPTED = 128 + signal.SIGINT  # exit status
 GRACE = 15.0  # seconds in which an experiment that is stopped may end by itself
 
@@ -29,12 +31,33 @@ class Finished(NamedTuple):
     outcome: str
 
 
+class Running(NamedTuple):
+    """An experiment that is running.
+
+    Attributes:
+        name: of the experiment.
+        process: in which it runs.
+        started: time on `time.perf_counter`, seconds.
+        output: file that takes what it prints, until it has ended; None if all is shown at once.
+        errors: lines of its errors so far.
+        reader: thread that collects them.
+    """
+
+    name: str
+    process: subprocess.Popen[str]
+    started: float
+    output: IO[str] | None
+    errors: list[str]
+    reader: threading.Thread
+
+
 def run(
     preset: str,
     *,
     device: str = "cpu",
     dtype: str | None = None,
     workers: int | None = None,
+    at_once: int = 1,
     console: Console | None = None,
 ) -> int:
     """Run all experiments, print how each ended, and return the exit status.
@@ -44,26 +67,32 @@ def run(
         device: "cpu" or "gpu".
         dtype: of every experiment, in place of its own.
         workers: parallel processes of one experiment; its own default if None.
+        at_once: number of experiments side by side; of more than one, each is shown when it ends.
         console: where the table is printed.
     """
     console = console or Console()
+    waiting = list(catalogue.EXPERIMENTS)
+    running: list[Running] = []
     finished: list[Finished] = []
     stopped = False
-    for number, name in enumerate(catalogue.EXPERIMENTS, 1):
-        if stopped:
-            finished.append(Finished(name, None, "not run"))
-            continue
-        console.rule(f"{number} of {len(catalogue.EXPERIMENTS)}: {name}")
-        started = time.perf_counter()
-        try:
-            code, last_words = _in_a_process(_command(name, preset, device, dtype, workers))
-        except KeyboardInterrupt:
-            code, last_words = INTERRUPTED, ""
-        stopped = code == INTERRUPTED
-        outcome = f"failed: {_reason(code, last_words)}" if code else MADE
-        if stopped:
-            outcome = "stopped; goes on from there when run again"
-        finished.append(Finished(name, time.perf_counter() - started, outcome))
+    try:
+        while running or (waiting and not stopped):
+            while waiting and not stopped and len(running) < at_once:
+                name = waiting.pop(0)
+                if at_once == 1:
+                    _announce(console, name)
+                command = _command(name, preset, device, dtype, workers)
+                running.append(_started(name, command, shown=at_once == 1))
+            time.sleep(0.05)
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                finished.append(_ended(one, console))
+                stopped |= finished[-1].outcome == STOPPED
+    except KeyboardInterrupt:
+        stopped = True
+        _stop([one.process for one in running])
+        finished += [_ended(one, console)._replace(outcome=STOPPED) for one in running]
+    finished += [Finished(name, None, "not run") for name in waiting]
     console.print(table_of(finished))
     if stopped:
         return INTERRUPTED
@@ -105,11 +134,18 @@ def _command(name, preset, device, dtype, workers):
     return command
 
 
-def _in_a_process(command: list[str]) -> tuple[int, str]:
-    """Run a command, pass on its output; return its exit status and last line of errors."""
+def _announce(console, name):
+    number = list(catalogue.EXPERIMENTS).index(name) + 1
+    console.rule(f"{number} of {len(catalogue.EXPERIMENTS)}: {name}")
+
+
+def _started(name: str, command: list[str], *, shown: bool) -> Running:
+    """Start a command whose output is shown, or kept until it ends."""
+    output = None if shown else tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
     process = subprocess.Popen(
         command,
         cwd=results.ROOT.parent,
+        stdout=output,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
@@ -117,36 +153,57 @@ def _in_a_process(command: list[str]) -> tuple[int, str]:
         # the saving of what is finished.
         start_new_session=True,
     )
-    assert process.stderr is not None
-    last = [""]
-    reader = threading.Thread(target=_pass_on, args=(process.stderr, last), daemon=True)
+    errors: list[str] = []
+    arguments = (process.stderr, errors, shown)
+    reader = threading.Thread(target=_collect, args=arguments, daemon=True)
     reader.start()
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
+    return Running(name, process, time.perf_counter(), output, errors, reader)
+
+
+def _ended(one: Running, console: Console) -> Finished:
+    """Say how an experiment ended, and show what it has printed."""
+    seconds = time.perf_counter() - one.started
+    one.reader.join(1.0)  # longer only if a process that it left behind holds the pipe
+    if one.output is not None:
+        _announce(console, one.name)
+        with one.output as output:
+            output.seek(0)
+            console.file.write(output.read())
+        sys.stderr.writelines(one.errors)
+    code = one.process.returncode
+    if code == INTERRUPTED:
+        return Finished(one.name, seconds, STOPPED)
+    outcome = f"failed: {_reason(code, one.errors)}" if code else MADE
+    return Finished(one.name, seconds, outcome)
+
+
+def _stop(processes: list[subprocess.Popen[str]]) -> None:
+    """Let experiments save what they have, and end those that do not end by themselves."""
+    for process in processes:
         process.send_signal(signal.SIGINT)
+    deadline = time.perf_counter() + GRACE
+    for process in processes:
         try:
-            process.wait(GRACE)
+            process.wait(max(0.0, deadline - time.perf_counter()))
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        raise
-    reader.join(1.0)  # longer only if a process that it left behind holds the pipe
-    return code, last[0]
 
 
-def _reason(code, last_words):
+def _reason(code, errors):
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    return last_words or f"exit status {code}"
+    last_words = [line.strip() for line in errors if line.strip()][-1:]
+    return last_words[0] if last_words else f"exit status {code}"
 
 
-def _pass_on(stream: IO[str], last: list[str]) -> None:
+def _collect(stream: IO[str], errors: list[str], shown: bool) -> None:
     with stream:
         for line in stream:
-            sys.stderr.write(line)
-            sys.stderr.flush()
-            last[0] = line.strip() or last[0]
+            errors.append(line)
+            if shown:
+                sys.stderr.write(line)
+                sys.stderr.flush()
 
 
 def _written(seconds):

@@ -66,13 +66,13 @@ def test_the_command_lines_explain_themselves_and_refuse_what_they_do_not_know()
         experiments_command.main("phase_diagram")
 
 
-def run_all_of(monkeypatch, scripts):
+def run_all_of(monkeypatch, scripts, **options):
     """Run little scripts in place of experiments."""
     names = dict.fromkeys(scripts, catalogue.Experiment(""))
     monkeypatch.setattr(catalogue, "EXPERIMENTS", names)
     monkeypatch.setattr(run_all, "_command", lambda name, *_: [sys.executable, "-c", scripts[name]])
     text = io.StringIO()
-    code = run_all.run("quick", console=Console(file=text, width=200))
+    code = run_all.run("quick", console=Console(file=text, width=200), **options)
     return code, text.getvalue()
 
 
@@ -95,6 +95,25 @@ def test_one_failing_experiment_does_not_stop_the_others_and_is_named_with_its_r
     assert run_all_of(monkeypatch, {"only": ""})[0] == 0
 
 
+def test_experiments_side_by_side_are_shown_whole_when_they_end(monkeypatch, tmp_path, capfd):
+    meet = "import sys, time\nfrom pathlib import Path\n"
+    wait = f"while not Path({str(tmp_path / 'met')!r}).exists(): time.sleep(0.01)\n"
+    code, text = run_all_of(
+        monkeypatch,
+        {
+            "first": meet + "print('one', flush=True)\n" + wait + "print('two')\nsys.exit('bad')",
+            "second": meet + f"Path({str(tmp_path / 'met')!r}).touch()\nprint('three')",
+        },
+        at_once=2,  # one after another the first would wait forever
+    )
+    assert code == 1
+    assert "one\ntwo\n" in text
+    assert "three" in text
+    assert "failed: bad" in text
+    assert text.index("2 of 2: second") < text.index("three")
+    assert "bad" in capfd.readouterr().err
+
+
 def test_options_reach_an_experiment_in_its_own_words():
     command = run_all._command("phase_diagram", "quick", "cpu", None, 3)
     assert command[2:4] == ["experiments", "phase_diagram"]
@@ -106,36 +125,40 @@ def test_options_reach_an_experiment_in_its_own_words():
 STOPPED = """
 import sys
 from experiments import catalogue, run_all
-child = '''
-import time, sys
+child = f'''
+import sys, tempfile, time
 try:
     print("started", flush=True)
+    tempfile.mkstemp(dir={sys.argv[2]!r})
     time.sleep(60)
 except KeyboardInterrupt:
     print("saved", flush=True)
     sys.exit(130)
 '''
-catalogue.EXPERIMENTS = dict.fromkeys(("first", "second"), catalogue.Experiment(""))
+catalogue.EXPERIMENTS = dict.fromkeys(("first", "second", "third"), catalogue.Experiment(""))
 run_all._command = lambda name, *_: [sys.executable, "-c", child]
 run_all.stop_in_order()
-sys.exit(run_all.run("quick"))
+sys.exit(run_all.run("quick", at_once=int(sys.argv[1])))
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_what_is_stopped_lets_the_experiment_save_and_runs_no_other(how):
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_what_is_stopped_lets_experiments_save_and_runs_no_other(how, at_once, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", STOPPED], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", STOPPED, str(at_once), str(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    assert process.stdout is not None
-    while "started" not in process.stdout.readline():
+    while len(list(tmp_path.iterdir())) < at_once:
         assert process.poll() is None
+        time.sleep(0.05)
     process.send_signal(how)
-    rest = process.communicate(timeout=30)[0]
+    shown = process.communicate(timeout=30)[0]
     assert process.returncode == 130
-    assert rest.count("saved") == 1
-    assert "started" not in rest
-    assert "not run" in rest
+    assert shown.count("started") == shown.count("saved") == at_once
+    assert shown.count("not run") == 3 - at_once
 
 
 @pytest.fixture
@@ -220,6 +243,7 @@ style.save(figure, Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_bytes_from_run_to_run(tmp_path):
     for run, seed in enumerate("12"):
         # Settings of the user's own, and another order of sets, change nothing.
