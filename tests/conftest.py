@@ -97,6 +97,21 @@ NNX = {
 }
 CELLS = [*LINEN, *NNX]
 CLOSED_FORMS = [name for name in CELLS if name != "ConvLSTMCell"]
+MAIN_CELLS = ["SimpleCell", "LSTMCell", "GRUCell", "nnx OptimizedLSTMCell"]
+
+
+def mostly_slow(values, quick):
+    """Give values as parameters of a test that runs by default for the quick ones alone.
+
+    A tuple stands for several parameters.
+    """
+    return [
+        pytest.param(
+            *(value if type(value) is tuple else (value,)),
+            marks=[] if value in quick else [pytest.mark.slow],
+        )
+        for value in values
+    ]
 
 
 @functools.cache

@@ -59,6 +59,7 @@ def test_a_class_that_never_occurs_is_named_and_leaves_no_plausible_number():
     assert set(result.missing) == {"exploding", "stuck", "diverged"}
 
 
+@pytest.mark.slow
 def test_intervals_cover_as_often_as_they_say_when_groups_are_independent():
     generator = np.random.default_rng(0)
     truth, covered, trials = 0.8, 0, 200

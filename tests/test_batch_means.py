@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import normal
+from conftest import mostly_slow, normal
 from scipy import stats
 
 from jacobian_rnn.batch_means import (
@@ -67,9 +67,9 @@ def autoregressive(key, shape, memory):
     return jax.vmap(lambda run: jax.lax.scan(step, run[0], run)[1])(noise)
 
 
-@pytest.mark.parametrize("num_blocks", [20, 100, 1000])
+@pytest.mark.parametrize("num_blocks", mostly_slow([20, 100, 1000], [100]))
 def test_intervals_cover_the_mean_of_white_noise(num_blocks):
-    noise = normal(0, (1000, num_blocks, 4))
+    noise = jax.random.normal(jax.random.key(0), (1000, num_blocks, 4))
     covered, long_enough = coverage(noise)
     # 4000 intervals: a standard error of 0.35 %.
     assert 0.93 < covered < 0.975
@@ -82,6 +82,7 @@ def test_intervals_cover_the_mean_of_correlated_noise():
     assert long_enough > 0.9
 
 
+@pytest.mark.slow
 def test_a_run_shorter_than_the_correlation_time_says_so():
     _, long_enough = coverage(autoregressive(jax.random.key(1), (200, 100, 4), 0.98))
     assert long_enough < 0.35

@@ -93,6 +93,7 @@ def test_chains_have_the_rates_of_their_kind():
     np.testing.assert_allclose(narrow, np.log(dense), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_package_is_accurate_where_plain_products_are_not():
     rows = {row.name: row for row in accuracy.measure(ChainCase("degenerate", 4, 300), TINY)}
     assert rows[accuracy.ONE_PASS].error < 1e-6
@@ -103,6 +104,7 @@ def test_the_package_is_accurate_where_plain_products_are_not():
     assert accuracy.largest_error(np.array([np.nan, 0.0]), np.zeros(2)) == np.inf
 
 
+@pytest.mark.slow
 def test_the_references_compute_what_the_package_computes():
     network, state = workloads.autonomous(8, "float64")
     frame = workloads.frame_of(8, 3, "float64")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CELLS, LINEN, NNX, normal
+from conftest import CELLS, LINEN, MAIN_CELLS, NNX, mostly_slow, normal
 from flax import linen as nn
 from flax import nnx
 from jax.flatten_util import ravel_pytree
@@ -20,7 +20,7 @@ from jacobian_rnn import (
 )
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", mostly_slow(CELLS, MAIN_CELLS))
 def test_the_step_of_every_flax_cell_is_the_cells_own_call(network, name):
     recurrence, carry, xs = network(name, 3)
     if name in LINEN:

@@ -18,6 +18,7 @@ QUICK = dataclasses.replace(
 )
 
 
+@pytest.mark.slow
 def test_the_arms_differ_in_the_biases_of_two_gates_only():
     chrono, slow = (
         experiment.draw(QUICK, arm).params["params"]

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 from flax import linen as nn
 
 from jacobian_rnn import (
@@ -19,7 +20,9 @@ def decay(params, carry, x):
     return params * carry + x
 
 
-@pytest.mark.parametrize("name", ["SimpleCell", "LSTMCell", "nnx GRUCell", "MGUCell"])
+@pytest.mark.parametrize(
+    "name", mostly_slow(["SimpleCell", "LSTMCell", "nnx GRUCell", "MGUCell"], ["LSTMCell"])
+)
 def test_input_jacobians_are_those_of_automatic_differentiation(network, name):
     recurrence, carry, xs = network(name, 4)
     exact = jax.jacrev(lambda xs: trajectory(recurrence, carry, xs)[-1])(xs)  # (n, T, inputs)
@@ -47,7 +50,9 @@ def test_an_input_that_does_not_arrive_has_norm_zero():
     assert not np.any(result.matrices[1])
 
 
-@pytest.mark.parametrize("name", ["SimpleCell", "OptimizedLSTMCell", "nnx LSTMCell", "GRUCell"])
+@pytest.mark.parametrize(
+    "name", mostly_slow(["SimpleCell", "OptimizedLSTMCell", "nnx LSTMCell", "GRUCell"], ["GRUCell"])
+)
 def test_the_shares_of_all_lags_sum_to_the_gradient(network, name):
     recurrence, carry, xs = network(name, 4)
 
@@ -99,6 +104,7 @@ def test_bad_input_is_named():
         parameter_gradients(system, jnp.zeros(2), None, lambda s: s[-1].sum())
 
 
+@pytest.mark.slow
 def test_stacked_layers_are_one_system(network):
     lower, c1, xs = network("GRUCell", 3)
     upper, c2, _ = network("LSTMCell", 2, seed=1)

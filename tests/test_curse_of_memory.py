@@ -86,6 +86,7 @@ def test_claims_fail_where_the_curse_is_weaker_than_cubic(ran):
     assert [claim.verdict for claim in figure.claims(exact)] == ["holds"] * 4 + ["fails"]
 
 
+@pytest.mark.slow
 def test_the_figure_shows_theory_as_lines_and_simulation_as_points(ran, tmp_path):
     text, dataset = ran
     assert "…" not in text

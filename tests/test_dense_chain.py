@@ -33,6 +33,7 @@ def test_a_chain_is_the_network_and_its_product_the_networks_derivative():
     np.testing.assert_allclose(matrix * np.exp(log_scale), jax.jacrev(network)(first), atol=1e-13)
 
 
+@pytest.mark.slow
 def test_linear_gaussian_chains_have_fuss_catalan_moments():
     width, num_chains = 96, 24
     first = jnp.ones(width)
@@ -54,6 +55,7 @@ def test_linear_gaussian_chains_have_fuss_catalan_moments():
             assert float(jnp.mean(means)) == pytest.approx(exact, abs=4 * error)
 
 
+@pytest.mark.slow
 def test_fifty_orthogonal_linear_layers_are_an_isometry():
     chain = layers(jax.random.key(2), 50, 32, orthogonal=True)
     product = jacobian_product(dense_chain(jax.nn.identity), jnp.ones(32), chain)

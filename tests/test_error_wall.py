@@ -19,6 +19,7 @@ def surface():
     return experiment.surface(QUICK)
 
 
+@pytest.mark.slow
 def test_on_the_wall_the_gradient_is_a_geometric_sum(surface):
     # There x stays at 1/2, and dx_T/db is the sum of the powers of w σ'(1/2).
     value = 1 / (1 + np.exp(-0.5))
@@ -56,6 +57,7 @@ def test_gradient_and_curvature_are_those_of_arbitrary_precision(surface):
     np.testing.assert_allclose(point["curvature"], curvature, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_only_the_clipped_gradient_is_made_smaller():
     def silent(*_):
         pass

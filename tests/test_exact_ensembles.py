@@ -86,6 +86,7 @@ def test_generalized_exponents_of_wide_networks_keep_their_digits_in_single_prec
         assert gaussian_generalized_exponent(10**7, 2.0) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_published_spectra_of_the_tanh_network():
     for gain, *values in zip(*reference("tanh_spectrum").columns.values(), strict=True):
         np.testing.assert_allclose(spectrum_summary(gain), values, rtol=0, atol=1e-6)
@@ -97,6 +98,7 @@ def test_published_spectra_of_the_tanh_network():
     np.testing.assert_allclose(found, exponents, atol=6e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("std", "bias", "orthogonal"), [(3.0, 0.0, False), (20.0, 0.0, False), (1.5, 0.05**0.5, True)]
 )
@@ -143,6 +145,7 @@ def test_half_of_a_relu_network_is_lost():
     assert spectrum_summary(2.0, activation="relu").mean == -jnp.inf
 
 
+@pytest.mark.slow
 def test_a_network_at_rest_has_the_eigenvalues_of_its_weights():
     fractions = jnp.array([0.25, 0.75])
     radii = 0.5 * np.sqrt(1 - fractions)  # circular law
@@ -188,6 +191,7 @@ def test_bad_arguments_are_refused():
         spectrum_summary(-1.0)
 
 
+@pytest.mark.slow
 def test_spectra_are_differentiable_in_the_gain():
     def sum_of(gain):
         return jnp.sum(full_spectrum(gain, jnp.array([0.1, 0.6])))

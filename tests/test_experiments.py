@@ -57,6 +57,7 @@ def test_finished_units_are_not_done_again_and_a_new_configuration_is_not_mixed_
     assert float(other[Unit("a")].value[0]) == 1.0
 
 
+@pytest.mark.slow
 def test_one_failing_unit_is_named_and_does_not_stop_the_others(tmp_path):
     config = Config(str(tmp_path / "log"), fail="a")
     done, failures, text = run(config, tmp_path)
@@ -65,6 +66,7 @@ def test_one_failing_unit_is_named_and_does_not_stop_the_others(tmp_path):
     assert "a: failed" in text
 
 
+@pytest.mark.slow
 def test_a_damaged_unit_is_made_again(tmp_path):
     config = Config(str(tmp_path / "log"))
     run(config, tmp_path)

@@ -50,7 +50,7 @@ def test_elimination_keeps_entries_at_most_one_and_rows_of_all_sizes():
 
 
 def test_cholesky_gives_way_to_householder_where_it_breaks_down():
-    columns = normal(0, (6, 3))
+    columns = jnp.asarray(normal(0, (6, 3)))
     nearly = columns.at[:, 1].set(columns[:, 0] + 1e-12 * columns[:, 1])
     expected = factorized(nearly, "householder")
     factored = factorized(nearly, "cholesky")

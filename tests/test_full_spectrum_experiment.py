@@ -18,6 +18,7 @@ from paper_figures import full_spectrum as figure
 QUICK = dataclasses.replace(experiment.PRESETS["quick"], num_fractions=20)
 
 
+@pytest.mark.slow
 def test_resting_networks_have_the_log_moduli_of_the_eigenvalues_as_exponents():
     # Below a gain of one activity dies out, and each step has the Jacobian W.
     quiet = dataclasses.replace(QUICK, num_steps=2000, num_warmup=500)
@@ -57,6 +58,7 @@ def test_a_spectrum_is_summarised_per_unit():
     np.testing.assert_allclose(summary, [0.5, 0.5, 0.15, 0.8, -0.2], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_fresh_orthogonal_weights_lose_only_what_the_slopes_spread_costs():
     # The vector that an orthogonal matrix makes of a unit vector is uniform on the sphere.
     config = dataclasses.replace(QUICK, kernels=("gaussian", "orthogonal"), num_fractions=1)
@@ -99,6 +101,7 @@ def constructed(values):
     return experiment.compared(experiment.joined(parts, config), config)
 
 
+@pytest.mark.slow
 def test_targets_are_missed_by_what_is_too_far_from_theory():
     dataset = constructed([-0.019, 0.011, 0.0, 0.014, 0.0])
     np.testing.assert_allclose(dataset["slope"].item(), -0.019 * 256)

@@ -112,6 +112,7 @@ def falling(bias):
     return 40 * np.exp(-bias)
 
 
+@pytest.mark.slow
 def test_claims_hold_where_the_kept_weights_and_the_gate_decide_and_fail_elsewhere():
     dataset = constructed(twice)
     np.testing.assert_allclose(

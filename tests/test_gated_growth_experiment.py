@@ -67,6 +67,7 @@ def test_without_recurrence_the_open_gate_alone_keeps_gradients(cell, expected):
     np.testing.assert_allclose(rates, np.log(expected), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_measured_rates_are_those_of_the_networks_that_are_drawn():
     key = jax.random.key(3)
     options = {"width": 6, "input_std": STD, "num_steps": 50, "num_warmup": 10}

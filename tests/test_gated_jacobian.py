@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CLOSED_FORMS, normal
+from conftest import CLOSED_FORMS, MAIN_CELLS, mostly_slow, normal
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
@@ -33,7 +33,7 @@ def layers(names, network, width):
     return stack(*(one for one, _ in made)), tuple(carry for _, carry in made)
 
 
-@pytest.fixture(params=[*CLOSED_FORMS, *STACKS])
+@pytest.fixture(params=mostly_slow([*CLOSED_FORMS, *STACKS], [*MAIN_CELLS, "nested"]))
 def differentiated(request, network):
     """Give the parts of one step, and its Jacobians for state and input by `jax.jacfwd`."""
     # Layers read as many inputs as the ones below have units.
@@ -68,6 +68,7 @@ def test_log_determinant_is_that_of_the_matrix(differentiated):
     assert float(parts.log_abs_det()) == pytest.approx(expected, abs=1e-11)
 
 
+@pytest.mark.slow
 def test_log_determinants_of_a_trajectory_add_up_to_that_of_the_product(network):
     recurrence, carry, xs = network("LSTMCell", 6)
     unravel = ravel_pytree(carry)[1]
@@ -89,7 +90,19 @@ def test_a_closed_gate_gives_minus_infinity_and_no_nan():
 
 @pytest.mark.parametrize(
     "activation",
-    [nn.relu, nn.gelu, nn.silu, nn.softplus, nn.leaky_relu, nn.elu, nn.hard_tanh, jax.nn.identity],
+    mostly_slow(
+        [
+            nn.gelu,
+            nn.silu,
+            nn.softplus,
+            nn.leaky_relu,
+            nn.elu,
+            nn.hard_tanh,
+            nn.relu,
+            jax.nn.identity,
+        ],
+        [nn.relu, nn.gelu],
+    ),
 )
 def test_activations_of_single_units_have_closed_forms(activation):
     xs = normal(1, (5, 3))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 from jax import lax
 
 from jacobian_rnn.mean_field import (
@@ -83,12 +84,14 @@ def test_the_published_critical_point_of_minimalrnn():
         assert untied_growth(units).squared_gain == pytest.approx(chi, abs=4e-4)
 
 
+@pytest.mark.slow
 def test_fresh_weights_in_a_gru():
     for std, bias, chi in zip(*reference("gru_untied").columns.values(), strict=True):
         assert untied_growth(gru(std, bias)).squared_gain == pytest.approx(chi, abs=6e-5)
     assert untied_growth(gru()).activity == pytest.approx(0.0763, abs=6e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_fresh_weights_in_an_lstm():
     for bias, chi in zip(*reference("lstm_untied").columns.values(), strict=True):
@@ -108,7 +111,7 @@ UNEQUAL = [
 
 
 @pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("units", UNEQUAL, ids=["gru", "lstm", "minimal"])
+@pytest.mark.parametrize("units", mostly_slow(UNEQUAL, UNEQUAL[:1]), ids=["gru", "lstm", "minimal"])
 def test_theory_with_fresh_weights_is_what_networks_with_fresh_weights_do(units):
     keys = jax.random.split(jax.random.key(0), 1)
     (found,) = simulated(units, keys, width=200, num_steps=300, tied=False)
@@ -147,6 +150,7 @@ def test_candidates_with_a_mean_are_kept_and_written_together():
     assert large.activity == pytest.approx(1e4 / 3, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_a_population_that_remembers_longer_than_it_runs_says_so():
     open_gate = lstm(forget_bias=2.0)
@@ -165,6 +169,7 @@ def test_a_population_that_remembers_longer_than_it_runs_says_so():
     assert longest.rate == pytest.approx(float(short.rate), abs=4 * error)
 
 
+@pytest.mark.slow
 def test_populations_at_rest_keep_their_digits_in_single_precision():
     with jax.enable_x64(False):
         growth = tied_growth(GRUUnits(), key=jax.random.key(0), num_units=800)
@@ -172,6 +177,7 @@ def test_populations_at_rest_keep_their_digits_in_single_precision():
         assert growth.settled
 
 
+@pytest.mark.slow
 def test_units_without_feedback_have_only_their_own_memory():
     options = {"key": jax.random.key(0), "num_units": 20, "num_populations": 2}
     assert frozen_growth(SimpleUnits(Gate(0.0)), **options).rate == -np.inf
@@ -179,12 +185,14 @@ def test_units_without_feedback_have_only_their_own_memory():
     assert alone.rate == pytest.approx(np.log(0.5), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_kept_and_fresh_weights_agree_in_a_vanilla_network():
     growth = tied_growth(SimpleUnits(Gate(2.0, 0.3)), key=jax.random.key(0))
     exact = order_parameters(2.0, input_std=0.3)
     assert growth.rate == pytest.approx(float(exact.rate), abs=4 * float(growth.standard_error))
 
 
+@pytest.mark.slow
 def test_slow_cells_are_reported_as_not_settled():
     growth = tied_growth(
         lstm(1.0, 5.0), key=jax.random.key(0), num_units=300, num_steps=40, num_warmup=4
@@ -194,6 +202,7 @@ def test_slow_cells_are_reported_as_not_settled():
     assert "same weights at every step" in str(growth)
 
 
+@pytest.mark.slow
 def test_cells_at_rest_have_the_edge_of_their_spectrum():
     cases = {
         GRUUnits(candidate=Gate(1.5)): 0.5 + 0.25 * 1.5,
@@ -207,6 +216,7 @@ def test_cells_at_rest_have_the_edge_of_their_spectrum():
         assert growth.rate == pytest.approx(np.log(radius), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_edge_is_that_of_the_eigenvalues_of_a_network_with_unequal_gates():
     # A GRU at rest whose update biases have variance one, and whose reset gate is ½.
     width, gain = 1000, 2.5

@@ -43,6 +43,7 @@ def test_complex_matrices_are_held_as_blocks_that_multiply_like_them():
     np.testing.assert_allclose(3 * np.mean(factors**2), 0, atol=4 / factors.size**0.5)
 
 
+@pytest.mark.slow
 def test_exponents_of_complex_products_are_those_of_complex_qr(ran):
     _, dataset = ran
     key = jax.random.fold_in(jax.random.key(CONFIG.seed), 1)
@@ -59,6 +60,7 @@ def test_exponents_of_complex_products_are_those_of_complex_qr(ran):
     np.testing.assert_allclose(one["exact"], ginibre_exponents(3).exponents, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_variances_and_scores_are_those_of_numpy(ran):
     _, dataset = ran
     one = dataset.sel(ensemble="real", width=3)

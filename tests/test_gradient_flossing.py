@@ -59,6 +59,7 @@ def loss_and_gradient():
         )
 
 
+@pytest.mark.slow
 def test_the_flossing_gradient_is_that_of_finite_differences(loss_and_gradient):
     network = jax.tree.map(lambda leaf: leaf[0], experiment.draw(TINY))
     xs = np.random.default_rng(0).integers(0, 2, (TINY.flossing_steps, 1)).astype(float)

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 from flax import linen as nn
 from flax import nnx
 from scipy.optimize import brentq
@@ -126,6 +127,7 @@ def test_errors_are_standard_errors_of_the_mean_over_networks():
     assert curve.at(1.0) == pytest.approx((3.0, np.sqrt(14 / 3 / 4)))
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_value_of_the_ensemble():
     # The value of the ensemble is 1. Twenty intervals of 95 % miss it more than four times with
     # probability 0.003.
@@ -189,7 +191,7 @@ def growth(chain, num_warmup=200):
     return np.mean(logs[num_warmup:])
 
 
-@pytest.mark.parametrize("name", FRESH)
+@pytest.mark.parametrize("name", mostly_slow(FRESH, list(FRESH)[:1]))
 def test_fresh_networks_have_the_rate_by_another_route(name):
     cell, rate = FRESH[name], 0.0
     result = at_rate(cell, rate, num_inputs=2, key=a_key())
@@ -216,6 +218,7 @@ def test_fresh_networks_have_the_rate_by_another_route(name):
     assert abs(np.mean(rates) - rate) < 3 * np.hypot(own, result.rate.standard_error)
 
 
+@pytest.mark.slow
 def test_a_wide_driven_tanh_network_is_critical_where_mean_field_theory_says():
     cell = nn.SimpleCell(64, recurrent_kernel_init=gaussian(1.0), param_dtype=jnp.float64)
     result = at_rate(cell, 0.0, num_inputs=64, key=a_key(), bounds=(1.0, 4.0), num_steps=600)
@@ -316,6 +319,7 @@ def test_inputs_have_the_standard_deviation_asked_for():
     assert values[1] > 1.3 * values[0]
 
 
+@pytest.mark.slow
 def test_drawn_networks_are_scaled_and_biased():
     cell = nn.LSTMCell(4, param_dtype=jnp.float64)
     plain = drawn(cell, key=a_key(), num_inputs=2)

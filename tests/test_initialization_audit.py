@@ -177,6 +177,7 @@ def identity(x):
     return x
 
 
+@pytest.mark.slow
 def test_linear_orthogonal_networks_have_the_logarithms_of_their_gains_as_exponents():
     cell = nn.SimpleCell(6, activation_fn=identity, param_dtype=jnp.float64)
     keys, carry = jax.random.split(jax.random.key(0), 3), jnp.zeros(6)
@@ -202,6 +203,7 @@ def spectra_with(each, over_time):
     )
 
 
+@pytest.mark.slow
 def test_the_error_over_time_and_the_error_over_networks_are_told_apart():
     each, longer = np.array([-0.5, -0.4, -0.6, -0.5]), np.array([-0.5, -0.4, -0.6, -0.7])
     one = measures.of_exponents(spectra_with(each, [0.01] * 4), longer)

@@ -15,6 +15,7 @@ from paper_figures import jacobian_eigenvalues as figure
 SMALL = dataclasses.replace(experiment.PRESETS["quick"], width=6, num_warmup=7, num_angles=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["GRUCell", "LSTMCell"])
 def test_slopes_and_kernels_of_the_units_make_up_the_jacobian(cell):
     unit, key = experiment.Unit(cell, "1"), jax.random.key(0)

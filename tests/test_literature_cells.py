@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import normal
+from conftest import mostly_slow, normal
 from jax.flatten_util import ravel_pytree
 
 from jacobian_rnn import (
@@ -42,8 +42,8 @@ def made(name, width, seed=0):
     return network, carry, xs
 
 
-@pytest.mark.parametrize("name", MAKERS)
-@pytest.mark.parametrize("width", [1, 6])
+@pytest.mark.parametrize("name", mostly_slow(MAKERS, ["minimal", "leaky", "lru"]))
+@pytest.mark.parametrize("width", mostly_slow([1, 6], [6]))
 def test_closed_forms_are_the_derivatives_of_the_step(name, width):
     network, carry, xs = made(name, width)
     state, unravel = ravel_pytree(carry)
@@ -93,6 +93,7 @@ def test_steps_are_the_published_equations():
     np.testing.assert_allclose(network.step(p, carry, x), (new.real, new.imag), atol=1e-14)
 
 
+@pytest.mark.slow
 def test_exponents_of_an_lru_are_the_logs_of_its_eigenvalues():
     network = lru(3, 5, key=jax.random.key(3), dtype=jnp.float64)
     sizes = jnp.exp(-jnp.exp(network.params["log_decay"]))
@@ -130,6 +131,7 @@ def test_an_irnn_starts_as_the_identity_on_what_is_positive():
     np.testing.assert_array_equal(jacobians[0], jnp.diag(jnp.array([1.0, 1.0, 0.0, 1.0])))
 
 
+@pytest.mark.slow
 def test_cells_stack_with_closed_forms():
     lower, upper = (lru(3, 4, key=jax.random.key(0)), minimal_rnn(8, 5, key=jax.random.key(1)))
     both = stack(lower, upper)

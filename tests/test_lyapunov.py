@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import benettin, chaotic_jacobians, gaussian, tanh_step
-from conftest import normal
+from conftest import mostly_slow, normal
 from scipy.special import digamma, polygamma
 
 from jacobian_rnn import Recurrence, lyapunov_spectrum, lyapunov_spectrum_of, step_jacobians
@@ -27,7 +27,7 @@ def henon(params, carry, x):
         ("cholesky", "auto"),
     ],
 )
-@pytest.mark.parametrize("k", [3, 12])
+@pytest.mark.parametrize("k", mostly_slow([3, 12], [12]))
 def test_exponents_are_those_of_qr_at_every_step(factorization, qr_every, k):
     jacobians = chaotic_jacobians()
     spectrum = lyapunov_spectrum_of(
@@ -70,7 +70,10 @@ def test_products_of_gaussian_matrices_have_newmans_exponents(n):
     np.testing.assert_allclose(spectrum.standard_errors, errors, rtol=0.5)
 
 
-@pytest.mark.parametrize("name", ["LSTMCell", "nnx OptimizedLSTMCell", "GRUCell", "MGUCell"])
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow(["LSTMCell", "nnx OptimizedLSTMCell", "GRUCell", "MGUCell"], ["LSTMCell"]),
+)
 def test_all_exponents_of_a_cell_sum_to_the_mean_log_det(network, name):
     recurrence, carry, _ = network(name, 6)
     xs = normal(1, (400, 3))
@@ -104,6 +107,7 @@ def test_fewer_exponents_are_the_first_of_all(k):
     assert few.num_checked > 0
 
 
+@pytest.mark.slow
 def test_tangents_and_closed_form_give_the_same(network):
     recurrence, carry, _ = network("GRUCell", 5)
     xs = normal(1, (200, 3))
@@ -115,7 +119,7 @@ def test_tangents_and_closed_form_give_the_same(network):
     np.testing.assert_allclose(dense.exponents, given.exponents, atol=1e-10)
 
 
-@pytest.mark.parametrize("qr_every", [1, 4, "auto"])
+@pytest.mark.parametrize("qr_every", mostly_slow([1, 4, "auto"], ["auto"]))
 def test_two_halves_equal_one_run(qr_every):
     n = 8
     system = Recurrence(tanh_step, gaussian(n, 1.5))
@@ -131,6 +135,7 @@ def test_two_halves_equal_one_run(qr_every):
     np.testing.assert_allclose(both.standard_errors, whole.standard_errors, rtol=0.5)
 
 
+@pytest.mark.slow
 def test_given_matrices_can_be_resumed():
     jacobians = chaotic_jacobians(steps=600)
     first = lyapunov_spectrum_of(jacobians[:333], qr_every=2)
@@ -159,6 +164,7 @@ def test_memory_does_not_grow_with_the_number_of_steps():
     assert long.output_size_in_bytes == short.output_size_in_bytes
 
 
+@pytest.mark.slow
 def test_auto_factors_rarely_where_directions_grow_alike_and_often_where_not():
     n = 32
     system = Recurrence(tanh_step, gaussian(n, 3.0))
@@ -192,7 +198,10 @@ def test_new_numbers_compile_nothing():
 
 @pytest.mark.parametrize(
     ("factorization", "qr_every"),
-    [("elimination", 1), ("elimination", "auto"), ("householder", 2), ("cholesky", 1)],
+    mostly_slow(
+        [("elimination", 1), ("elimination", "auto"), ("householder", 2), ("cholesky", 1)],
+        [("elimination", "auto")],
+    ),
 )
 def test_gradients_agree_with_finite_differences(factorization, qr_every):
     n = 4
@@ -214,6 +223,7 @@ def test_gradients_agree_with_finite_differences(factorization, qr_every):
     assert float(slope) == pytest.approx(float(difference), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_frame_can_be_given():
     jacobians = chaotic_jacobians(n=4)
     frame = jnp.asarray(generic_frames(4)[1, :, :2])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import benettin, chaotic_jacobians, gaussian, tanh_step
-from conftest import normal
+from conftest import mostly_slow, normal
 
 from jacobian_rnn import Recurrence, lyapunov_spectrum, lyapunov_spectrum_of
 from jacobian_rnn.frames import generic_frames
@@ -13,7 +13,7 @@ from jacobian_rnn.frames import generic_frames
 FACTORIZATIONS = ["elimination", "householder", "cholesky"]
 
 
-@pytest.mark.parametrize("gain", [10.0, 20.0])
+@pytest.mark.parametrize("gain", mostly_slow([10.0, 20.0], [20.0]))
 @pytest.mark.parametrize("qr_every", [1, "auto"])
 def test_saturated_networks_keep_their_most_negative_exponents(gain, qr_every):
     n, steps = 32, 2000
@@ -98,7 +98,7 @@ def test_a_direction_lost_to_rounding_is_reported_with_its_step():
     assert "rounding took a direction, first at step 123" in str(spectrum)
 
 
-@pytest.mark.parametrize("qr_every", [1, 4, "auto"])
+@pytest.mark.parametrize("qr_every", mostly_slow([1, 4, "auto"], ["auto"]))
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_the_first_non_finite_jacobian_is_reported_where_values_are_traced(qr_every, bad):
     jacobians = chaotic_jacobians(n=4).at[321, 1, 2].set(bad)
@@ -109,7 +109,7 @@ def test_the_first_non_finite_jacobian_is_reported_where_values_are_traced(qr_ev
     assert "NaN or infinity in the Jacobian, first at step 321" in str(spectrum)
 
 
-@pytest.mark.parametrize("factorization", FACTORIZATIONS)
+@pytest.mark.parametrize("factorization", mostly_slow(FACTORIZATIONS, ["elimination"]))
 def test_gradients_stay_finite_where_a_direction_is_lost(factorization):
     jacobians = chaotic_jacobians(n=4, steps=20).at[7, 1].set(0)
 
@@ -127,6 +127,7 @@ def test_gradients_stay_finite_where_a_direction_is_lost(factorization):
     assert float(jnp.sum(gradient * direction)) == pytest.approx(float(slope), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_exponents_have_finite_gradients():
     gradient = jax.grad(lambda j: lyapunov_spectrum_of(j, qr_every=1).exponents[0])(
         jnp.tile(2 * jnp.eye(3), (30, 1, 1))

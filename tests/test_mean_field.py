@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from conftest import mostly_slow
 from jax import lax
 
 from jacobian_rnn.mean_field import (
@@ -141,6 +142,7 @@ def test_unbounded_units_have_a_fixed_point_only_below_criticality():
     assert order_parameters(1.1, activation="linear").variance == jnp.inf
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_rate_are_those_of_finite_differences():
     def rate(std, drive):
         return order_parameters(std, bias_std=drive).rate
@@ -155,6 +157,7 @@ def test_derivatives_of_the_rate_are_those_of_finite_differences():
     assert slope == pytest.approx(float(numeric) / 2e-4, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_copies_come_together_in_the_ordered_phase_and_stay_apart_in_the_chaotic_one():
     ordered = correlation_fixed_point(0.9, bias_std=0.05**0.5)
     assert ordered.correlation == 1
@@ -207,6 +210,7 @@ def test_simulated_copies_end_at_the_correlation_of_theory():
     assert np.mean(found) == pytest.approx(float(theory.correlation), abs=0.05)
 
 
+@pytest.mark.slow
 def test_moments_of_a_product_at_finite_depth():
     table = reference("pennington_variance").columns
     for std, drive, orthogonal, slope in zip(*table.values(), strict=True):
@@ -257,12 +261,15 @@ THEORIES = {
 }
 
 
-@pytest.mark.parametrize("name", THEORIES)
+@pytest.mark.parametrize(
+    "name", mostly_slow(THEORIES, ["order parameters", "correlation", "critical line", "average"])
+)
 def test_theory_works_inside_compiled_functions(name):
     theory = THEORIES[name]
     assert jax.jit(theory)(1.7) == pytest.approx(float(theory(1.7)), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_traced_numbers_that_are_out_of_range_give_no_number():
     bad = jnp.array([jnp.nan, -0.5, jnp.inf])
     assert jnp.isnan(jax.vmap(lambda b: critical_weight_std(bias_std=b))(bad)).all()

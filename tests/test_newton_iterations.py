@@ -18,6 +18,7 @@ SMALL = dataclasses.replace(
 )
 
 
+@pytest.mark.slow
 def test_the_parallel_scan_solves_the_linear_recurrence():
     random = np.random.default_rng(0)
     matrices, offsets = random.normal(size=(13, 3, 3)), random.normal(size=(13, 3))

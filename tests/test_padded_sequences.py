@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 from jax.flatten_util import ravel_pytree
 
 from jacobian_rnn import (
@@ -19,7 +20,7 @@ from jacobian_rnn import (
 LENGTHS = [12, 7, 9]
 
 
-@pytest.fixture(params=["GRUCell", "LSTMCell", "ConvLSTMCell"])
+@pytest.fixture(params=mostly_slow(["GRUCell", "LSTMCell", "ConvLSTMCell"], ["LSTMCell"]))
 def batch(request, network):
     recurrence, carry, xs = network(request.param, 3 if request.param != "ConvLSTMCell" else 1)
     key = jax.random.key(3)
@@ -45,6 +46,7 @@ def test_padded_sequences_have_the_products_of_their_real_steps(batch):
         np.testing.assert_array_equal(idle, np.broadcast_to(np.eye(last.size), idle.shape))
 
 
+@pytest.mark.slow
 def test_padding_is_never_read(network):
     recurrence, carry, xs = network("GRUCell", 4)
     xs = jnp.stack([xs, xs[::-1], 2 * xs])
@@ -55,6 +57,7 @@ def test_padding_is_never_read(network):
     assert one.exponent == other.exponent
 
 
+@pytest.mark.slow
 def test_a_prediction_of_padded_sequences_looks_back_from_their_ends(network):
     recurrence, carry, xs = network("LSTMCell", 4)
     xs = jnp.stack([xs, xs[::-1], 2 * xs])

@@ -74,6 +74,7 @@ def test_a_result_names_its_axes_and_says_where_it_comes_from(small):
     assert "2 of 2 networks" in text
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_library(small):
     dataset, _, _ = small
     shape = phase_diagram.Shape(SMALL, "SimpleCell", 8)
@@ -150,6 +151,7 @@ def test_every_cell_has_a_panel_and_theory_only_the_plain_one():
     plt.close(drawn)
 
 
+@pytest.mark.slow
 def test_results_of_no_preset_are_drawn_from_their_file(tmp_path, monkeypatch, capsys):
     config, parts = made_up()
     dataset = phase_diagram.laid_out(config, parts)

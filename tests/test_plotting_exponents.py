@@ -90,6 +90,7 @@ def test_convergence_draws_the_history_and_the_final_interval(axes, spectrum):
         plotting.convergence(axes, spectrum, most=0)
 
 
+@pytest.mark.slow
 def test_rates_of_finite_times_are_open_where_rare_windows_carry_them(axes):
     rng = np.random.default_rng(0)
     lags = jnp.array([1, 50])
@@ -104,6 +105,7 @@ def test_rates_of_finite_times_are_open_where_rare_windows_carry_them(axes):
     assert is_open(axes, "mean square, not to be trusted")
 
 
+@pytest.mark.slow
 def test_rates_without_a_number_stand_on_the_edge_on_their_side(axes):
     logs = jnp.tile(jnp.array([-jnp.inf, jnp.inf, jnp.nan])[None, :, None], (4, 1, 2))
     plotting.finite_time_rates(axes, jrnn.FiniteTimeGrowth(jnp.array([1, 9, 99]), logs))

@@ -91,6 +91,7 @@ def test_log_error_can_be_trusted_over_a_zoo_of_products():
     assert lost >= 3  # the zoo has products that cannot be right
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["GRUCell", "LSTMCell"])
 def test_spectra_by_lag_are_those_of_the_last_steps(network, name):
     recurrence, carry, xs = network(name, 4)
@@ -191,6 +192,7 @@ def test_gradients_are_right_where_a_direction_is_lost():
     assert bool(jnp.all(jnp.isfinite(everything)))
 
 
+@pytest.mark.slow
 def test_gradients_at_equal_singular_values_are_finite_and_of_their_sum_right():
     jacobians = jnp.stack([jnp.asarray(haar(np.random.default_rng(s), 3)) for s in range(5)])
     first = jax.grad(sum_of_first)(jacobians, 1)

@@ -33,6 +33,7 @@ def test_the_expected_length_is_that_of_the_tables():
     assert experiment.rate(2) == pytest.approx(float(mpmath.log(2) + mpmath.digamma(1)) / 2)
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_numpy_multiplying_until_overflow(ran):
     _, dataset = ran
     keys = jax.random.split(jax.random.fold_in(jax.random.key(CONFIG.seed), 1), CONFIG.num_chains)
@@ -63,6 +64,7 @@ def test_the_rescaled_product_has_the_norm_that_arbitrary_precision_finds():
     assert experiment.rescaled_log_norm(factors) == pytest.approx(float(largest), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_library_goes_on_where_both_floats_overflow(ran):
     _, dataset = ran
     checked = dataset.sel(size=8)

@@ -58,6 +58,7 @@ def test_the_median_log_gain_against_the_thresholds_decides(rate, regime):
     assert regime.name.lower() in str(prediction)
 
 
+@pytest.mark.slow
 def test_the_horizon_is_the_last_steps_of_the_sequence():
     # Growth by 2 in the first 20 steps, decay by 2 in the last 20: what counts is the end.
     matrices = jnp.array([2 * np.eye(2), 0.5 * np.eye(2)])
@@ -94,6 +95,7 @@ def test_a_threshold_inside_the_spread_makes_it_borderline():
     assert "borderline" in str(predict_regime(system, jnp.ones(2), mixed, horizon=20))
 
 
+@pytest.mark.slow
 def test_growth_that_is_undone_is_flagged_and_not_called_exploding():
     v = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
     grow = v @ np.diag([2, 2, 0.5, 0.5]) @ v.T
@@ -137,6 +139,7 @@ def test_one_sequence_of_a_flax_cell_is_not_taken_for_a_batch():
         predict_regime(system, jnp.zeros(2), jnp.zeros((10, 3)), horizon=2)
 
 
+@pytest.mark.slow
 def test_linen_and_nnx_cells_with_the_same_weights_have_the_same_regime():
     linen = nn.OptimizedLSTMCell(6, param_dtype=jnp.float64)
     xs = batch()

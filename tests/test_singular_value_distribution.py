@@ -38,6 +38,7 @@ def test_moments_of_wide_gaussian_products_are_fuss_catalan_numbers():
             np.testing.assert_allclose(wide, fuss_catalan_moment(depth, order), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_singular_values_are_those_of_the_last_layers():
     ensemble = experiment.ENSEMBLES["tanh_orthogonal"]
     chain, carry, layers = experiment.draw(ensemble, SMALL, jax.random.key(0))

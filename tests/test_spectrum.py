@@ -46,6 +46,7 @@ def newman(seed, steps=4000, n=4, **options):
     return lyapunov_spectrum_of(jacobians, qr_every=1, **options)
 
 
+@pytest.mark.slow
 def test_errors_propagate_to_derived_numbers():
     spectrum = newman(0)
     largest = spectrum.largest_exponent()
@@ -61,6 +62,7 @@ def test_errors_propagate_to_derived_numbers():
     assert error == pytest.approx(spread, rel=0.6)
 
 
+@pytest.mark.slow
 def test_too_few_exponents_leave_dimension_and_entropy_unknown():
     spectrum = newman(0, num_exponents=1)
     assert float(spectrum.exponents[0]) > 0
@@ -79,6 +81,7 @@ def test_print_shows_exponents_intervals_and_checks():
     assert "…" in str(newman(0, n=8))
 
 
+@pytest.mark.slow
 def test_a_short_run_and_a_drifting_one_say_so():
     assert "WARNING: too short: " in str(newman(0, steps=9))
     growth = jnp.linspace(0, 3, 2000)[:, None, None] + jnp.zeros((2000, 2, 2))
@@ -94,6 +97,7 @@ def test_history_ends_at_the_result():
     assert spectrum.history_steps[last] == spectrum.num_steps == 4000
 
 
+@pytest.mark.slow
 def test_an_ensemble_separates_members_from_time():
     jacobians = normal(0, (30, 600, 3, 3))
     run = jax.vmap(lambda j: lyapunov_spectrum_of(j, qr_every=1))

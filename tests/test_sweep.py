@@ -161,6 +161,7 @@ def test_a_resumed_sweep_recomputes_only_what_is_missing_or_damaged(tmp_path, re
     assert_equal(datasets, reference)
 
 
+@pytest.mark.slow
 def test_two_devices_give_the_bits_of_one(tmp_path, reference):
     run_process(tmp_path, devices=2)
     datasets, _, text = run(tmp_path)
@@ -199,6 +200,7 @@ def test_processes_share_all_chunks_evenly_and_each_compiles_few_shapes(num):
     assert sweep.shared(groups, chunks, set(), num) == [[]] * num
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_at_a_random_moment_ends_with_the_same_bits(tmp_path, reference):
     process = run_process(tmp_path, pause=0.3, wait=False)
     deadline = time.monotonic() + 60

@@ -115,6 +115,7 @@ def constructed(plain_multiple, minimal_multiple, *, wrong=False):
     return maps.constructed(config, experiment.CELLS, told)
 
 
+@pytest.mark.slow
 def test_claims_hold_where_networks_learn_as_theory_says_and_fail_elsewhere():
     as_said = constructed(6.0, 6.0)
     verdicts = [claim.verdict for claim in figure.claims(as_said)]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import mostly_slow
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
@@ -24,7 +25,7 @@ def recall(delay):
     return tasks.delayed_recall(delay, dtype=jnp.float64)
 
 
-@pytest.mark.parametrize("cell_class", CELLS)
+@pytest.mark.parametrize("cell_class", mostly_slow(CELLS, [nn.GRUCell]))
 def test_lag_norms_before_training_equal_the_adjoint_gain_of_the_product(cell_class):
     task = recall(12)
     recurrence, carry = network(cell_class, task)
@@ -96,6 +97,7 @@ def test_a_gru_learns_to_recall_and_is_observed_to():
     assert history.lag_updates.tolist() == [0, 50, 100, 150, 200]
 
 
+@pytest.mark.slow
 def test_divergence_is_recorded_and_not_raised():
     task = tasks.adding(8, dtype=jnp.float64)
     recurrence, carry = network(nn.SimpleCell, task)
@@ -131,6 +133,7 @@ def test_gradient_norms_are_recorded_before_clipping_and_updates_after():
     np.testing.assert_allclose(history.update_norm, 1e-3, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_first_recorded_gradient_is_that_of_the_mean_loss_by_finite_differences():
     task = recall(3)
     recurrence, carry = network(nn.GRUCell, task, width=3)
