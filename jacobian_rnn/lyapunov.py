@@ -213,7 +213,7 @@ def _counted(tangents, run, xs, num_steps, num_warmup, qr_every, factorization):
 
 @jax.jit
 def _finished(run, carry):
-    # Compiled by itself: it is the same for every system and sequence.
+    # Compiled by itself: whatever the system and the sequence, it is the same for a size.
     n, k = run.frame.shape
     finite = run.alive | jnp.any(jnp.isnan(run.batches.sums), axis=0)
     sums = jnp.where(finite, run.batches.sums, 0)

@@ -1,8 +1,9 @@
 """A frame of tangent vectors on its way along a trajectory: pushed, renewed, its growth recorded.
 
 Steps come in blocks, and a block in intervals. Within an interval the frame is only pushed; at its
-end it is factored. A block ends with orthonormal columns, so that its growth is that of volumes,
-whatever the factorisations inside it, and adds up to what QR at every step would give.
+end, or at the end of every few, it is factored. A block ends with orthonormal columns, so that its
+growth is that of volumes, whatever the factorisations inside it, and adds up to what QR at every
+step would give.
 """
 
 from collections.abc import Callable
@@ -214,6 +215,7 @@ def _adaptive_block(take, length, run, xs, check):
     else:
         level = jnp.minimum(run.log_interval, levels - 1)
         often = jnp.left_shift(1, jnp.maximum(level - 1, 0))
+        # Two steps at a time: to decide after each would take longer than small steps themselves.
         coarse = partial(take, length, 2, run, xs, check, every=often)
         nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(coarse))
         block = lax.cond(level > 0, coarse, lambda: nothing)
@@ -241,11 +243,13 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=1):
         state, rows, peaks = carried
         number, xs = step
         state, rows, largest, states = _pushed(tangents, state, rows, xs, interval)
-        peaks = jnp.maximum(peaks, jnp.max(largest, axis=0, initial=0))
+        peaks = jnp.maximum(peaks, jnp.max(largest, axis=0))
 
         def renewed():
             factored = factorized(rows.T, factorization)
-            sizes = jnp.maximum(factored.sizes, peaks)
+            # What cancels in a single step, the factorisation tells by itself.
+            single = isinstance(every, int) and interval * every == 1
+            sizes = factored.sizes if single else jnp.maximum(factored.sizes, peaks)
             return (factored.frame.T, jnp.zeros_like(peaks)), (factored.pivots, sizes)
 
         def kept():
@@ -272,7 +276,9 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=1):
     alive = run.alive & ~jnp.any(gone, axis=0)
     # A row or a column of exact zeros loses its direction without anything to cancel.
     lost = jnp.any(gone & (sizes > 0) & run.alive, axis=1)
-    broken = ~jnp.all(finite, axis=1)
+    # Elimination can pass over a row that is not finite: the tangents themselves tell.
+    whole = jnp.all(jnp.isfinite(peaks), axis=2)
+    broken = ~(jnp.all(finite, axis=1) & jnp.all(whole, axis=1))
 
     frame = rows.T
     if factorization == "elimination":
@@ -283,7 +289,7 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=1):
     spread = jnp.max(jnp.maximum(highest - lowest, 0))
     growth = jnp.max(jnp.where(counts, jnp.abs(log_pivots), 0))
 
-    steps_to_break = jnp.sum(jnp.cumprod(jnp.all(jnp.isfinite(peaks), axis=2), axis=1), axis=1)
+    steps_to_break = jnp.sum(jnp.cumprod(whole, axis=1), axis=1)
 
     def first(happened, steps):
         index = jnp.argmax(happened)
@@ -313,8 +319,7 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=1):
 def _pushed(tangents, state, rows, xs, interval):
     """Push tangents, one a row, through an interval.
 
-    Returns also the largest entry of each after every step, except where the interval is one step
-    and the tangents tell by themselves, and the state before every step.
+    Returns also the largest entry of each after every step, and the state before every step.
     """
 
     def push(carried, x):
@@ -323,8 +328,8 @@ def _pushed(tangents, state, rows, xs, interval):
         return moved, (jnp.max(jnp.abs(lax.stop_gradient(moved[1])), axis=1), state)
 
     if interval == 1:
-        moved = tangents.push(state, rows, jax.tree.map(lambda x: x[0], xs))
-        return *moved, jnp.zeros((0, rows.shape[0]), rows.dtype), state[None]
+        moved, (peaks, state) = push((state, rows), jax.tree.map(lambda x: x[0], xs))
+        return *moved, peaks[None], state[None]
     (moved, rows), (peaks, states) = lax.scan(push, (state, rows), xs, length=interval)
     return moved, rows, peaks, states
 
@@ -332,7 +337,7 @@ def _pushed(tangents, state, rows, xs, interval):
 def _check(tangents, check, states, xs, interval, growth, shape):
     """Return log|det J|, its difference from the frame's growth, and the number of steps behind.
 
-    For k = n of all steps of the last interval.
+    For k = n these are the steps since the last factorisation but one, `interval` of them.
     """
     n, k = shape
     if k < n:

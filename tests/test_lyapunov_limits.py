@@ -109,6 +109,21 @@ def test_the_first_non_finite_jacobian_is_reported_where_values_are_traced(qr_ev
     assert "NaN or infinity in the Jacobian, first at step 321" in str(spectrum)
 
 
+@pytest.mark.parametrize("qr_every", mostly_slow([1, 4, "auto"], ["auto"]))
+def test_a_row_that_elimination_may_pass_over_is_reported_at_its_step(qr_every):
+    jacobians = chaotic_jacobians(n=4)
+    last = len(jacobians) - 1
+
+    @jax.jit
+    def first(jacobians):
+        spectrum = lyapunov_spectrum_of(jacobians, num_exponents=1, qr_every=qr_every)
+        return spectrum.first_nonfinite_step
+
+    for step in (0, 16, 17, last // 2, last - 1, last):
+        for row in range(4):
+            assert first(jacobians.at[step, row, 0].set(jnp.nan)) == step
+
+
 @pytest.mark.parametrize("factorization", mostly_slow(FACTORIZATIONS, ["elimination"]))
 def test_gradients_stay_finite_where_a_direction_is_lost(factorization):
     jacobians = chaotic_jacobians(n=4, steps=20).at[7, 1].set(0)
