@@ -26,6 +26,9 @@ DESCRIPTION = "\n\n".join(
 )
 
 
+MOST_AT_ONCE = 4  # experiments side by side; each takes about a gigabyte
+
+
 def main(
     name: Annotated[
         str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")
@@ -45,8 +48,8 @@ def main(
         device: where to compute.
         dtype: precision of networks, predictions and training; by default the one that the
             experiment needs.
-        workers: parallel processes; one for each core by default, one on a GPU. With `all`, quick
-            presets run side by side instead, one on each core.
+        workers: parallel processes; one for each core by default, one on a GPU. On a CPU, quick
+            presets of `all` run side by side instead, one process each, if this is not given.
     """
     if workers is not None and workers < 1:
         sys.exit(f"--workers: received {workers}, expected at least 1")
@@ -55,7 +58,7 @@ def main(
         at_once = 1
         if preset == "quick" and device == "cpu" and workers is None:
             # They mostly compile, and each process of an experiment compiles the same.
-            at_once, workers = os.cpu_count() or 1, 1
+            at_once, workers = min(os.cpu_count() or 1, MOST_AT_ONCE), 1
         options = {"device": device, "dtype": dtype, "workers": workers, "at_once": at_once}
         sys.exit(run_all.run(preset, **options))
     if name not in catalogue.EXPERIMENTS:

@@ -78,20 +78,24 @@ def run(
     try:
         while running or (waiting and not stopped):
             while waiting and not stopped and len(running) < at_once:
-                name = waiting.pop(0)
+                name = waiting[0]
                 if at_once == 1:
                     _announce(console, name)
                 command = _command(name, preset, device, dtype, workers)
                 running.append(_started(name, command, shown=at_once == 1))
+                del waiting[0]
             time.sleep(0.05)
             for one in [one for one in running if one.process.poll() is not None]:
-                running.remove(one)
                 finished.append(_ended(one, console))
+                running.remove(one)
                 stopped |= finished[-1].outcome == STOPPED
     except KeyboardInterrupt:
         stopped = True
         _stop([one.process for one in running])
-        finished += [_ended(one, console)._replace(outcome=STOPPED) for one in running]
+        known = {one.name for one in finished}
+        finished += [_ended(one, console) for one in running if one.name not in known]
+    finally:  # also where the output cannot be written
+        _stop([one.process for one in running if one.process.poll() is None])
     finished += [Finished(name, None, "not run") for name in waiting]
     console.print(table_of(finished))
     if stopped:
@@ -141,7 +145,7 @@ def _announce(console, name):
 
 def _started(name: str, command: list[str], *, shown: bool) -> Running:
     """Start a command whose output is shown, or kept until it ends."""
-    output = None if shown else tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+    output = None if shown else tempfile.TemporaryFile("w+", errors="backslashreplace")  # noqa: SIM115
     process = subprocess.Popen(
         command,
         cwd=results.ROOT.parent,
@@ -171,7 +175,7 @@ def _ended(one: Running, console: Console) -> Finished:
             console.file.write(output.read())
         sys.stderr.writelines(one.errors)
     code = one.process.returncode
-    if code == INTERRUPTED:
+    if code in (INTERRUPTED, -signal.SIGINT):
         return Finished(one.name, seconds, STOPPED)
     outcome = f"failed: {_reason(code, one.errors)}" if code else MADE
     return Finished(one.name, seconds, outcome)
