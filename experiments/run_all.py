@@ -75,6 +75,7 @@ def run(
     running: list[Running] = []
     finished: list[Finished] = []
     stopped = False
+    started = time.perf_counter()
     try:
         while running or (waiting and not stopped):
             while waiting and not stopped and len(running) < at_once:
@@ -98,6 +99,7 @@ def run(
         _stop([one.process for one in running if one.process.poll() is None])
     finished += [Finished(name, None, "not run") for name in waiting]
     console.print(table_of(finished))
+    console.print(f"together {_written(time.perf_counter() - started)}")
     if stopped:
         return INTERRUPTED
     failed = sum(one.outcome != MADE for one in finished)

@@ -110,6 +110,7 @@ def test_experiments_side_by_side_are_shown_whole_when_they_end(monkeypatch, tmp
     assert "one\ntwo\n" in text
     assert "three" in text
     assert "failed: bad" in text
+    assert "together" in text
     assert text.index("2 of 2: second") < text.index("three")
     assert "bad" in capfd.readouterr().err
 
