@@ -97,7 +97,8 @@ def run(
         finished += [_ended(one, console) for one in running if one.name not in known]
     finally:  # also where the output cannot be written
         _stop([one.process for one in running if one.process.poll() is None])
-    finished += [Finished(name, None, "not run") for name in waiting]
+    known = {one.name for one in finished}
+    finished += [Finished(name, None, "not run") for name in waiting if name not in known]
     console.print(table_of(finished))
     console.print(f"together {_written(time.perf_counter() - started)}")
     if stopped:

@@ -235,7 +235,7 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=1):
     """Take `length` steps, with a factorisation after every `interval * every` of them.
 
     `interval` is static; `every` may be traced, and the product at most `LONGEST_INTERVAL`. One
-    loop serves all of its values: one for each would take many times longer to compile.
+    loop serves all of its values: one for each would take twice as long to compile.
     """
     count, dtype = length // interval, run.frame.dtype
 
