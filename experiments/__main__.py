@@ -26,7 +26,7 @@ DESCRIPTION = "\n\n".join(
 )
 
 
-MOST_AT_ONCE = 4  # experiments side by side; each takes about a gigabyte
+MOST_AT_ONCE = 4  # experiments side by side: two processes each, of up to half a gigabyte
 
 
 def main(

@@ -344,12 +344,11 @@ def _shows_the_end(output: Callable) -> bool:
 def _num_feature_axes(cell: Any) -> int | None:
     """Return how many axes of a carry are features; None where a cell does not say.
 
-    Flax's base class has the property, but answers it with an error until a subclass defines it. A
-    cell that leaves it so runs all the same; it is only not checked for a batch axis.
+    Such a cell runs all the same; it is only not checked for a batch axis.
     """
     try:
         return getattr(cell, "num_feature_axes", None)
-    except NotImplementedError:
+    except NotImplementedError:  # by Flax's base class, for cells that do not define the property
         return None
 
 

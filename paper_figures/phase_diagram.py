@@ -133,8 +133,9 @@ def _draw_crossings(axes, gains, horizons, values, colour, style):
         )
 
 
-def _refined(gains, horizons, values, *, times=16):
+def _refined(gains, horizons, values):
     """Interpolate linearly in the logarithms of the axes, on which the lines are seen."""
+    times = 16
 
     def finer(centres):
         index = np.arange((len(centres) - 1) * times + 1) / times
