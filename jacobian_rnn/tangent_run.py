@@ -231,10 +231,10 @@ def _adaptive_block(take, length, run, xs, check):
     return block, jnp.clip(level + room, 0, levels - 1)
 
 
-def _block(tangents, factorization, length, interval, run, xs, check, every=1):
-    """Take `length` steps, with a factorisation after every `interval * every` of them.
+def _block(tangents, factorization, length, interval, run, xs, check, every=None):
+    """Take `length` steps, with a factorisation after every interval, or every few of them.
 
-    `interval` is static; `every` may be traced, and the product at most `LONGEST_INTERVAL`. One
+    `interval` is static; `every` is traced, its product with it at most `LONGEST_INTERVAL`. One
     loop serves all of its values: one for each would take twice as long to compile.
     """
     count, dtype = length // interval, run.frame.dtype
@@ -248,7 +248,7 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=1):
         def renewed():
             factored = factorized(rows.T, factorization)
             # What cancels in a single step, the factorisation tells by itself.
-            single = isinstance(every, int) and interval * every == 1
+            single = every is None and interval == 1
             sizes = factored.sizes if single else jnp.maximum(factored.sizes, peaks)
             return (factored.frame.T, jnp.zeros_like(peaks)), (factored.pivots, sizes)
 
@@ -256,7 +256,7 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=1):
             sizes = jnp.where(jnp.isfinite(peaks), 1, jnp.nan).astype(dtype)
             return (rows, peaks), (jnp.ones_like(peaks), sizes)
 
-        if isinstance(every, int):
+        if every is None:
             renew, records = renewed()
         else:
             renew, records = lax.cond((number + 1) % every == 0, renewed, kept)
@@ -297,8 +297,9 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=1):
         return jnp.where(jnp.any(happened), step, -1).astype(jnp.int32)
 
     last_growth = jnp.where(jnp.all(alive), jnp.sum(log_pivots[-1]), -jnp.inf)
+    apart = interval if every is None else interval * every
     log_det, log_det_error, num_checked = _check(
-        tangents, check, states, xs, interval * every, last_growth, run.frame.shape
+        tangents, check, states, xs, apart, last_growth, run.frame.shape
     )
     return _Block(
         state=state,
