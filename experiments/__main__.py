@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from experiments import catalogue, environment, run_all
+from experiments import catalogue, environment
 
 DESCRIPTION = "\n\n".join(
     [
@@ -54,6 +54,8 @@ def main(
     if workers is not None and workers < 1:
         sys.exit(f"--workers: received {workers}, expected at least 1")
     if name == "all":
+        from experiments import run_all
+
         run_all.stop_in_order()
         at_once = 1
         if preset == "quick" and device == "cpu" and workers is None:
@@ -69,12 +71,16 @@ def main(
     dtype = dtype or catalogue.dtype_of(name)
     if workers is None:
         workers = 1 if device == "gpu" else os.cpu_count() or 1
-    environment.settle(device, dtype, preset=preset)
-    # After the environment is set, which JAX reads when it is imported.
+    # Of several workers each is a process of its own, and this one only waits for them.
+    environment.settle(device, dtype, threads=1 if workers == 1 else None)
+    if preset == "quick":  # compiles more than it computes
+        environment.compile_fast(optimize=False)
+    # After the environment is set, which JAX and NumPy read when they are imported.
     experiment = catalogue.module_of(name)
     config = dataclasses.replace(experiment.PRESETS[preset], dtype=dtype)
     console = Console()
-    console.print(f"{name}, preset {preset}, {dtype} on {device}, {workers} processes")
+    processes = "1 process" if workers == 1 else f"{workers} processes"
+    console.print(f"{name}, preset {preset}, {dtype} on {device}, {processes}")
     try:
         failed = experiment.run(config, preset, num_workers=workers, console=console)
     except KeyboardInterrupt:
@@ -91,8 +97,7 @@ def command_line(arguments: list[str]) -> int:
 
         return show.main(rest)
     if first in catalogue.EXPERIMENTS and (own := catalogue.EXPERIMENTS[first].own_options):
-        # NumPy, which the options import, reads it too.
-        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        environment.use_threads(1)  # before the options import NumPy
         return importlib.import_module(f"experiments.{own}").main(rest)
     tyro.cli(main, args=arguments, prog="python -m experiments", description=DESCRIPTION)
     return 0

@@ -1,4 +1,4 @@
-"""What JAX and XLA read from the environment when they are imported: set before that."""
+"""What NumPy, JAX and XLA read from the environment when they are imported: set before that."""
 
 import os
 
@@ -8,18 +8,24 @@ import os
 COMPILER_FLAGS = ("--xla_backend_optimization_level=2", "--xla_cpu_use_fusion_emitters=false")
 
 
-def settle(device: str, dtype: str, *, preset: str) -> None:
-    """Choose device and precision, and how programs are compiled.
+def settle(device: str, dtype: str, *, threads: int | None) -> None:
+    """Choose device, precision, and the number of threads.
 
     Args:
         device: "cpu" or "gpu".
         dtype: "float32" or "float64".
-        preset: "quick" compiles more than it computes, and without optimising.
+        threads: of XLA, with one for linear algebra; as many as there are cores if None.
     """
     os.environ["JAX_PLATFORMS"] = "cuda" if device == "gpu" else "cpu"
     os.environ["JAX_ENABLE_X64"] = "1" if dtype == "float64" else "0"
-    if preset == "quick":
-        compile_fast(optimize=False)
+    if threads is not None:
+        use_threads(threads)
+
+
+def use_threads(threads: int) -> None:
+    """Let XLA use so many threads, and NumPy's linear algebra, which reads this too, one."""
+    os.environ["NPROC"] = str(threads)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
 def compile_fast(*, optimize: bool) -> None:

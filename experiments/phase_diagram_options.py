@@ -263,11 +263,11 @@ def main(arguments: Sequence[str]) -> int:
     # In a pool of one thread LAPACK calls follow each other. In a larger one each keeps a thread
     # while it waits for others of the pool: with fewer than all that a program has, times the
     # devices, they would wait forever.
-    os.environ["NPROC"] = str(LAPACK_CALLS * command.devices + 1 if command.devices > 1 else 1)
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    environment.settle(command.device, command.sweep.dtype, preset=command.preset)
-    if command.device == "cpu":
+    threads = LAPACK_CALLS * command.devices + 1 if command.devices > 1 else 1
+    environment.settle(command.device, command.sweep.dtype, threads=threads)
+    if command.device == "cpu" or command.preset == "quick":
         environment.compile_fast(optimize=command.preset != "quick")
+    if command.device == "cpu":
         os.environ["JAX_NUM_CPU_DEVICES"] = str(command.devices)
         os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
     try:

@@ -1,12 +1,11 @@
-"""Independent units of work in parallel processes, each saved when done, so that a run resumes.
+"""Independent units of work, each saved when done, so that a run resumes; in parallel processes.
 
-Each worker process uses one thread: small recurrent networks gain nothing from more, and XLA's
-pool of two threads can wait for itself forever when two batched LAPACK calls meet in it.
+Each process uses one thread: small recurrent networks gain nothing from more, and XLA's pool of
+two threads can wait for itself forever when two batched LAPACK calls meet in it.
 """
 
 import concurrent.futures
 import multiprocessing
-import os
 import queue
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import xarray as xr
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments import results
+from experiments import environment, results
 
 Report = Callable[[str, float], None]  # (what is being done, fraction of the unit done)
 _progress_queue: Any = None
@@ -38,7 +37,7 @@ def run_units(
         config: a frozen dataclass; its fingerprint names the saved files.
         units: NamedTuples of strings; `str.join` of one names its file.
         folder: where finished units are saved, in `parts/`.
-        num_workers: parallel processes.
+        num_workers: parallel processes; of one, this process does the work.
         console: where progress is shown; plain lines if it is no terminal.
 
     Returns:
@@ -52,37 +51,57 @@ def run_units(
     todo = [unit for unit in units if unit not in done]
     if not todo:
         return done, failures
-    os.environ["NPROC"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+    def finished(unit: Any, error: BaseException | None) -> None:
+        if error is None:
+            done[unit] = results.read(paths[unit])
+        else:
+            failures[unit] = f"{type(error).__name__}: {error}".splitlines()[0]
+        show("-".join(unit), "done" if error is None else "failed", 1.0)
+
+    try:
+        with _display(console, todo) as show:
+            if num_workers == 1:
+                _in_this_process(work, config, todo, paths, show, finished)
+            else:
+                _in_processes(work, config, todo, paths, show, finished, num_workers)
+    except KeyboardInterrupt:
+        console.print("stopped; finished units are saved, the same command goes on from there")
+        raise
+    return done, failures
+
+
+def _in_this_process(work, config, units, paths, show, finished):
+    for unit in units:
+        try:
+            _one_unit(work, config, unit, paths[unit], show)
+        except Exception as error:
+            finished(unit, error)
+        else:
+            finished(unit, None)
+
+
+def _in_processes(work, config, units, paths, show, finished, num_workers):
+    environment.use_threads(1)  # which the processes inherit
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     pool = concurrent.futures.ProcessPoolExecutor(
-        min(num_workers, len(todo)), context, initializer=_connect, initargs=(messages,)
+        min(num_workers, len(units)), context, initializer=_connect, initargs=(messages,)
     )
     try:
-        with _display(console, todo) as show:
-            futures = {
-                pool.submit(_one_unit, work, config, unit, paths[unit]): unit for unit in todo
-            }
-            waiting = set(futures)
-            while waiting:
-                finished, waiting = concurrent.futures.wait(waiting, timeout=0.2)
-                _drain(messages, show)
-                for future in finished:
-                    unit = futures[future]
-                    if (error := future.exception()) is None:
-                        done[unit] = results.read(paths[unit])
-                        show("-".join(unit), "done", 1.0)
-                    else:
-                        failures[unit] = f"{type(error).__name__}: {error}".splitlines()[0]
-                        show("-".join(unit), "failed", 1.0)
+        unit_of = {pool.submit(_in_worker, work, config, unit, paths[unit]): unit for unit in units}
+        waiting = set(unit_of)
+        while waiting:
+            ended, waiting = concurrent.futures.wait(waiting, timeout=0.2)
+            _drain(messages, show)
+            for future in ended:
+                finished(unit_of[future], future.exception())
     except KeyboardInterrupt:
         for process in list(pool._processes.values()):
             process.terminate()
-        console.print("stopped; finished units are saved, the same command goes on from there")
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return done, failures
 
 
 def _connect(messages):
@@ -90,11 +109,13 @@ def _connect(messages):
     _progress_queue = messages
 
 
-def _one_unit(work, config, unit, path):
-    name = "-".join(unit)
+def _in_worker(work, config, unit, path):
+    _one_unit(work, config, unit, path, lambda *message: _progress_queue.put(message))
 
+
+def _one_unit(work, config, unit, path, show):
     def report(what, fraction):
-        _progress_queue.put((name, what, fraction))
+        show("-".join(unit), what, fraction)
 
     report("starting", 0.0)
     results.write(work(config, unit, report), path)

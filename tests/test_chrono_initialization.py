@@ -76,14 +76,9 @@ def test_claims_fail_or_are_open_where_chrono_is_later_or_never_there():
     assert figure.claims(dataset)[0].verdict == "not measured"
 
 
-def serially(work, config, units, *_, **__):
-    return {unit: work(config, unit, lambda *_: None) for unit in units}, {}
-
-
 @pytest.mark.slow
 def test_the_experiment_writes_what_it_trained_and_the_figure_shows_it(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    monkeypatch.setattr(experiment, "run_units", serially)
     console = Console(file=io.StringIO(), width=100)
     assert experiment.run(QUICK, "quick", num_workers=1, console=console) == 0
     dataset = results.read(results.path_of(experiment.NAME, "quick", "float64"))

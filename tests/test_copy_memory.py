@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
-from experiments import chrono_initialization, results
 from experiments import copy_memory as experiment
+from experiments import results
 from paper_figures import copy_memory as figure
 
 QUICK = dataclasses.replace(
@@ -52,14 +52,9 @@ def test_claims_are_about_the_loss_of_having_no_memory():
     np.testing.assert_allclose(ahead.measured, np.log(2))
 
 
-def serially(work, config, units, *_, **__):
-    return {unit: work(config, unit, lambda *_: None) for unit in units}, {}
-
-
 @pytest.mark.slow
 def test_the_experiment_writes_what_it_trained_and_the_figure_shows_it(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    monkeypatch.setattr(chrono_initialization, "run_units", serially)
     console = Console(file=io.StringIO(), width=100)
     assert experiment.run(QUICK, "quick", num_workers=1, console=console) == 0
     dataset = results.read(results.path_of(experiment.NAME, "quick", "float64"))

@@ -33,11 +33,11 @@ def work(config, unit, report):
     return xr.Dataset({"value": ("x", np.arange(3) + config.offset)})
 
 
-def run(config, folder):
+def run(config, folder, num_workers=1):
     text = io.StringIO()
     console = Console(file=text, width=200)
     done, failures = units.run_units(
-        work, config, [Unit("a"), Unit("b")], folder, num_workers=1, console=console
+        work, config, [Unit("a"), Unit("b")], folder, num_workers=num_workers, console=console
     )
     return done, failures, text.getvalue()
 
@@ -57,16 +57,15 @@ def test_finished_units_are_not_done_again_and_a_new_configuration_is_not_mixed_
     assert float(other[Unit("a")].value[0]) == 1.0
 
 
-@pytest.mark.slow
-def test_one_failing_unit_is_named_and_does_not_stop_the_others(tmp_path):
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_one_failing_unit_is_named_and_does_not_stop_the_others(tmp_path, num_workers):
     config = Config(str(tmp_path / "log"), fail="a")
-    done, failures, text = run(config, tmp_path)
+    done, failures, text = run(config, tmp_path, num_workers)
     assert list(done) == [Unit("b")]
     assert failures == {Unit("a"): "RuntimeError: no such luck"}
     assert "a: failed" in text
 
 
-@pytest.mark.slow
 def test_a_damaged_unit_is_made_again(tmp_path):
     config = Config(str(tmp_path / "log"))
     run(config, tmp_path)

@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
-from experiments import chrono_initialization, results
 from experiments import gradient_flossing as experiment
+from experiments import results
 from jacobian_rnn.frames import generic_frames
 from paper_figures import gradient_flossing as figure
 
@@ -143,10 +143,6 @@ def test_claims_fail_where_it_does_not():
     assert [one.verdict for one in claims] == ["fails"] * 5
 
 
-def serially(work, config, units, *_, **__):
-    return {unit: work(config, unit, lambda *_: None) for unit in units}, {}
-
-
 def check_by_hand(measured, config):
     """Compare with plain products over the horizon, and with determinants."""
     task = experiment.xor(config.num_steps, config.delay, "float64")
@@ -177,7 +173,6 @@ def check_by_hand(measured, config):
 @pytest.mark.slow
 def test_the_experiment_writes_what_it_did_and_the_figure_shows_it(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    monkeypatch.setattr(chrono_initialization, "run_units", serially)
     config = dataclasses.replace(
         experiment.PRESETS["quick"], num_warmup=0, spectrum_steps=32, dtype="float64"
     )

@@ -116,15 +116,9 @@ def test_claims_hold_or_fail_by_edge_and_slow_modes(radii, near, outside, verdic
     assert [claim.verdict for claim in figure.claims(dataset)] == verdicts
 
 
-def in_process(work, config, units, folder, *, num_workers, console):
-    del folder, num_workers, console
-    return {unit: work(config, unit, lambda *_: None) for unit in units}, {}
-
-
 @pytest.mark.slow
 def test_the_experiment_measures_and_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    monkeypatch.setattr(experiment, "run_units", in_process)
     both = dataclasses.replace(SMALL, cells=("GRUCell", "LSTMCell"), biases=(0.0, 1.0))
     text = io.StringIO()
     console = Console(file=text, width=80)

@@ -121,15 +121,9 @@ def test_claims_hold_or_fail_by_what_was_counted(iterations, verdicts):
     np.testing.assert_allclose(claims[2].measured, iterations[3] / 300)
 
 
-def in_process(work, config, units, folder, *, num_workers, console):
-    del folder, num_workers, console
-    return {unit: work(config, unit, lambda *_: None) for unit in units}, {}
-
-
 @pytest.mark.slow
 def test_the_experiment_counts_and_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    monkeypatch.setattr(experiment, "run_units", in_process)
     text = io.StringIO()
     console = Console(file=text, width=80)
     assert experiment.run(SMALL, "quick", num_workers=1, console=console) == 0

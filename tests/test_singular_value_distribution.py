@@ -116,15 +116,9 @@ def test_the_variance_per_layer_is_measured_and_judged():
     assert [claim.verdict for claim in right] == ["not measured", "not measured", "holds"]
 
 
-def in_process(work, config, units, folder, *, num_workers, console):
-    del folder, num_workers, console
-    return {unit: work(config, unit, lambda *_: None) for unit in units}, {}
-
-
 @pytest.mark.slow
 def test_the_experiment_measures_and_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    monkeypatch.setattr(experiment, "run_units", in_process)
     text = io.StringIO()
     console = Console(file=text, width=80)
     few = dataclasses.replace(SMALL, ensembles=("linear_gaussian", "tanh_orthogonal"))
