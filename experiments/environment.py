@@ -4,8 +4,12 @@ import os
 
 # XLA's own third level spends half of the time to compile a network's training on the random
 # numbers in it, and its newer emitter most of the rest; programs that compile for twice as long
-# run no faster.
-COMPILER_FLAGS = ("--xla_backend_optimization_level=2", "--xla_cpu_use_fusion_emitters=false")
+# run no faster. To cut programs into parts pays only where several threads compile them.
+COMPILER_FLAGS = (
+    "--xla_backend_optimization_level=2",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
 
 
 def settle(device: str, dtype: str, *, threads: int | None) -> None:
