@@ -1,6 +1,7 @@
 """Settings under which all tests run, and the Flax cells that many of them share."""
 
 import functools
+import gc
 import os
 
 from experiments import environment
@@ -23,6 +24,15 @@ from flax import nnx
 from jacobian_rnn import Recurrence, from_linen, from_nnx
 
 NUM_INPUTS = 3
+
+
+def pytest_collection_finish():
+    """Let the garbage collector pass over all that is imported, and come less often to the rest.
+
+    JAX makes so many small objects when it traces that it would take a tenth of the time.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
 
 
 @pytest.fixture(autouse=True)
@@ -54,18 +64,23 @@ def normal(seed, shape):
 
 
 def randomized(tree, generator):
-    """Add noise to every parameter, biases included, so that none of them is zero."""
+    """Draw every parameter, biases included, in place of what the cell has drawn or would draw."""
     return jax.tree.map(
-        lambda a: jnp.asarray(np.asarray(a) + 0.4 * generator.standard_normal(a.shape)), tree
+        lambda a: jnp.asarray(0.5 * generator.standard_normal(a.shape), a.dtype), tree
     )
+
+
+def random_variables(cell, *inputs, generator=None):
+    """Draw the variables of a Linen module without its initialisers, which compile for long."""
+    shapes = jax.eval_shape(cell.init, jax.random.key(0), *inputs)
+    return randomized(shapes, generator or np.random.default_rng(0))
 
 
 def linen_network(cell, generator):
     shape = (4, 4, 2) if isinstance(cell, nn.ConvLSTMCell) else (NUM_INPUTS,)
-    key = jax.random.key(0)
-    carry = cell.initialize_carry(key, shape)
-    variables = jax.jit(cell.init)(key, carry, jnp.zeros(shape))
-    return from_linen(cell, randomized(variables, generator)), randomized(carry, generator)
+    carry = cell.initialize_carry(jax.random.key(0), shape)
+    variables = random_variables(cell, carry, jnp.zeros(shape), generator=generator)
+    return from_linen(cell, variables), randomized(carry, generator)
 
 
 def nnx_network(cell, generator):
@@ -79,6 +94,14 @@ def double(cell_class, *arguments, **options):
     return cell_class(*arguments, param_dtype=jnp.float64, **options)
 
 
+def double_nnx(cell_class, width):
+    blank = nnx.initializers.zeros  # which costs nothing to compile
+    return double(
+        cell_class, NUM_INPUTS, width, dtype=jnp.float64, rngs=nnx.Rngs(0),
+        kernel_init=blank, recurrent_kernel_init=blank,
+    )  # fmt: skip
+
+
 LINEN = {
     "SimpleCell": lambda n: double(nn.SimpleCell, n),
     "SimpleCell residual": lambda n: double(nn.SimpleCell, n, residual=True),
@@ -90,9 +113,7 @@ LINEN = {
     "ConvLSTMCell": lambda n: double(nn.ConvLSTMCell, n, kernel_size=[3, 3]),
 }
 NNX = {
-    f"nnx {cell.__name__}": lambda n, cell=cell: double(
-        cell, NUM_INPUTS, n, dtype=jnp.float64, rngs=nnx.Rngs(0)
-    )
+    f"nnx {cell.__name__}": lambda n, cell=cell: double_nnx(cell, n)
     for cell in (nnx.SimpleCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell)
 }
 CELLS = [*LINEN, *NNX]

@@ -6,6 +6,7 @@ import numpy as np
 from jacobian_rnn import tasks
 
 F32 = jnp.float32
+NUM_SEQUENCES = 300  # the same for most tests, so that what draws them is compiled once
 MAKERS = {
     "delayed_recall": lambda **options: tasks.delayed_recall(7, num_classes=3, **options),
     "adding": lambda **options: tasks.adding(15, **options),
@@ -18,7 +19,7 @@ MAKERS = {
 }
 
 
-def sampled(task, split, key, batch_size):
+def sampled(task, split, key, batch_size=NUM_SEQUENCES):
     if split == "training":
         return task.sample(key, batch_size)
     return task.sample_held_out(key, batch_size, split)

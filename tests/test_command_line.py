@@ -143,8 +143,7 @@ sys.exit(run_all.run("quick", at_once=int(sys.argv[1])))
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize(("how", "at_once"), [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
 def test_what_is_stopped_lets_experiments_save_and_runs_no_other(how, at_once, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", STOPPED, str(at_once), str(tmp_path)],

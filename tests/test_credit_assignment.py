@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import mostly_slow
+from conftest import mostly_slow, random_variables
 from flax import linen as nn
 
 from jacobian_rnn import (
@@ -121,7 +121,7 @@ def test_new_numbers_compile_nothing():
 
     cell = nn.SimpleCell(2)
     carry, xs = jnp.zeros(2, jnp.float32), jnp.ones((5, 3), jnp.float32)
-    variables = cell.init(jax.random.key(0), carry, xs[0])
+    variables = random_variables(cell, carry, xs[0])
     input_jacobians(from_linen(cell, variables), carry, xs, lags=[1, 2])
     size = _input_jacobians._cache_size()
     input_jacobians(from_linen(nn.SimpleCell(2), variables), carry + 1, 2 * xs, lags=[4, 5])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 
 import jacobian_rnn as jrnn
 from jacobian_rnn.mean_field import (
@@ -45,7 +46,7 @@ def test_moments_and_edges_of_gaussian_products():
     assert fuss_catalan_edge(10**6) == pytest.approx(np.e * 1e6, rel=1e-5)
 
 
-@pytest.mark.parametrize("width", [2, 4, 16])
+@pytest.mark.parametrize("width", mostly_slow([2, 4, 16], [4]))
 def test_the_engine_measures_newmans_exponents_within_four_exact_errors(width):
     num_steps = 4000
     factors = np.random.default_rng(width).standard_normal((num_steps, width, width)) / width**0.5

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import mostly_slow
 from rich.console import Console
 
 import jacobian_rnn as jrnn
@@ -50,8 +51,8 @@ def test_theory_is_told_which_gate_keeps_the_state():
     assert experiment.units_of("LSTMCell", 2.0, 3.0, 0.5) == LSTMUnits(gate, keeps, gate, gate)
 
 
-@pytest.mark.parametrize(("cell", "expected"), [("GRUCell", 0.95257413), ("LSTMCell", 0.95257413)])
-def test_without_recurrence_the_open_gate_alone_keeps_gradients(cell, expected):
+@pytest.mark.parametrize("cell", mostly_slow(["GRUCell", "LSTMCell"], ["LSTMCell"]))
+def test_without_recurrence_the_open_gate_alone_keeps_gradients(cell):
     # Next to no gain and input: λ₁ = log σ(3).
     rates = experiment.measure(
         cell,
@@ -64,7 +65,7 @@ def test_without_recurrence_the_open_gate_alone_keeps_gradients(cell, expected):
         num_warmup=400,
         dtype="float64",
     )
-    np.testing.assert_allclose(rates, np.log(expected), atol=1e-4)
+    np.testing.assert_allclose(rates, -np.log1p(np.exp(-3)), atol=1e-4)
 
 
 @pytest.mark.slow

@@ -26,9 +26,7 @@ def exact_logs(d, v):
 
 @pytest.mark.parametrize(
     ("n", "spread"),
-    mostly_slow(
-        [(1, 500.0), (2, 500.0), (3, 50.0), (5, 200.0), (8, 500.0)], [(3, 50.0), (8, 500.0)]
-    ),
+    mostly_slow([(1, 500.0), (2, 500.0), (3, 50.0), (5, 200.0), (8, 500.0)], [(8, 500.0)]),
 )
 def test_values_agree_with_arbitrary_precision_over_a_thousand_nats(n, spread):
     d, v = random_case(n, n, spread)
@@ -36,7 +34,7 @@ def test_values_agree_with_arbitrary_precision_over_a_thousand_nats(n, spread):
     np.testing.assert_allclose(values, exact_logs(d, v), rtol=1e-15, atol=2e-13)
 
 
-@pytest.mark.parametrize("n", [4, 7])
+@pytest.mark.parametrize("n", mostly_slow([4, 7], [7]))
 def test_moderate_scales_agree_with_an_ordinary_svd_vectors_included(n):
     d, v = random_case(n, n, 2.0)
     values, vectors = graded_singular_values(jnp.array(d), jnp.array(v))

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import mostly_slow
+from conftest import mostly_slow, normal, random_variables
 from flax import linen as nn
 
 from jacobian_rnn import (
@@ -59,9 +59,9 @@ def test_linear_system_grows_at_the_largest_modulus_of_an_eigenvalue():
 
 def test_exponent_is_the_rate_of_the_norm_of_the_product():
     cell = nn.GRUCell(6, param_dtype=jnp.float64)
-    xs = jax.random.normal(jax.random.key(0), (3000, 2), jnp.float64)
+    xs = normal(0, (3000, 2))
     carry = jnp.zeros(6)
-    system = from_linen(cell, cell.init(jax.random.key(1), carry, xs[0]))
+    system = from_linen(cell, random_variables(cell, carry, xs[0]))
     rate = largest_exponent(system, carry, xs)
     norm = jacobian_product(system, carry, xs, estimate_error=False).log_norm()
     # The two differ by the overlap of the vector with the leading direction, a few nats in all.

@@ -81,7 +81,9 @@ def a_key(seed=0):
 
 
 @pytest.mark.parametrize(
-    ("cell", "tolerance"), [(nnx_linear_cell, 1e-6), (linear_cell(6), 1e-10)], ids=["nnx", "linen"]
+    ("cell", "tolerance"),
+    [pytest.param(nnx_linear_cell, 1e-6, marks=pytest.mark.slow), (linear_cell(6), 1e-10)],
+    ids=["nnx", "linen"],
 )
 def test_a_linear_orthogonal_network_has_the_rate_log_gain(cell, tolerance):
     result = at_rate(cell, float(np.log(0.9)), key=a_key(), tolerance=tolerance, **SHORT)

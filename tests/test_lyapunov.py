@@ -57,7 +57,7 @@ def test_a_million_steps_of_the_henon_map_contract_areas_as_they_must_and_have_i
     assert 16 <= int(jnp.min(spectrum.num_batches)) <= int(jnp.max(spectrum.num_batches)) <= 128
 
 
-@pytest.mark.parametrize("n", [2, 4, 16])
+@pytest.mark.parametrize("n", mostly_slow([2, 4, 16], [4]))
 def test_products_of_gaussian_matrices_have_newmans_exponents(n):
     steps = 20_000
     jacobians = normal(n, (steps, n, n)) / np.sqrt(n)
@@ -97,7 +97,7 @@ def test_the_spectrum_of_a_transposed_system_run_backwards_is_the_same():
     assert jnp.max(jnp.abs(wrong.exponents - right.exponents)) > 1e-3
 
 
-@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("k", mostly_slow([1, 3], [3]))
 def test_fewer_exponents_are_the_first_of_all(k):
     jacobians = chaotic_jacobians()
     few = lyapunov_spectrum_of(jacobians, num_exponents=k)

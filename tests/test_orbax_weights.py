@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from conftest import random_variables, randomized
 from flax import linen as nn
 from flax import nnx
 from flax.training.train_state import TrainState
@@ -23,11 +24,6 @@ def save(path, tree):
     return path
 
 
-def randomized(tree):
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), tree)
-
-
 LINEN = {
     "SimpleCell": nn.SimpleCell(4, param_dtype=jnp.float64),
     "OptimizedLSTMCell": nn.OptimizedLSTMCell(4, param_dtype=jnp.float64),
@@ -40,7 +36,7 @@ LINEN = {
 def linen_variables(cell):
     x = jnp.zeros((4, 4, 2) if isinstance(cell, nn.ConvLSTMCell) else INPUTS)
     carry = cell.initialize_carry(jax.random.key(0), x.shape)
-    return randomized(cell.init(jax.random.key(0), carry, x)), carry, x
+    return random_variables(cell, carry, x), carry, x
 
 
 @pytest.mark.parametrize("name", LINEN)
@@ -61,7 +57,7 @@ def test_a_linen_cell_is_restored_exactly(tmp_path, name):
 def test_an_nnx_cell_is_restored_exactly(tmp_path, make, pure):
     options = {"param_dtype": jnp.float64, "dtype": jnp.float64}
     trained = make(INPUTS, 4, **options, rngs=nnx.Rngs(0))
-    nnx.update(trained, randomized(nnx.state(trained)))
+    nnx.update(trained, randomized(nnx.state(trained), np.random.default_rng(1)))
     state = nnx.state(trained)
     save(tmp_path / "cell", nnx.as_pure(state) if pure else state)
     fresh = make(INPUTS, 4, **options, rngs=nnx.Rngs(1))

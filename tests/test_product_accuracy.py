@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import exact_logs, haar, known_chain
-from conftest import normal
+from conftest import mostly_slow, normal
 
 from jacobian_rnn import (
     Recurrence,
@@ -19,7 +19,7 @@ from jacobian_rnn import (
     ("n", "num_steps", "low"),
     [
         (3, 20_000, -0.6),  # a range of 20,000 nats and more
-        (16, 2000, -2.0),
+        pytest.param(16, 2000, -2.0, marks=pytest.mark.slow),
         pytest.param(64, 20_000, -1.0, marks=pytest.mark.slow),
     ],
 )
@@ -32,7 +32,7 @@ def test_chains_with_known_singular_values_are_exact_to_1e9(n, num_steps, low):
     np.testing.assert_allclose(product.log_singular_values(), exact, atol=1e-9)
 
 
-@pytest.mark.parametrize(("n", "spread"), [(16, 0.1), (8, 1.0)])
+@pytest.mark.parametrize(("n", "spread"), mostly_slow([(16, 0.1), (8, 1.0)], [(16, 0.1)]))
 def test_float32_is_good_to_a_millionth_of_the_range(n, spread):
     rates = np.linspace(0.5, -1.5, n) * spread
     jacobians, exact = known_chain(

@@ -39,7 +39,7 @@ def graded_chain(seed, n, num_steps, rates):
 
 @pytest.mark.parametrize(
     ("seed", "n", "num_steps"),
-    mostly_slow([(0, 2, 120), (1, 4, 120), (2, 6, 100), (3, 3, 250)], [(1, 4, 120), (3, 3, 250)]),
+    mostly_slow([(0, 2, 120), (1, 4, 120), (2, 6, 100), (3, 3, 250)], [(3, 3, 250)]),
 )
 def test_products_that_span_500_nats_agree_with_arbitrary_precision(seed, n, num_steps):
     rates = np.linspace(250, -250, n) / num_steps

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import normal
+from conftest import normal, random_variables
 from flax import linen as nn
 from flax import nnx
 
@@ -74,7 +74,7 @@ def test_log_gain_is_that_of_the_product_from_the_state_before_the_horizon():
     cell = nn.LSTMCell(5, param_dtype=jnp.float64)
     xs = batch()
     carry = cell.initialize_carry(jax.random.key(0), (3,))
-    system = from_linen(cell, cell.init(jax.random.key(1), carry, xs[0, 0]))
+    system = from_linen(cell, random_variables(cell, carry, xs[0, 0]))
     prediction = predict_regime(system, carry, xs, horizon=25)
     for sequence, gain in zip(xs, prediction.log_gain, strict=True):
         state = trajectory(system, carry, sequence[:15])[-1]
@@ -134,7 +134,7 @@ def test_a_horizon_that_is_no_int_is_refused(horizon):
 
 def test_one_sequence_of_a_flax_cell_is_not_taken_for_a_batch():
     cell = nn.GRUCell(2, param_dtype=jnp.float64)
-    system = from_linen(cell, cell.init(jax.random.key(0), jnp.zeros(2), jnp.zeros(3)))
+    system = from_linen(cell, random_variables(cell, jnp.zeros(2), jnp.zeros(3)))
     with pytest.raises(ValueError, match="expected a batch of sequences"):
         predict_regime(system, jnp.zeros(2), jnp.zeros((10, 3)), horizon=2)
 

@@ -78,6 +78,10 @@ def test_print_shows_exponents_intervals_and_checks():
     for part in ("sum rule: growth of volume against log|det J|", "digits lost:"):
         assert part in text
     assert "WARNING" not in text
+
+
+@pytest.mark.slow
+def test_print_leaves_out_the_middle_of_many_exponents():
     assert "…" in str(newman(0, n=8))
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 from small_tasks import F32, MAKERS, logits
 
 from jacobian_rnn import tasks
@@ -43,7 +44,7 @@ def test_classification_accuracy_and_skill_by_hand():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", mostly_slow(MAKERS, ["adding", "copying_memory"]))
 def test_non_finite_predictions_are_never_correct(name, value):
     task = MAKERS[name](dtype=F32)
     targets = task.sample(jax.random.key(20), 5).targets

@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_tasks import F32, MAKERS, logits, sampled
+from conftest import mostly_slow
+from small_tasks import F32, MAKERS, NUM_SEQUENCES, logits, sampled
 
 from jacobian_rnn import tasks
 
-SYNTHETIC = [name for name in MAKERS if "digits" not in name]
+QUICK = [name for name in MAKERS if name not in ("temporal_order_2", "sequential_digits")]
+ALL = mostly_slow(MAKERS, QUICK)
+SYNTHETIC = mostly_slow([name for name in MAKERS if "digits" not in name], QUICK)
 
 
-@pytest.fixture(scope="module", params=MAKERS)
+@pytest.fixture(scope="module", params=ALL)
 def task(request):
     return MAKERS[request.param](dtype=F32)
 
@@ -76,7 +79,7 @@ SOLVERS = {
 @pytest.mark.parametrize("name", SYNTHETIC)
 def test_a_perfect_memory_has_skill_one(name, split):
     task = MAKERS[name](dtype=F32)
-    xs, targets = sampled(task, split, jax.random.key(1), 300)
+    xs, targets = sampled(task, split, jax.random.key(1))
     answers = SOLVERS[name](np.asarray(xs), task)
     assert float(tasks.skill(task, answers, targets)) == pytest.approx(1, abs=1e-6)
     assert float(tasks.accuracy(task, answers, targets)) == pytest.approx(1, abs=1e-6)
@@ -85,25 +88,25 @@ def test_a_perfect_memory_has_skill_one(name, split):
 
 @pytest.mark.parametrize("split", ["training", "validation", "test"])
 def test_shapes_and_dtypes_are_those_that_the_task_declares(task, split):
-    xs, targets = sampled(task, split, jax.random.key(2), 5)
-    assert xs.shape == (5, task.num_steps, task.input_size)
+    xs, targets = sampled(task, split, jax.random.key(2))
+    assert xs.shape == (NUM_SEQUENCES, task.num_steps, task.input_size)
     assert xs.dtype == F32
     if task.loss == "squared_error":
-        assert targets.shape == (5, task.num_scored_steps, task.output_size)
+        assert targets.shape == (NUM_SEQUENCES, task.num_scored_steps, task.output_size)
         assert targets.dtype == F32
     else:
-        assert targets.shape == (5, task.num_scored_steps)
+        assert targets.shape == (NUM_SEQUENCES, task.num_scored_steps)
         assert targets.dtype == jnp.int32
         assert targets.min() >= 0
         assert targets.max() < task.output_size
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_the_dtype_is_kept_when_x64_is_on(name, dtype):
     with jax.enable_x64(True):
         task = MAKERS[name](dtype=dtype)
-        xs, targets = task.sample(jax.random.key(0), 5)
+        xs, targets = sampled(task, "training", jax.random.key(0))
         regression = task.loss == "squared_error"
         outputs = targets if regression else jnp.zeros((*targets.shape, task.output_size), dtype)
         scores = [score(task, outputs, targets) for score in (tasks.loss, tasks.skill)]
@@ -118,13 +121,13 @@ def test_a_numpy_float64_noise_level_does_not_promote_the_inputs():
         assert task.sample(jax.random.key(0), 2).xs.dtype == F32
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", ALL)
 def test_float32_data_do_not_depend_on_x64(name):
     batches = []
     for enabled in (True, False):
         with jax.enable_x64(enabled):
             task = MAKERS[name](dtype=F32)
-            draws = [sampled(task, s, jax.random.key(3), 5) for s in ("training", "test")]
+            draws = [sampled(task, s, jax.random.key(3)) for s in ("training", "test")]
             batches.append(jax.tree.leaves(jax.tree.map(np.asarray, draws)))
     for on, off in zip(*batches, strict=True):
         np.testing.assert_array_equal(on, off)
@@ -132,7 +135,7 @@ def test_float32_data_do_not_depend_on_x64(name):
 
 def test_jit_and_vmap_give_the_data_of_plain_calls(task):
     def draw(key):
-        return [sampled(task, split, key, 5) for split in ("training", "test")]
+        return [sampled(task, split, key) for split in ("training", "test")]
 
     keys = jax.random.split(jax.random.key(4), 3)
     mapped = jax.jit(jax.vmap(draw))(keys)
@@ -145,9 +148,9 @@ def test_jit_and_vmap_give_the_data_of_plain_calls(task):
 
 def test_a_key_gives_the_same_data_twice_and_another_key_gives_others(task):
     key, other = jax.random.split(jax.random.key(5))
-    again = task.sample(key, 5).xs
-    np.testing.assert_array_equal(task.sample(key, 5).xs, again)
-    assert not np.array_equal(task.sample(other, 5).xs, again)
+    first, again, others = (sampled(task, "training", k).xs for k in (key, key, other))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, others)
 
 
 # Horizons
@@ -178,7 +181,7 @@ def test_lengths_and_horizons(task, num_steps, horizon):
 )
 def test_the_horizon_is_the_longest_lag_of_an_informative_input(name, informative_input):
     task = MAKERS[name](dtype=F32)
-    xs, _ = task.sample(jax.random.key(6), 300)
+    xs, _ = sampled(task, "training", jax.random.key(6))
     if name == "delayed_recall":
         xs = xs[:, :1]
     informative = np.any(np.asarray(xs)[..., informative_input:] == 1, axis=(0, 2))
@@ -271,7 +274,7 @@ def test_temporal_order_has_its_triggers_in_their_windows(num_steps, windows):
 @pytest.mark.parametrize("key", [jax.random.key(0), jax.random.fold_in(jax.random.key(0), 1)])
 def test_one_key_gives_different_sequences_in_every_split(synthetic_task, key):
     splits = ("training", "validation", "test")
-    draws = [np.asarray(sampled(synthetic_task, split, key, 300).xs) for split in splits]
+    draws = [np.asarray(sampled(synthetic_task, split, key).xs) for split in splits]
     seen = [{sequence.tobytes() for sequence in draw} for draw in draws]
     assert not seen[0] & seen[1]
     assert not seen[0] & seen[2]
@@ -281,7 +284,7 @@ def test_one_key_gives_different_sequences_in_every_split(synthetic_task, key):
 # Baselines
 
 
-@pytest.mark.parametrize("name", [name for name in SYNTHETIC if name != "adding"])
+@pytest.mark.parametrize("name", [one for one in SYNTHETIC if one.values != ("adding",)])
 def test_the_best_constant_classes_score_the_baseline(name):
     task = MAKERS[name](dtype=F32)
     n = 100_000
@@ -380,7 +383,7 @@ def test_arguments_out_of_range_are_named(make, message):
         make()
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", ALL)
 def test_dtypes_that_would_not_be_kept_are_refused(name):
     with pytest.raises(ValueError, match="dtype is int32, expected a floating one"):
         MAKERS[name](dtype=jnp.int32)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import mostly_slow
+from conftest import mostly_slow, random_variables
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
@@ -17,7 +17,7 @@ CELLS = [nn.SimpleCell, nn.GRUCell, nn.LSTMCell]
 def network(cell_class, task, width=6):
     cell = cell_class(width, param_dtype=jnp.float64)
     carry = cell.initialize_carry(jax.random.key(0), (task.input_size,))
-    variables = cell.init(jax.random.key(1), carry, jnp.zeros(task.input_size))
+    variables = random_variables(cell, carry, jnp.zeros(task.input_size))
     return from_linen(cell, variables), carry
 
 
@@ -36,15 +36,15 @@ def test_lag_norms_before_training_equal_the_adjoint_gain_of_the_product(cell_cl
         optimizer=optax.sgd(0.0),
         key=jax.random.key(2),
         num_updates=1,
-        batch_size=3,
+        batch_size=2,
         num_records=1,
         held_out_size=4,
     )
     # The same batch and readout, drawn as `train` draws them.
     key, lag_key, _, _ = jax.random.split(jax.random.key(2), 4)
-    batch = task.sample(lag_key, 3)
+    batch = task.sample(lag_key, 2)
     state = training.start(task, recurrence, carry, optax.sgd(0.0), key=key)
-    lags = (0, 1, 5, 12)
+    lags = (0, 1, 12)
     squares = []
     for xs, target in zip(*batch, strict=True):
 
