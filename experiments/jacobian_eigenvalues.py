@@ -55,8 +55,8 @@ class Clouds:
     biases: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
     gain: float = 3.0
     input_std: float = 0.3**0.5
-    width: int = 300
-    num_networks: int = 8
+    width: int = 800
+    num_networks: int = 12
     num_warmup: int = 500
     radius: float = 0.1
     num_angles: int = 60
@@ -80,7 +80,7 @@ PRESETS = {
     "default": Clouds(),
     "full": Clouds(
         biases=(0.0, 1.0, 2.0, 3.0, 4.0),
-        width=500,
+        width=1500,
         num_networks=24,
         num_warmup=1000,
         theory_steps=400,
@@ -141,7 +141,7 @@ def run(config: Clouds, preset: str, *, num_workers: int, console: Console) -> i
 def work(config: Clouds, unit: Unit, report: Callable[[str, float], None]) -> xr.Dataset:
     """Compute eigenvalues and edges of all networks of one cell and bias."""
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32("-".join(unit).encode()))
-    spectra, edges, rightmost, outside = [], [], [], []
+    spectra, edges, rightmost, outside, carriers = [], [], [], [], []
     angles = np.linspace(0, np.pi, config.num_angles)
     with jax.enable_x64(config.dtype == "float64"):
         for network, network_key in enumerate(jax.random.split(key, config.num_networks)):
@@ -153,6 +153,7 @@ def work(config: Clouds, unit: Unit, report: Callable[[str, float], None]) -> xr
             centre = float(np.mean(np.diagonal(slopes.blocks, axis1=1, axis2=2)[:, 0]))
             edges.append([edge(slopes, config.gain, centre, angle) for angle in angles])
             rightmost.append(real_edge(slopes, config.gain))
+            carriers.append(participation(slopes, rightmost[-1]))
         report("mean field", config.num_networks / (config.num_networks + 1))
         theory = frozen_growth(
             gated_growth.units_of(unit.cell, config.gain, float(unit.bias), config.input_std),
@@ -174,6 +175,7 @@ def work(config: Clouds, unit: Unit, report: Callable[[str, float], None]) -> xr
             ),
             "real_edge": ("network", rightmost),
             "outside": ("network", outside),
+            "participation": ("network", carriers),
             "mean_field_edge": np.exp(float(theory.rate)),
             "mean_field_error": np.exp(float(theory.rate)) * float(theory.standard_error),
         },
@@ -226,12 +228,30 @@ def gain_at(slopes: Slopes, gain: float, z: complex) -> float:
 
     It is infinite at eigenvalues of D. A saturated unit of an LSTM gives J one of these, exactly.
     """
-    one = np.eye(slopes.blocks.shape[1])
     try:
-        resolved = np.linalg.solve(z * one - slopes.blocks, slopes.slopes.astype(complex))
+        return float(gain**2 * np.mean(response(slopes, z)))
     except np.linalg.LinAlgError:
         return np.inf
-    return float(gain**2 * np.mean(np.sum(np.abs(resolved[:, -1]) ** 2, axis=1)))
+
+
+def response(slopes: Slopes, z: complex) -> np.ndarray:
+    """Compute Σ_k |[(z − D)⁻¹ a_k]_h|² of each unit."""
+    one = np.eye(slopes.blocks.shape[1])
+    resolved = np.linalg.solve(z * one - slopes.blocks, slopes.slopes.astype(complex))
+    return np.sum(np.abs(resolved[:, -1]) ** 2, axis=1)
+
+
+def participation(slopes: Slopes, z: complex) -> float:
+    """Count the units that carry the edge at z: (Σ r)²/Σ r², r the response of each.
+
+    One where z is a unit's own eigenvalue. The theory averages over units, and where few carry the
+    edge that average is theirs alone, at any width.
+    """
+    try:
+        shares = response(slopes, z)
+    except np.linalg.LinAlgError:
+        return 1.0
+    return float(np.sum(shares) ** 2 / np.sum(shares**2))
 
 
 def edge(slopes: Slopes, gain: float, centre: float, angle: float) -> complex:
@@ -288,6 +308,8 @@ def compared(dataset: xr.Dataset, config: Clouds) -> xr.Dataset:
         ratio_error=ratio.std("network", ddof=1) / root,
         outside_mean=dataset["outside"].mean("network"),
         outside_error=dataset["outside"].std("network", ddof=1) / root,
+        participation_mean=dataset["participation"].mean("network"),
+        participation_error=dataset["participation"].std("network", ddof=1) / root,
         near_one=near,
         near_one_mean=near.mean("network"),
         near_one_error=near.std("network", ddof=1) / root,
@@ -311,6 +333,9 @@ def compared(dataset: xr.Dataset, config: Clouds) -> xr.Dataset:
         ("outside", "fraction of eigenvalues outside the edge", "1"),
         ("outside_mean", "its mean over networks", "1"),
         ("outside_error", "standard error of that mean over networks", "1"),
+        ("participation", "units that carry the edge at its largest real point", "units"),
+        ("participation_mean", "their mean over networks", "units"),
+        ("participation_error", "standard error of that mean over networks", "units"),
         ("near_one", "eigenvalues near one, per unit", "1"),
         ("near_one_mean", "its mean over networks", "1"),
         ("near_one_error", "standard error of that mean over networks", "1"),
@@ -328,8 +353,8 @@ def show(dataset: xr.Dataset, console: Console) -> None:
         title="spectral radius of one step's Jacobian, and eigenvalues near one",
         caption=(
             f"mean ± standard error over {dataset.sizes['network']} networks; edge: given the "
-            "network's gates; mean field: given only the statistics of its weights; near one: per "
-            "unit"
+            "network's gates; mean field: given only the statistics of its weights; units: "
+            "those that carry the edge; near one: per unit"
         ),
     )
     for column in (
@@ -337,7 +362,7 @@ def show(dataset: xr.Dataset, console: Console) -> None:
         "bias",
         "radius/edge",
         "radius/mean field",
-        "outside",
+        "units",
         "near one",
     ):
         table.add_column(column, no_wrap=True)
@@ -349,7 +374,7 @@ def show(dataset: xr.Dataset, console: Console) -> None:
                 f"{float(one['ratio_mean']):.4f} ± {float(one['ratio_error']):.4f}",
                 f"{float(one['mean_field_ratio']):.4f} ± "
                 f"{float(one['mean_field_ratio_error']):.4f}",
-                f"{float(one['outside_mean']):.4f}",
+                f"{float(one['participation_mean']):.0f}",
                 f"{float(one['near_one_mean']):.4f} ± {float(one['near_one_error']):.4f}",
             )
     console.print(table)

@@ -44,6 +44,15 @@ def test_slopes_and_kernels_of_the_units_make_up_the_jacobian(cell):
     np.testing.assert_allclose(rebuilt.reshape(size, size), jacobian, atol=1e-12)
 
 
+def test_the_edge_is_carried_by_the_units_that_respond():
+    # Responses 1/(2 − d)², times one slope each: 1, 1 and 4.
+    blocks = np.array([1.0, 1.0, 1.5]).reshape(3, 1, 1)
+    slopes = experiment.Slopes(blocks, np.ones((3, 1, 1)))
+    np.testing.assert_allclose(experiment.response(slopes, 2.0), [1, 1, 4])
+    assert experiment.participation(slopes, 2.0) == pytest.approx(36 / 18)
+    assert experiment.participation(slopes, 1.5) == 1  # its own eigenvalue
+
+
 def _step(network, cell, state, x):
     return network.step(network.params, (state[:6], state[6:]) if cell == "LSTMCell" else state, x)
 
@@ -58,6 +67,7 @@ def test_the_edge_of_a_network_at_rest_reaches_one_at_the_critical_gain(cell, bi
     _, slopes = experiment.snapshot(at_rest, experiment.Unit(cell, str(bias)), jax.random.key(0))
     np.testing.assert_allclose(experiment.real_edge(slopes, critical), 1, rtol=1e-9)
     assert experiment.real_edge(slopes, 1.1 * critical) > 1
+    assert experiment.participation(slopes, 1.1) == pytest.approx(6)  # all units are alike
     # The edge is a circle about the open gate.
     gate = 1 / (1 + np.exp(-bias))
     for angle in (0.0, 1.0, np.pi):
@@ -92,6 +102,7 @@ def constructed(radii, near, outside):
             "edge": (("cell", "bias", "network", "part", "angle"), np.ones((1, 3, 2, 2, 1))),
             "real_edge": (("cell", "bias", "network"), np.full((1, 3, 2), 2.0)),
             "outside": (("cell", "bias", "network"), np.full((1, 3, 2), outside)),
+            "participation": (("cell", "bias", "network"), np.full((1, 3, 2), 4.0)),
             "mean_field_edge": (("cell", "bias"), np.full((1, 3), 2.0)),
             "mean_field_error": (("cell", "bias"), np.full((1, 3), 0.01)),
         },
