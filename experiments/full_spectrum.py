@@ -57,7 +57,7 @@ class Spectra:
     drives: tuple[str, ...] = ("autonomous", "driven")
     input_std: float = 0.5
     widths: tuple[int, ...] = (64, 128, 256)
-    num_networks: tuple[int, ...] = (12, 6, 3)
+    num_networks: tuple[int, ...] = (12, 8, 8)
     num_steps: int = 1000
     num_warmup: int = 200
     num_fractions: int = 200

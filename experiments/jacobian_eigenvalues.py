@@ -244,8 +244,8 @@ def response(slopes: Slopes, z: complex) -> np.ndarray:
 def participation(slopes: Slopes, z: complex) -> float:
     """Count the units that carry the edge at z: (Σ r)²/Σ r², r the response of each.
 
-    One where z is a unit's own eigenvalue. The theory averages over units, and where few carry the
-    edge that average is theirs alone, at any width.
+    One where z is a unit's own eigenvalue. The theory averages over units; where few carry the edge
+    the average is theirs alone, and a spectrum may end short of it.
     """
     try:
         shares = response(slopes, z)
