@@ -26,7 +26,7 @@ DESCRIPTION = "\n\n".join(
 )
 
 
-MOST_AT_ONCE = 4  # experiments side by side: two processes each, of up to half a gigabyte
+MOST_AT_ONCE = 4  # experiments side by side, of up to half a gigabyte each
 
 
 def main(
@@ -48,11 +48,12 @@ def main(
         device: where to compute.
         dtype: precision of networks, predictions and training; by default the one that the
             experiment needs.
-        workers: parallel processes; one for each core by default, one on a GPU. On a CPU, quick
-            presets of `all` run side by side instead, one process each, if this is not given.
+        workers: parallel processes; one for each core by default, one on a GPU. With 0 the process
+            that was started does the work. On a CPU, quick presets of `all` run side by side
+            instead, one process each, if this is not given.
     """
-    if workers is not None and workers < 1:
-        sys.exit(f"--workers: received {workers}, expected at least 1")
+    if workers is not None and workers < 0:
+        sys.exit(f"--workers: received {workers}, expected at least 0")
     if name == "all":
         from experiments import run_all
 
@@ -60,7 +61,7 @@ def main(
         at_once = 1
         if preset == "quick" and device == "cpu" and workers is None:
             # They mostly compile, and each process of an experiment compiles the same.
-            at_once, workers = min(os.cpu_count() or 1, MOST_AT_ONCE), 1
+            at_once, workers = min(os.cpu_count() or 1, MOST_AT_ONCE), 0
         options = {"device": device, "dtype": dtype, "workers": workers, "at_once": at_once}
         sys.exit(run_all.run(preset, **options))
     if name not in catalogue.EXPERIMENTS:
@@ -71,16 +72,15 @@ def main(
     dtype = dtype or catalogue.dtype_of(name)
     if workers is None:
         workers = 1 if device == "gpu" else os.cpu_count() or 1
-    # Of several workers each is a process of its own, and this one only waits for them.
-    environment.settle(device, dtype, threads=1 if workers == 1 else None)
+    # Workers have one thread each; without any it is this process that works.
+    environment.settle(device, dtype, threads=1 if workers == 0 else None)
     if preset == "quick":  # compiles more than it computes
         environment.compile_fast(optimize=False)
     # After the environment is set, which JAX and NumPy read when they are imported.
     experiment = catalogue.module_of(name)
     config = dataclasses.replace(experiment.PRESETS[preset], dtype=dtype)
     console = Console()
-    processes = "1 process" if workers == 1 else f"{workers} processes"
-    console.print(f"{name}, preset {preset}, {dtype} on {device}, {processes}")
+    console.print(f"{name}, preset {preset}, {dtype} on {device}, {workers} workers")
     try:
         failed = experiment.run(config, preset, num_workers=workers, console=console)
     except KeyboardInterrupt:

@@ -4,7 +4,8 @@ import os
 
 # XLA's own third level spends half of the time to compile a network's training on the random
 # numbers in it, and its newer emitter most of the rest; programs that compile for twice as long
-# run no faster. To cut programs into parts pays only where several threads compile them.
+# run no faster. Nor is much to be gained from parts of a program that threads compile side by side:
+# other processes keep the cores busy.
 COMPILER_FLAGS = (
     "--xla_backend_optimization_level=2",
     "--xla_cpu_use_fusion_emitters=false",
@@ -18,7 +19,7 @@ def settle(device: str, dtype: str, *, threads: int | None) -> None:
     Args:
         device: "cpu" or "gpu".
         dtype: "float32" or "float64".
-        threads: of XLA, with one for linear algebra; as many as there are cores if None.
+        threads: of XLA, with one for linear algebra; as the user has set it if None.
     """
     os.environ["JAX_PLATFORMS"] = "cuda" if device == "gpu" else "cpu"
     os.environ["JAX_ENABLE_X64"] = "1" if dtype == "float64" else "0"

@@ -44,7 +44,7 @@ class Spectra:
         drives: "autonomous", "driven".
         input_std: standard deviation of the noise of driven networks, fresh at every step.
         widths: N, ascending.
-        num_networks: networks drawn afresh at each width, at least 2; more where they are cheap.
+        num_networks: networks drawn afresh at each width, at least 2.
         num_steps: steps that count.
         num_warmup: steps before them, in which state and frame settle.
         num_fractions: points of the theory's curve λ(p).
@@ -182,8 +182,8 @@ def measure(config: Spectra, unit: Unit, key: jax.Array) -> jrnn.LyapunovSpectru
 def step(weights, h, noise):
     """Advance activations: slopes scale rows of J, and elimination keeps rows of all sizes.
 
-    With pre-activations as the state slopes scale columns, which W mixes. Exponents are the same,
-    but a slope of 1e-11 leaves five of their digits.
+    With pre-activations as the state slopes scale columns, which W mixes. Over many steps exponents
+    are the same, but with slopes of 1e-11 elimination keeps five digits of the growth of volume.
     """
     return jnp.tanh(weights @ h + noise)
 

@@ -66,7 +66,8 @@ def run(
         preset: of every experiment.
         device: "cpu" or "gpu".
         dtype: of every experiment, in place of its own.
-        workers: parallel processes of one experiment; its own default if None.
+        workers: parallel processes of one experiment, 0 if it is itself to work; its own default if
+            None.
         at_once: number of experiments side by side; of more than one, each is shown when it ends.
         console: where the table is printed.
     """
@@ -137,7 +138,9 @@ def _command(name, preset, device, dtype, workers):
     if dtype is not None:
         command += ["--dtype", dtype]
     if workers is not None:
-        command += [catalogue.EXPERIMENTS[name].workers, str(workers)]
+        option = catalogue.EXPERIMENTS[name].workers
+        # What counts processes and not workers counts its own.
+        command += [option, str(workers if option == "--workers" else max(workers, 1))]
     return command
 
 

@@ -1,7 +1,7 @@
-"""Independent units of work, each saved when done, so that a run resumes; in parallel processes.
+"""Independent units of work in parallel processes, each saved when done, so that a run resumes.
 
-Each process uses one thread: small recurrent networks gain nothing from more, and XLA's pool of
-two threads can wait for itself forever when two batched LAPACK calls meet in it.
+Each worker process uses one thread: small recurrent networks gain nothing from more, and XLA's
+pool of two threads can wait for itself forever when two batched LAPACK calls meet in it.
 """
 
 import concurrent.futures
@@ -37,7 +37,8 @@ def run_units(
         config: a frozen dataclass; its fingerprint names the saved files.
         units: NamedTuples of strings; `str.join` of one names its file.
         folder: where finished units are saved, in `parts/`.
-        num_workers: parallel processes; of one, this process does the work.
+        num_workers: parallel processes; if 0, this process does the work. Then Ctrl-C waits for
+            what is being computed, and a crash takes this process with it.
         console: where progress is shown; plain lines if it is no terminal.
 
     Returns:
@@ -51,17 +52,17 @@ def run_units(
     todo = [unit for unit in units if unit not in done]
     if not todo:
         return done, failures
-
-    def finished(unit: Any, error: BaseException | None) -> None:
-        if error is None:
-            done[unit] = results.read(paths[unit])
-        else:
-            failures[unit] = f"{type(error).__name__}: {error}".splitlines()[0]
-        show("-".join(unit), "done" if error is None else "failed", 1.0)
-
     try:
         with _display(console, todo) as show:
-            if num_workers == 1:
+
+            def finished(unit: Any, error: BaseException | None) -> None:
+                if error is None:
+                    done[unit] = results.read(paths[unit])
+                else:
+                    failures[unit] = f"{type(error).__name__}: {error}".splitlines()[0]
+                show("-".join(unit), "done" if error is None else "failed", 1.0)
+
+            if num_workers == 0:
                 _in_this_process(work, config, todo, paths, show, finished)
             else:
                 _in_processes(work, config, todo, paths, show, finished, num_workers)
@@ -75,7 +76,7 @@ def _in_this_process(work, config, units, paths, show, finished):
     for unit in units:
         try:
             _one_unit(work, config, unit, paths[unit], show)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             finished(unit, error)
         else:
             finished(unit, None)
@@ -96,12 +97,12 @@ def _in_processes(work, config, units, paths, show, finished, num_workers):
             _drain(messages, show)
             for future in ended:
                 finished(unit_of[future], future.exception())
-    except KeyboardInterrupt:
+    except BaseException:
         for process in list(pool._processes.values()):
             process.terminate()
-        raise
-    finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def _connect(messages):

@@ -80,7 +80,7 @@ def test_claims_fail_or_are_open_where_chrono_is_later_or_never_there():
 def test_the_experiment_writes_what_it_trained_and_the_figure_shows_it(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path / "results")
     console = Console(file=io.StringIO(), width=100)
-    assert experiment.run(QUICK, "quick", num_workers=1, console=console) == 0
+    assert experiment.run(QUICK, "quick", num_workers=0, console=console) == 0
     dataset = results.read(results.path_of(experiment.NAME, "quick", "float64"))
     assert dataset["loss"].shape == (2, 2, 20)
     assert dataset["loss"].dtype == np.float64

@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 import xarray as xr
+from conftest import mostly_slow
 from rich.console import Console
 
 from experiments import __main__ as experiments_command
@@ -60,8 +61,8 @@ def test_the_command_lines_explain_themselves_and_refuse_what_they_do_not_know()
     assert "regime_versus_training" in refused.stderr
     with pytest.raises(SystemExit, match="expected one of regime_versus_training"):
         experiments_command.main("no_such_name")
-    with pytest.raises(SystemExit, match="at least 1"):
-        experiments_command.main("full_spectrum", workers=0)
+    with pytest.raises(SystemExit, match="at least 0"):
+        experiments_command.main("full_spectrum", workers=-1)
     with pytest.raises(SystemExit, match="name it first"):
         experiments_command.main("phase_diagram")
 
@@ -119,6 +120,9 @@ def test_options_reach_an_experiment_in_its_own_words():
     command = run_all._command("phase_diagram", "quick", "cpu", None, 3)
     assert command[2:4] == ["experiments", "phase_diagram"]
     assert command[-4:] == ["--device", "cpu", "--processes", "3"]
+    # Without workers each works in its own process: of phase_diagram that is the first of one.
+    assert run_all._command("phase_diagram", "quick", "cpu", None, 0)[-2:] == ["--processes", "1"]
+    assert run_all._command("full_spectrum", "quick", "cpu", None, 0)[-2:] == ["--workers", "0"]
     command = run_all._command("full_spectrum", "full", "gpu", "float32", None)
     assert command[-4:] == ["--device", "gpu", "--dtype", "float32"]
 
@@ -143,7 +147,13 @@ sys.exit(run_all.run("quick", at_once=int(sys.argv[1])))
 """
 
 
-@pytest.mark.parametrize(("how", "at_once"), [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize(
+    ("how", "at_once"),
+    mostly_slow(
+        [(how, at_once) for how in (signal.SIGINT, signal.SIGTERM) for at_once in (1, 2)],
+        [(signal.SIGINT, 2), (signal.SIGTERM, 1)],
+    ),
+)
 def test_what_is_stopped_lets_experiments_save_and_runs_no_other(how, at_once, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", STOPPED, str(at_once), str(tmp_path)],

@@ -56,7 +56,7 @@ def test_claims_are_about_the_loss_of_having_no_memory():
 def test_the_experiment_writes_what_it_trained_and_the_figure_shows_it(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path / "results")
     console = Console(file=io.StringIO(), width=100)
-    assert experiment.run(QUICK, "quick", num_workers=1, console=console) == 0
+    assert experiment.run(QUICK, "quick", num_workers=0, console=console) == 0
     dataset = results.read(results.path_of(experiment.NAME, "quick", "float64"))
     np.testing.assert_allclose(dataset["baseline"], 10 * np.log(8) / (QUICK.num_steps + 20))
     # A linear network multiplies gradients by an orthogonal matrix at every step.

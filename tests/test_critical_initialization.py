@@ -177,7 +177,7 @@ def test_the_quick_run_searches_trains_resumes_and_is_drawn(tmp_path, monkeypatc
     def run():
         text = io.StringIO()
         console = Console(file=text, width=160)
-        assert critical.run(QUICK, "quick", num_workers=1, console=console) == 0
+        assert critical.run(QUICK, "quick", num_workers=0, console=console) == 0
         return text.getvalue(), results.read(results.path_of(critical.NAME, "quick", "float32"))
 
     text, first = run()

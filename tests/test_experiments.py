@@ -1,3 +1,4 @@
+import builtins
 import dataclasses
 import io
 from typing import NamedTuple
@@ -20,6 +21,7 @@ class Config:
     log: str
     offset: float = 0.0
     fail: str = ""
+    error: str = "RuntimeError"
     dtype: str = "float64"
 
 
@@ -27,13 +29,13 @@ def work(config, unit, report):
     report("working", 0.5)
     if unit.name == config.fail:
         msg = "no such luck"
-        raise RuntimeError(msg)
+        raise getattr(builtins, config.error)(msg)
     with open(config.log, "a") as log:
         log.write(unit.name)
     return xr.Dataset({"value": ("x", np.arange(3) + config.offset)})
 
 
-def run(config, folder, num_workers=1):
+def run(config, folder, num_workers=0):
     text = io.StringIO()
     console = Console(file=text, width=200)
     done, failures = units.run_units(
@@ -57,12 +59,14 @@ def test_finished_units_are_not_done_again_and_a_new_configuration_is_not_mixed_
     assert float(other[Unit("a")].value[0]) == 1.0
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_one_failing_unit_is_named_and_does_not_stop_the_others(tmp_path, num_workers):
-    config = Config(str(tmp_path / "log"), fail="a")
+@pytest.mark.parametrize(
+    ("num_workers", "error"), [(0, "RuntimeError"), (0, "SystemExit"), (2, "RuntimeError")]
+)
+def test_one_failing_unit_is_named_and_does_not_stop_the_others(tmp_path, num_workers, error):
+    config = Config(str(tmp_path / "log"), fail="a", error=error)
     done, failures, text = run(config, tmp_path, num_workers)
     assert list(done) == [Unit("b")]
-    assert failures == {Unit("a"): "RuntimeError: no such luck"}
+    assert failures == {Unit("a"): f"{error}: no such luck"}
     assert "a: failed" in text
 
 

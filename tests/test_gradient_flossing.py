@@ -177,7 +177,7 @@ def test_the_experiment_writes_what_it_did_and_the_figure_shows_it(tmp_path, mon
         experiment.PRESETS["quick"], num_warmup=0, spectrum_steps=32, dtype="float64"
     )
     console = Console(file=io.StringIO(), width=100)
-    assert experiment.run(config, "quick", num_workers=1, console=console) == 0
+    assert experiment.run(config, "quick", num_workers=0, console=console) == 0
     dataset = results.read(results.path_of(experiment.NAME, "quick", "float64"))
     flossed, drawn = (dataset.sel(arm=arm) for arm in (experiment.FLOSSED, experiment.UNFLOSSED))
     # Both start from the same networks; flossing alone moves exponents towards zero.

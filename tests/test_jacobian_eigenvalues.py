@@ -133,7 +133,7 @@ def test_the_experiment_measures_and_is_drawn(tmp_path, monkeypatch):
     both = dataclasses.replace(SMALL, cells=("GRUCell", "LSTMCell"), biases=(0.0, 1.0))
     text = io.StringIO()
     console = Console(file=text, width=80)
-    assert experiment.run(both, "quick", num_workers=1, console=console) == 0
+    assert experiment.run(both, "quick", num_workers=0, console=console) == 0
     assert "…" not in text.getvalue()
     dataset = results.read(results.path_of(experiment.NAME, "quick", "float64"))
     assert all(dataset[name].attrs.keys() == {"long_name", "units"} for name in dataset)
