@@ -214,7 +214,7 @@ def balanced_accuracy(claims: np.ndarray, learned: np.ndarray) -> float:
 
 
 def _better_sense(rule, learned):
-    return rule if np.mean(rule[learned]) >= np.mean(rule[~learned]) else ~rule
+    return ~rule if balanced_accuracy(rule, learned) < 1 / 2 else rule
 
 
 def _score(claims, learned, interval):

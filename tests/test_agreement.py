@@ -53,8 +53,12 @@ def test_a_rule_is_read_in_its_better_sense_and_majority_scores_one_half():
 
 
 def test_a_class_that_never_occurs_is_named_and_leaves_no_plausible_number():
-    result = compare([0, 0, -1], [0, 0, 0])
+    rule = np.array([True, True, False])
+    result = compare([0, 0, -1], [0, 0, 0], rules={"as given": rule})
     assert np.isnan(result.prediction.balanced_accuracy)
+    assert result.rules["as given"].accuracy == pytest.approx(
+        2 / 3
+    )  # nothing tells it is upside down
     assert np.isnan(result.prediction.interval).all()
     assert set(result.missing) == {"exploding", "stuck", "diverged"}
 
