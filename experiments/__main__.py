@@ -55,7 +55,7 @@ def main(
     if workers is not None and workers < 0:
         sys.exit(f"--workers: received {workers}, expected at least 0")
     if name == "all":
-        from experiments import run_all
+        from experiments import run_all  # and with it NumPy, which is to find threads settled
 
         run_all.stop_in_order()
         at_once = 1

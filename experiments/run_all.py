@@ -139,7 +139,7 @@ def _command(name, preset, device, dtype, workers):
         command += ["--dtype", dtype]
     if workers is not None:
         option = catalogue.EXPERIMENTS[name].workers
-        # What counts processes and not workers counts its own.
+        # `--processes` counts the experiment's own, `--workers` those that it starts.
         command += [option, str(workers if option == "--workers" else max(workers, 1))]
     return command
 

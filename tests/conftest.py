@@ -29,7 +29,7 @@ NUM_INPUTS = 3
 def pytest_collection_finish():
     """Let the garbage collector pass over all that is imported, and come less often to the rest.
 
-    JAX makes so many small objects when it traces that it would take a tenth of the time.
+    JAX makes many small objects when it traces; up to a tenth of the time would go to it otherwise.
     """
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)

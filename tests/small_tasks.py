@@ -17,6 +17,9 @@ MAKERS = {
     "sequential_digits": lambda **options: tasks.sequential_digits(3, **options),
     "permuted_digits": lambda **options: tasks.sequential_digits(3, permuted=True, **options),
 }
+SYNTHETIC = [name for name in MAKERS if "digits" not in name]
+# Each of the two others is like one of these.
+MAIN_TASKS = [name for name in MAKERS if name not in ("temporal_order_2", "sequential_digits")]
 
 
 def sampled(task, split, key, batch_size=NUM_SEQUENCES):

@@ -56,9 +56,8 @@ def test_a_class_that_never_occurs_is_named_and_leaves_no_plausible_number():
     rule = np.array([True, True, False])
     result = compare([0, 0, -1], [0, 0, 0], rules={"as given": rule})
     assert np.isnan(result.prediction.balanced_accuracy)
-    assert result.rules["as given"].accuracy == pytest.approx(
-        2 / 3
-    )  # nothing tells it is upside down
+    # Nothing tells whether it is upside down.
+    assert result.rules["as given"].accuracy == pytest.approx(2 / 3)
     assert np.isnan(result.prediction.interval).all()
     assert set(result.missing) == {"exploding", "stuck", "diverged"}
 

@@ -36,15 +36,15 @@ def test_lag_norms_before_training_equal_the_adjoint_gain_of_the_product(cell_cl
         optimizer=optax.sgd(0.0),
         key=jax.random.key(2),
         num_updates=1,
-        batch_size=2,
+        batch_size=3,
         num_records=1,
         held_out_size=4,
     )
     # The same batch and readout, drawn as `train` draws them.
     key, lag_key, _, _ = jax.random.split(jax.random.key(2), 4)
-    batch = task.sample(lag_key, 2)
+    batch = task.sample(lag_key, 3)
     state = training.start(task, recurrence, carry, optax.sgd(0.0), key=key)
-    lags = (0, 1, 12)
+    lags = (0, 1, 5, 12)
     squares = []
     for xs, target in zip(*batch, strict=True):
 
