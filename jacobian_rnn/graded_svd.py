@@ -174,6 +174,19 @@ def row_norms(matrix: Float[Array, "n m"]) -> Float[Array, " n"]:
     return largest * jnp.sqrt(jnp.sum((matrix / safe[:, None]) ** 2, axis=1))
 
 
+def scaled_norm(array: Float[Array, "..."]) -> Float[Array, ""]:
+    """Compute the Euclidean norm of all entries without under- or overflow of their squares.
+
+    Its derivative is zero where all entries are.
+    """
+    largest = lax.stop_gradient(jnp.max(jnp.abs(array), initial=0))
+    limits = jnp.finfo(array.dtype)
+    # The bounds keep zero and infinity out of the quotient, where they would give NaN.
+    scale = jnp.clip(largest, limits.tiny, limits.max)
+    squares = jnp.sum((array / scale) ** 2)
+    return scale * jnp.where(squares == 0, 0, jnp.sqrt(jnp.where(squares == 0, 1, squares)))
+
+
 def flushed_exp(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Compute exp, cut to zero where it is below eps^2.25 (−81 nats in float64, −36 in float32).
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from jacobian_rnn import tasks
 from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.checks import check_system
+from jacobian_rnn.graded_svd import scaled_norm
 from jacobian_rnn.jacobians import state_gradients, trajectory
 
 
@@ -170,7 +171,8 @@ def advance(
         loss, gradient = jax.value_and_grad(loss_of)(parameters, state.network, batch)
         changes, optimizer_state = optimizer.update(gradient, state.optimizer_state, parameters)
         network = _with_floats(state.network, optax.apply_updates(parameters, changes))
-        record = Updates(loss, optax.tree.norm(gradient), optax.tree.norm(changes))
+        norms = (scaled_norm(ravel_pytree(tree)[0]) for tree in (gradient, changes))
+        record = Updates(loss, *norms)
         return TrainingState(network, optimizer_state, key), record
 
     return lax.scan(update, state, length=num_updates)
@@ -191,7 +193,8 @@ def lag_norms(
         batch: sequences and targets.
 
     Returns:
-        Norms for lag = 0 … T, shape `(T + 1,)`; they underflow as the gradients of training do.
+        Norms for lag = 0 … T, shape `(T + 1,)`. They under- or overflow only where the gradients
+        of training do.
     """
 
     def of_sequence(xs, targets):
@@ -199,10 +202,10 @@ def lag_norms(
             predicted = predictions(network, carry, states, task.num_scored_steps)
             return tasks.loss(task, predicted[None], targets[None])[0]
 
-        return jnp.linalg.norm(state_gradients(network.recurrence, carry, xs, loss), axis=1)
+        return jax.vmap(scaled_norm)(state_gradients(network.recurrence, carry, xs, loss))
 
     norms = jax.vmap(of_sequence)(*batch)
-    return jnp.sqrt(jnp.mean(norms**2, axis=0))[::-1]
+    return jax.vmap(scaled_norm, in_axes=1)(norms / len(norms) ** 0.5)[::-1]
 
 
 def evaluate(
