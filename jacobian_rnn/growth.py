@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.checks import check_count, check_lags, check_precision, check_system
 from jacobian_rnn.frames import generic_frames
+from jacobian_rnn.graded_svd import scaled_norm
 from jacobian_rnn.jacobians import ravelled_step
 from jacobian_rnn.spectrum import Estimate
 
@@ -27,7 +28,8 @@ class FiniteTimeGrowth(NamedTuple):
     Attributes:
         lags: numbers of steps, ascending, int32 `(L,)`.
         log_growth: log(‖P v‖ / ‖v‖) over the first `lag` steps of each window, nats,
-            `(windows, L, vectors)`; −inf where a step maps the vector to zero.
+            `(windows, L, vectors)`; −inf where a step maps the vector to zero. NaN from the step
+            on at which the state stopped being finite, in all later windows too.
     """
 
     lags: Int[Array, " lags"]
@@ -37,7 +39,7 @@ class FiniteTimeGrowth(NamedTuple):
         """Return mean log growth per step at each lag, nats per step, `(L,)`.
 
         What a typical vector does (the quenched rate); it tends to λ₁ as the lag grows. Standard
-        errors are over windows.
+        errors are over windows. A rate of −inf, where a vector was mapped to zero, has none: NaN.
         """
         rates = jnp.mean(self.log_growth, axis=2) / self.lags
         num = rates.shape[0]
@@ -135,28 +137,41 @@ def _finite_time_growth(recurrence, carry, xs, key, lags, num_vectors, num_steps
     num_windows, settling = divmod(num_steps, window)
     before = jax.tree.map(lambda x: x[:settling], xs)
     after = jax.tree.map(lambda x: x[settling:].reshape(num_windows, window, *x.shape[1:]), xs)
-    state, _ = lax.scan(lambda s, x: (step(s, x), None), state, before, length=settling)
+
+    def settle(carried, x):
+        state, finite = carried
+        state = step(state, x)
+        return (state, finite & jnp.all(jnp.isfinite(state))), None
 
     def push(carried, x):
-        state, vectors, log_growth = carried
+        state, finite, vectors, log_growth = carried
         state, differential = jax.linearize(lambda s: step(s, x), state)
-        vectors = jax.vmap(differential)(vectors)
-        norms = jnp.linalg.norm(vectors, axis=1)
-        log_growth = log_growth + jnp.log(norms)
-        vectors = vectors / jnp.where(norms > 0, norms, 1)[:, None]
-        return (state, vectors, log_growth), log_growth
+        finite &= jnp.all(jnp.isfinite(state))
+        vectors, more = jax.vmap(_normalized)(jax.vmap(differential)(vectors))
+        log_growth = jnp.where(finite, log_growth + more, jnp.nan)
+        return (state, finite, vectors, log_growth), log_growth
 
-    def one_window(state, inputs):
+    def one_window(carried, inputs):
         key, xs = inputs
         vectors = jax.random.normal(key, (num_vectors, state.size), state.dtype)
         vectors = vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
-        start = (state, vectors, jnp.zeros(num_vectors, state.dtype))
-        (state, _, _), log_growth = lax.scan(push, start, xs, length=window)
-        return state, log_growth[np.array(lags) - 1]
+        start = (*carried, vectors, jnp.zeros(num_vectors, state.dtype))
+        (*carried, _, _), log_growth = lax.scan(push, start, xs, length=window)
+        return tuple(carried), log_growth[np.array(lags) - 1]
 
     keys = jax.random.split(key, num_windows)
-    _, log_growth = lax.scan(one_window, state, (keys, after))
+    settled, _ = lax.scan(settle, (state, jnp.array(True)), before, length=settling)
+    _, log_growth = lax.scan(one_window, settled, (keys, after))
     return FiniteTimeGrowth(jnp.array(lags, jnp.int32), log_growth)
+
+
+def _normalized(vector):
+    """Return the vector with norm one, or zero as it is; log of its norm, NaN if not finite."""
+    norm = scaled_norm(vector)
+    # The derivative of log at zero would be NaN even where nothing depends on it.
+    safe = jnp.where(norm > 0, norm, 1)
+    log_norm = jnp.where(norm > 0, jnp.log(safe), -jnp.inf)
+    return vector / safe, jnp.where(jnp.isfinite(norm), log_norm, jnp.nan)
 
 
 def largest_exponent(
@@ -178,10 +193,12 @@ def largest_exponent(
         carry: initial carry, without batch axis.
         xs: one sequence, `(time, ...)`; None for a system without input.
         num_steps: number of steps T where `xs` is None; includes the warm-up.
-        num_warmup: number of first steps that settle state and vector and are not counted.
+        num_warmup: number of first steps that settle state and vector and are not counted. A
+            vector that one of them maps to zero starts anew.
 
     Returns:
-        λ₁ in nats per step; −inf if a step maps the vector to zero.
+        λ₁ in nats per step; −inf if a counted step maps the vector to zero. NaN if at any step,
+        those of the warm-up included, the state or its derivative is not finite.
 
     Raises:
         ValueError: nothing left to count after the warm-up; shapes that do not fit; values that
@@ -218,12 +235,18 @@ def _largest_exponent(recurrence, carry, xs, num_steps, num_warmup):
     state, unravel = ravel_pytree(carry)
     step = ravelled_step(recurrence, unravel)
 
-    def push(carried, x):
-        state, tangent = carried
-        state, tangent = jax.jvp(lambda s: step(s, x), (state,), (tangent,))
-        norm = jnp.linalg.norm(tangent)
-        return (state, tangent / jnp.where(norm > 0, norm, 1)), jnp.log(norm)
+    generic = jnp.asarray(generic_frames(state.size)[0, :, 0], state.dtype)
 
-    tangent = jnp.asarray(generic_frames(state.size)[0, :, 0], state.dtype)
-    _, growth = lax.scan(push, (state, tangent), xs, length=num_steps)
-    return jnp.mean(growth[num_warmup:])
+    def push(carried, now):
+        state, tangent = carried
+        number, x = now
+        state, tangent = jax.jvp(lambda s: step(s, x), (state,), (tangent,))
+        tangent, growth = _normalized(tangent)
+        growth = jnp.where(jnp.all(jnp.isfinite(state)), growth, jnp.nan)
+        renewed = jnp.isneginf(growth) & (number < num_warmup)
+        return (state, jnp.where(renewed, generic, tangent)), growth
+
+    _, growth = lax.scan(push, (state, generic), (jnp.arange(num_steps), xs), length=num_steps)
+    # A state can become finite again, as where a sequence resets it: what follows is no exponent.
+    broken = jnp.any(jnp.isnan(growth))
+    return jnp.where(broken, jnp.nan, jnp.mean(growth[num_warmup:]))

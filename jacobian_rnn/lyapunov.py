@@ -45,7 +45,8 @@ def lyapunov_spectrum(
         xs: one sequence, `(time, ...)`; None for a system without input.
         num_steps: number of steps where `xs` is None; includes the warm-up.
         num_exponents: k, from 1 to n; all n by default. Static.
-        num_warmup: number of first steps that settle state and frame and are not counted. Static.
+        num_warmup: number of first steps that settle state and frame and are not counted.
+            Directions that they lose start anew. Static.
         qr_every: number of steps between factorisations. "auto" adapts it so that at most a third
             of the digits cancel, and repeats a block of steps with one after each step where that
             failed. Static. Under `jax.vmap` give an integer: "auto" runs all its alternatives.
@@ -206,7 +207,7 @@ def _counted(tangents, run, xs, num_steps, num_warmup, qr_every, factorization):
     if num_warmup:
         # To settle, no precision is needed, and a second adaptive loop would compile for long.
         often = 1 if qr_every == "auto" else qr_every
-        run = advanced(tangents, run, xs, 0, num_warmup, often, factorization, check=False)
+        run = advanced(tangents, run, xs, 0, num_warmup, often, factorization, settling=True)
         run = counted_anew(run)
     return advanced(tangents, run, xs, num_warmup, num_steps, qr_every, factorization)
 
@@ -215,11 +216,13 @@ def _counted(tangents, run, xs, num_steps, num_warmup, qr_every, factorization):
 def _finished(run, carry):
     # Compiled by itself: whatever the system and the sequence, it is the same for a size.
     n, k = run.frame.shape
-    finite = run.alive | jnp.any(jnp.isnan(run.batches.sums), axis=0)
-    sums = jnp.where(finite, run.batches.sums, 0)
+    sums = jnp.where(run.alive, run.batches.sums, 0)
     average = time_average(run.batches._replace(sums=sums))
-    exponents = jnp.where(finite, average.mean, -jnp.inf)
-    covariance = jnp.where(finite & finite[:, None], average.covariance, jnp.nan)
+    # After the first step that is not finite, which can be one of the warm-up, nothing is known.
+    broken = run.first_nonfinite_step >= 0
+    exponents = jnp.where(broken, jnp.nan, jnp.where(run.alive, average.mean, -jnp.inf))
+    known = run.alive & ~broken
+    covariance = jnp.where(known & known[:, None], average.covariance, jnp.nan)
     history, history_steps = running_means(run.batches)
     order = jnp.argsort(-exponents)
 
@@ -230,7 +233,10 @@ def _finished(run, carry):
         # A sample of steps stands for all: its own error is allowed for.
         num = jnp.maximum(run.num_checked, 1)
         spread = jnp.sqrt(jnp.maximum(run.log_det_squares / num - mean_log_det**2, 0) / num)
-        residual = jnp.maximum((mean_log_det - 4 * spread) / n - jnp.mean(exponents), 0)
+        bound = jnp.where(jnp.isneginf(mean_log_det), -jnp.inf, (mean_log_det - 4 * spread) / n)
+        # A mean of −inf falls short of any, and says nothing.
+        mean = jnp.where(jnp.all(run.alive), jnp.mean(exponents), jnp.nan)
+        residual = jnp.maximum(bound - mean, 0)
     return LyapunovSpectrum(
         exponents=exponents[order],
         standard_errors=jnp.sqrt(jnp.diagonal(covariance))[order],
@@ -245,6 +251,7 @@ def _finished(run, carry):
         num_checked=run.num_checked,
         digits_lost=run.log_loss / jnp.log(jnp.asarray(10, run.log_loss.dtype)),
         first_lost_step=run.first_lost_step,
+        first_zero_step=run.first_zero_step,
         first_nonfinite_step=run.first_nonfinite_step,
         carry=carry,
         run=run,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jacobian_rnn.batch_means import FEWEST_BATCHES, student_quantile
@@ -23,7 +24,8 @@ class LyapunovSpectrum(NamedTuple):
     """The k largest Lyapunov exponents along one trajectory, with error bars and self-checks.
 
     Attributes:
-        exponents: nats per step, descending, `(k,)`; −inf for a direction that was lost.
+        exponents: nats per step, descending, `(k,)`; −inf for a direction that was lost. All are
+            NaN where `first_nonfinite_step` tells of a step.
         standard_errors: over time along this trajectory, autocorrelation accounted for, nats per
             step, `(k,)`; NaN for lost directions and from fewer than two batches. They say nothing
             about other input sequences or other networks: for those see `ensemble_spectrum`.
@@ -40,12 +42,17 @@ class LyapunovSpectrum(NamedTuple):
         sum_rule_residual: nats per step. With k = n, mean |growth of volume − log|det J|| over the
             checked intervals, which are spread over the run: rounding, if all is well. With k < n,
             by how much the mean of the exponents falls short of mean log|det J| / n, four standard
-            errors of that sample allowed for: zero, if all is well.
+            errors of that sample allowed for: zero, if all is well. NaN where nothing could be
+            compared.
         num_checked: number of steps at which log|det J| was computed, int32 scalar.
         digits_lost: decimal digits of the worst pivot that cancellation took, of the 15.7 of
             float64 or the 6.9 of float32.
-        first_lost_step: first step at which rounding took a direction, int32 scalar, −1 if none.
-        first_nonfinite_step: first step whose Jacobian held NaN or inf, int32 scalar, −1 if none.
+        first_lost_step: first counted step at which rounding took a direction, int32 scalar, −1 if
+            none.
+        first_zero_step: first counted step that mapped a direction to an exact zero, so that no
+            gradient passes along it, int32 scalar, −1 if none.
+        first_nonfinite_step: first step, of the warm-up or counted, whose Jacobian or new state
+            held NaN or inf, int32 scalar, −1 if none.
         carry: the carry at the end, with which `resume=` goes on.
         run: what `resume=` goes on from; its directions are in the order of the frame.
     """
@@ -63,6 +70,7 @@ class LyapunovSpectrum(NamedTuple):
     num_checked: Int[Array, ""]
     digits_lost: Float[Array, ""]
     first_lost_step: Int[Array, ""]
+    first_zero_step: Int[Array, ""]
     first_nonfinite_step: Int[Array, ""]
     carry: PyTree
     run: TangentRun
@@ -255,16 +263,19 @@ def _checked_vector(exponents):
 
 def _report(spectrum):
     k, digits = spectrum.exponents.shape[0], jnp.finfo(spectrum.exponents.dtype).eps
-    lower, upper = spectrum.interval()
     lines = [f"{k} Lyapunov exponents from {int(spectrum.num_steps)} steps, nats per step"]
     shown = range(k) if k <= 6 else (0, 1, 2, k - 2, k - 1)
+    intervals = [np.asarray(limit) for limit in spectrum.interval()]
     for i in shown:
         if i == k - 2 and k > 6:
             lines.append("  …")
-        lines.append(
-            f"  λ_{i + 1:<4d}{float(spectrum.exponents[i]):+11.6f}   95 % over time "
-            f"[{float(lower[i]):+.6f}, {float(upper[i]):+.6f}]"
-        )
+        lower, upper = (limit[i] for limit in intervals)
+        error = f"95 % over time [{lower:+.6f}, {upper:+.6f}]"
+        if np.isnan(lower):
+            error = f"no error bar: {_reason(spectrum, i)}"
+        exponent = float(spectrum.exponents[i])
+        value = "unknown" if np.isnan(exponent) else f"{exponent:+.6f}"
+        lines.append(f"  λ_{i + 1:<4d}{value:>11}   {error}")
     if int(spectrum.first_nonfinite_step) >= 0:
         return [*lines, *_warnings(spectrum)]
     dimension, entropy = spectrum.kaplan_yorke_dimension(), spectrum.entropy_rate()
@@ -272,32 +283,51 @@ def _report(spectrum):
     rule = "growth of volume against log|det J|"
     if spectrum._is_partial:
         rule = "exponents below mean log|det J| / n by"
+    residual = float(spectrum.sum_rule_residual)
+    checked = f"{residual:.0e} nats per step, checked at {int(spectrum.num_checked)} steps"
+    if int(spectrum.first_zero_step) >= 0:
+        lines.append(
+            f"  exact zero: first at step {int(spectrum.first_zero_step)}, a direction of exponent "
+            "-inf was cut, and no gradient passes along it"
+        )
     return [
         *lines,
-        f"  sum rule: {rule} {float(spectrum.sum_rule_residual):.0e} nats per step, checked at "
-        f"{int(spectrum.num_checked)} steps",
+        f"  sum rule: {'not checked' if np.isnan(residual) else f'{rule} {checked}'}",
         f"  digits lost: {float(spectrum.digits_lost):.1f} of {-float(jnp.log10(digits)):.1f}",
         *_warnings(spectrum),
     ]
 
 
+def _reason(spectrum, i):
+    """Say why an exponent has no error bar."""
+    if int(spectrum.first_nonfinite_step) >= 0:
+        return "not all steps are finite"
+    return "lost" if np.isneginf(spectrum.exponents[i]) else "fewer than two batches"
+
+
 def _shown(estimate):
     value, error = (float(field) for field in estimate)
-    return "unknown (more exponents needed)" if value != value else f"{value:.4f} ± {error:.4f}"
+    if np.isnan(value):
+        return "unknown (more exponents needed)"
+    return f"{value:.4f} (no error bar)" if np.isnan(error) else f"{value:.4f} ± {error:.4f}"
 
 
 def _warnings(spectrum):
-    single = spectrum.exponents.dtype == jnp.float32
-    steps = {
-        "NaN or infinity in the Jacobian": spectrum.first_nonfinite_step,
-        f"rounding took a direction{' (use float64)' if single else ''}": spectrum.first_lost_step,
-    }
-    for what, step in steps.items():
-        if int(step) >= 0:
-            yield f"  WARNING: {what}, first at step {int(step)}"
-    if int(spectrum.first_nonfinite_step) >= 0:
+    precise = " (use float64)" if spectrum.exponents.dtype == jnp.float32 else ""
+    lost, nonfinite = int(spectrum.first_lost_step), int(spectrum.first_nonfinite_step)
+    if nonfinite >= 0:
+        if nonfinite == int(spectrum.run.first_nonfinite_state):
+            yield (
+                f"  WARNING: the state stopped being finite at step {nonfinite}: the network "
+                "diverged, and states that are not finite have no exponents"
+            )
+        else:
+            yield f"  WARNING: NaN or infinity in the Jacobian, first at step {nonfinite}"
+    if lost >= 0:
+        yield f"  WARNING: rounding took a direction{precise}, first at step {lost}"
+    if nonfinite >= 0:
         return
-    if spectrum.sum_rule_residual > 10 * jnp.sqrt(jnp.finfo(spectrum.exponents.dtype).eps):
+    if spectrum.sum_rule_residual > _allowed_residual(spectrum):
         yield "  WARNING: the sum rule is violated: the smallest exponents have lost their digits"
     dubious = int(jnp.sum(~spectrum.long_enough))
     num_batches = int(jnp.min(spectrum.num_batches))
@@ -308,3 +338,12 @@ def _warnings(spectrum):
     drifting = int(jnp.sum(jnp.abs(spectrum.drift) > 4))
     if drifting:
         yield f"  WARNING: {drifting} exponents drift from half to half: give a longer num_warmup"
+
+
+def _allowed_residual(spectrum):
+    """Return what rounding explains of the residual of the sum rule, tenfold, nats per step."""
+    eps = jnp.finfo(spectrum.exponents.dtype).eps
+    sizes = jnp.abs(spectrum.exponents)
+    # Logs are known to eps times their size, and a sum of many loses about the root of their number.
+    terms = jnp.sqrt(spectrum.num_checked) if spectrum._is_partial else 1
+    return 10 * (jnp.sqrt(eps) + terms * eps * jnp.sum(jnp.where(jnp.isfinite(sizes), sizes, 0)))

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jacobian_rnn.batch_means import BatchMeans, add_block, no_batches, widened
-from jacobian_rnn.frames import Factorization, factorized, positive_qr
+from jacobian_rnn.frames import Factorization, factorized, generic_frames, positive_qr
 
 LONGEST_BLOCK = 128
 LONGEST_INTERVAL = 16
@@ -44,11 +44,16 @@ class TangentRun(NamedTuple):
         state: of the system, ravelled `(n,)`.
         frame: tangent vectors, orthonormal columns, `(n, k)`.
         batches: log growth of each direction, nats, summed over batches of steps.
-        alive: directions that no step has mapped to zero, `(k,)`.
+        alive: directions that no counted step has mapped to zero, `(k,)`.
         log_interval: log₂ of the number of steps between factorisations, for "auto"; int32 scalar.
         num_steps: steps taken, those before the count began included; int32 scalar.
-        first_lost_step: first step at which rounding took a direction, int32 scalar, −1 if none.
-        first_nonfinite_step: first step whose Jacobian held NaN or inf, int32 scalar, −1 if none.
+        first_lost_step: first counted step at which rounding took a direction, int32 scalar, −1 if
+            none.
+        first_zero_step: first counted step that mapped a direction to an exact zero, int32 scalar,
+            −1 if none.
+        first_nonfinite_step: first step whose Jacobian or new state held NaN or inf, int32 scalar,
+            −1 if none.
+        first_nonfinite_state: first step whose new state did, int32 scalar, −1 if none.
         log_loss: nats; log of the worst cancellation before a pivot, which multiplies rounding.
         log_det: sum of log|det J| over the checked steps, nats.
         log_det_squares: sum of (log|det J|)² over them, nats²; only where k < n.
@@ -64,7 +69,9 @@ class TangentRun(NamedTuple):
     log_interval: Int[Array, ""]
     num_steps: Int[Array, ""]
     first_lost_step: Int[Array, ""]
+    first_zero_step: Int[Array, ""]
     first_nonfinite_step: Int[Array, ""]
+    first_nonfinite_state: Int[Array, ""]
     log_loss: Float[Array, ""]
     log_det: Float[Array, ""]
     log_det_squares: Float[Array, ""]
@@ -83,7 +90,9 @@ class _Block(NamedTuple):
     spread: Array
     largest_growth: Array
     lost_step: Array
+    zero_step: Array
     nonfinite_step: Array
+    nonfinite_state: Array
     log_det: Array
     log_det_error: Array
     num_checked: Array
@@ -101,7 +110,9 @@ def new_run(state: Float[Array, " n"], frame: Float[Array, "n k"]) -> TangentRun
         log_interval=jnp.int32(0),
         num_steps=jnp.int32(0),
         first_lost_step=never,
+        first_zero_step=never,
         first_nonfinite_step=never,
+        first_nonfinite_state=never,
         log_loss=zero,
         log_det=zero,
         log_det_squares=zero,
@@ -111,16 +122,22 @@ def new_run(state: Float[Array, " n"], frame: Float[Array, "n k"]) -> TangentRun
 
 
 def counted_anew(run: TangentRun) -> TangentRun:
-    """Forget the growth so far, as after a warm-up, but not the directions that are lost."""
-    fresh = new_run(run.state, run.frame)
-    return run._replace(
-        batches=fresh.batches,
-        log_loss=fresh.log_loss,
-        log_det=fresh.log_det,
-        log_det_squares=fresh.log_det_squares,
-        log_det_error=fresh.log_det_error,
-        num_checked=fresh.num_checked,
+    """Forget the growth so far, as after a warm-up, but not that a step was not finite."""
+    return new_run(run.state, run.frame)._replace(
+        num_steps=run.num_steps,
+        first_nonfinite_step=run.first_nonfinite_step,
+        first_nonfinite_state=run.first_nonfinite_state,
     )
+
+
+def _renewed(run):
+    """Let lost directions start anew, along fixed generic ones, behind those that are left."""
+    n, k = run.frame.shape
+    left_first = jnp.argsort(~run.alive)
+    # Not the frame that a run starts from: of that, some columns may be left.
+    generic = jnp.asarray(generic_frames(n)[1, :, :k], run.frame.dtype)
+    frame = jnp.where(run.alive[left_first], run.frame[:, left_first], generic)
+    return run._replace(frame=positive_qr(frame)[0], alive=jnp.ones_like(run.alive))
 
 
 def advanced(
@@ -132,11 +149,12 @@ def advanced(
     qr_every: int | str,
     factorization: Factorization,
     *,
-    check: bool = True,
+    settling: bool = False,
 ) -> TangentRun:
     """Take the steps from `start` to `stop` of the inputs `xs`, `(time, ...)`.
 
-    With `check`, log|det J| is computed at some of them.
+    At some of them log|det J| is computed. Not so with `settling`, where instead directions that
+    are lost start anew after their block, because a loss before the count is none of the count.
     """
     num_steps = stop - start
     interval = 1 if qr_every == "auto" else int(qr_every)
@@ -152,6 +170,12 @@ def advanced(
     batches = widened(batches._replace(length=jnp.where(started, batches.length, length)), length)
     run = run._replace(batches=batches)
 
+    def after(run, block, num_steps):
+        run = _after(run, block, num_steps)
+        if not settling:
+            return run
+        return lax.cond(jnp.all(run.alive), lambda run: run, _renewed, run)
+
     take = partial(_block, tangents, factorization)
     if qr_every == "auto":
         step_block = partial(_adaptive_block, take, length)
@@ -162,22 +186,23 @@ def advanced(
         inputs = partial(lax.dynamic_slice_in_dim, slice_size=length)
         block_xs = jax.tree.map(lambda x: inputs(x, start + number * length), xs)
         full = run.frame.shape[0] == run.frame.shape[1]
-        check_now = check and (full or number % BLOCKS_PER_CHECK == 0)
+        check_now = not settling and (full or number % BLOCKS_PER_CHECK == 0)
         block, log_interval = step_block(run, block_xs, check_now)
-        return _after(run, block, length)._replace(log_interval=log_interval), None
+        return after(run, block, length)._replace(log_interval=log_interval), None
 
     # Slicing all blocks at once would copy the inputs, and they may be many large matrices.
     if num_blocks:
         run, _ = lax.scan(one_block, run, jnp.arange(num_blocks))
     if rest:
         last = jax.tree.map(lambda x: x[stop - rest : stop], xs)
-        run = _after(run, take(rest, 1, run, last, check=False), rest)
+        run = after(run, take(rest, 1, run, last, check=False), rest)
     return run
 
 
 def _after(run, block, num_steps):
     def first(so_far, step):
-        return jnp.where((so_far < 0) & (step >= 0), run.num_steps + step, so_far)
+        new = (so_far < 0) & (step >= 0) & (run.first_nonfinite_step < 0)
+        return jnp.where(new, run.num_steps + step, so_far)
 
     return run._replace(
         state=block.state,
@@ -186,7 +211,9 @@ def _after(run, block, num_steps):
         alive=block.alive,
         num_steps=run.num_steps + num_steps,
         first_lost_step=first(run.first_lost_step, block.lost_step),
+        first_zero_step=first(run.first_zero_step, block.zero_step),
         first_nonfinite_step=first(run.first_nonfinite_step, block.nonfinite_step),
+        first_nonfinite_state=first(run.first_nonfinite_state, block.nonfinite_state),
         log_loss=jnp.maximum(run.log_loss, block.log_loss),
         log_det=run.log_det + block.log_det,
         log_det_squares=run.log_det_squares + block.log_det**2,
@@ -242,7 +269,7 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=None
     def one_interval(carried, step):
         state, rows, peaks = carried
         number, xs = step
-        state, rows, largest, states = _pushed(tangents, state, rows, xs, interval)
+        state, rows, largest, ranks, states = _pushed(tangents, state, rows, xs, interval)
         peaks = jnp.maximum(peaks, jnp.max(largest, axis=0))
 
         def renewed():
@@ -260,11 +287,11 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=None
             renew, records = renewed()
         else:
             renew, records = lax.cond((number + 1) % every == 0, renewed, kept)
-        return (state, *renew), (states, largest, *records)
+        return (state, *renew), (states, largest, ranks, *records)
 
     xs = jax.tree.map(lambda x: x.reshape(count, interval, *x.shape[1:]), xs)
     start = (run.state, run.frame.T, jnp.zeros(run.frame.shape[1], dtype))
-    (state, rows, _), (states, peaks, pivots, sizes) = lax.scan(
+    (state, rows, _), (states, peaks, ranks, pivots, sizes) = lax.scan(
         one_interval, start, (jnp.arange(count), xs)
     )
 
@@ -274,11 +301,20 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=None
     counts = run.alive & finite & ~gone
     log_loss = jnp.where(counts, jnp.log(jnp.where(counts, sizes, 1)) - log_pivots, 0)
     alive = run.alive & ~jnp.any(gone, axis=0)
-    # A row or a column of exact zeros loses its direction without anything to cancel.
-    lost = jnp.any(gone & (sizes > 0) & run.alive, axis=1)
-    # Elimination can pass over a row that is not finite: the tangents themselves tell.
-    whole = jnp.all(jnp.isfinite(peaks), axis=2)
+    # Elimination can pass over a row that is not finite: the tangents themselves tell. And a slope
+    # can be a plain number where the state is none, as that of relu at NaN.
+    states_after = jnp.concatenate([states.reshape(length, state.size)[1:], state[None]])
+    in_range = jnp.all(jnp.isfinite(states_after), axis=1).reshape(count, interval)
+    whole = jnp.all(jnp.isfinite(peaks), axis=2) & in_range
     broken = ~(jnp.all(finite, axis=1) & jnp.all(whole, axis=1))
+
+    # A row or a column of exact zeros loses its direction without anything to cancel; what else is
+    # gone, rounding took.
+    newly = gone & run.alive & (jnp.cumsum(broken) == 0)[:, None]
+    num_zero = rows.shape[0] - jnp.min(ranks, axis=1)
+    by_rounding = jnp.sum(gone, axis=1) > num_zero
+    lost = by_rounding & jnp.any(newly & (sizes > 0), axis=1)
+    cut = jnp.any(newly, axis=1) & ((num_zero > 0) | ~lost)
 
     frame = rows.T
     if factorization == "elimination":
@@ -289,14 +325,15 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=None
     spread = jnp.max(jnp.maximum(highest - lowest, 0))
     growth = jnp.max(jnp.where(counts, jnp.abs(log_pivots), 0))
 
-    steps_to_break = jnp.sum(jnp.cumprod(whole, axis=1), axis=1)
-
-    def first(happened, steps):
+    def first(happened, intact):
+        """Return the first step that is not intact in the first interval where it happened."""
         index = jnp.argmax(happened)
-        step = index * interval + steps[index]
+        intact_steps = jnp.sum(jnp.cumprod(intact[index]))
+        step = index * interval + jnp.minimum(intact_steps, interval - 1)
         return jnp.where(jnp.any(happened), step, -1).astype(jnp.int32)
 
-    last_growth = jnp.where(jnp.all(alive), jnp.sum(log_pivots[-1]), -jnp.inf)
+    # A factorisation gives a full frame, whose volume shows det J, even where directions are gone.
+    last_growth = jnp.sum(log_pivots[-1])
     apart = interval if every is None else interval * every
     log_det, log_det_error, num_checked = _check(
         tangents, check, states, xs, apart, last_growth, run.frame.shape
@@ -309,8 +346,10 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=None
         log_loss=jnp.max(log_loss),
         spread=spread,
         largest_growth=growth,
-        lost_step=first(lost, jnp.full(count, interval - 1)),
-        nonfinite_step=first(broken, jnp.minimum(steps_to_break, interval - 1)),
+        lost_step=first(lost, jnp.ones_like(whole)),
+        zero_step=first(cut, ranks == rows.shape[0]),
+        nonfinite_step=first(broken, whole),
+        nonfinite_state=first(~jnp.all(in_range, axis=1), in_range),
         log_det=log_det,
         log_det_error=log_det_error,
         num_checked=num_checked,
@@ -320,19 +359,24 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=None
 def _pushed(tangents, state, rows, xs, interval):
     """Push tangents, one a row, through an interval.
 
-    Returns also the largest entry of each after every step, and the state before every step.
+    Returns also, after every step, the largest entry of each and a bound on their rank from what
+    is exactly zero; and the state before every step.
     """
 
     def push(carried, x):
         state, rows = carried
         moved = tangents.push(state, rows, x)
-        return moved, (jnp.max(jnp.abs(lax.stop_gradient(moved[1])), axis=1), state)
+        sizes = jnp.abs(lax.stop_gradient(moved[1]))
+        peaks = jnp.max(sizes, axis=1)
+        coordinates = jnp.max(sizes, axis=0)
+        rank = jnp.minimum(jnp.sum(peaks != 0), jnp.sum(coordinates != 0))
+        return moved, (peaks, rank, state)
 
     if interval == 1:
-        moved, (peaks, state) = push((state, rows), jax.tree.map(lambda x: x[0], xs))
-        return *moved, peaks[None], state[None]
-    (moved, rows), (peaks, states) = lax.scan(push, (state, rows), xs, length=interval)
-    return moved, rows, peaks, states
+        moved, records = push((state, rows), jax.tree.map(lambda x: x[0], xs))
+        return *moved, *(record[None] for record in records)
+    moved, records = lax.scan(push, (state, rows), xs, length=interval)
+    return *moved, *records
 
 
 def _check(tangents, check, states, xs, interval, growth, shape):
