@@ -138,40 +138,45 @@ def _finite_time_growth(recurrence, carry, xs, key, lags, num_vectors, num_steps
     before = jax.tree.map(lambda x: x[:settling], xs)
     after = jax.tree.map(lambda x: x[settling:].reshape(num_windows, window, *x.shape[1:]), xs)
 
-    def settle(carried, x):
-        state, finite = carried
+    def settle(state, x):
         state = step(state, x)
-        return (state, finite & jnp.all(jnp.isfinite(state))), None
+        return state, jnp.max(jnp.abs(state))
 
     def push(carried, x):
-        state, finite, vectors, log_growth = carried
+        state, vectors = carried
         state, differential = jax.linearize(lambda s: step(s, x), state)
-        finite &= jnp.all(jnp.isfinite(state))
-        vectors, more = jax.vmap(_normalized)(jax.vmap(differential)(vectors))
-        log_growth = jnp.where(finite, log_growth + more, jnp.nan)
-        return (state, finite, vectors, log_growth), log_growth
+        vectors, norms = jax.vmap(_normalized)(jax.vmap(differential)(vectors))
+        return (state, vectors), (norms, jnp.max(jnp.abs(state)))
 
     def one_window(carried, inputs):
+        state, finite = carried
         key, xs = inputs
         vectors = jax.random.normal(key, (num_vectors, state.size), state.dtype)
         vectors = vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
-        start = (*carried, vectors, jnp.zeros(num_vectors, state.dtype))
-        (*carried, _, _), log_growth = lax.scan(push, start, xs, length=window)
-        return tuple(carried), log_growth[np.array(lags) - 1]
+        (state, _), (norms, largest) = lax.scan(push, (state, vectors), xs, length=window)
+        # A state can become finite again, as where a sequence resets it: it is not trusted.
+        finite &= jnp.cumsum(~jnp.isfinite(largest)) == 0
+        log_growth = jnp.where(finite[:, None], jnp.cumsum(_log_norms(norms), axis=0), jnp.nan)
+        return (state, finite[-1]), log_growth[np.array(lags) - 1]
 
     keys = jax.random.split(key, num_windows)
-    settled, _ = lax.scan(settle, (state, jnp.array(True)), before, length=settling)
-    _, log_growth = lax.scan(one_window, settled, (keys, after))
+    state, largest = lax.scan(settle, state, before, length=settling)
+    start = (state, jnp.all(jnp.isfinite(largest)))
+    _, log_growth = lax.scan(one_window, start, (keys, after))
     return FiniteTimeGrowth(jnp.array(lags, jnp.int32), log_growth)
 
 
 def _normalized(vector):
-    """Return the vector with norm one, or zero as it is; log of its norm, NaN if not finite."""
+    """Return the vector with norm one, or zero as it is, and its norm."""
     norm = scaled_norm(vector)
+    return vector / jnp.where(norm > 0, norm, 1), norm
+
+
+def _log_norms(norms):
+    """Return logs of norms, −inf for zero, NaN for what is not finite."""
     # The derivative of log at zero would be NaN even where nothing depends on it.
-    safe = jnp.where(norm > 0, norm, 1)
-    log_norm = jnp.where(norm > 0, jnp.log(safe), -jnp.inf)
-    return vector / safe, jnp.where(jnp.isfinite(norm), log_norm, jnp.nan)
+    logs = jnp.where(norms > 0, jnp.log(jnp.where(norms > 0, norms, 1)), -jnp.inf)
+    return jnp.where(jnp.isfinite(norms), logs, jnp.nan)
 
 
 def largest_exponent(
@@ -241,12 +246,11 @@ def _largest_exponent(recurrence, carry, xs, num_steps, num_warmup):
         state, tangent = carried
         number, x = now
         state, tangent = jax.jvp(lambda s: step(s, x), (state,), (tangent,))
-        tangent, growth = _normalized(tangent)
-        growth = jnp.where(jnp.all(jnp.isfinite(state)), growth, jnp.nan)
-        renewed = jnp.isneginf(growth) & (number < num_warmup)
-        return (state, jnp.where(renewed, generic, tangent)), growth
+        tangent, norm = _normalized(tangent)
+        tangent = jnp.where((norm == 0) & (number < num_warmup), generic, tangent)
+        return (state, tangent), (norm, jnp.max(jnp.abs(state)))
 
-    _, growth = lax.scan(push, (state, generic), (jnp.arange(num_steps), xs), length=num_steps)
-    # A state can become finite again, as where a sequence resets it: what follows is no exponent.
-    broken = jnp.any(jnp.isnan(growth))
-    return jnp.where(broken, jnp.nan, jnp.mean(growth[num_warmup:]))
+    inputs = (jnp.arange(num_steps), xs)
+    _, (norms, largest) = lax.scan(push, (state, generic), inputs, length=num_steps)
+    finite = jnp.all(jnp.isfinite(norms)) & jnp.all(jnp.isfinite(largest))
+    return jnp.where(finite, jnp.mean(_log_norms(norms[num_warmup:])), jnp.nan)

@@ -344,6 +344,6 @@ def _allowed_residual(spectrum):
     """Return what rounding explains of the residual of the sum rule, tenfold, nats per step."""
     eps = jnp.finfo(spectrum.exponents.dtype).eps
     sizes = jnp.abs(spectrum.exponents)
-    # Logs are known to eps times their size, and a sum of many loses about the root of their number.
+    # Logs are known to eps times their size; a sum of many loses about the root of their number.
     terms = jnp.sqrt(spectrum.num_checked) if spectrum._is_partial else 1
     return 10 * (jnp.sqrt(eps) + terms * eps * jnp.sum(jnp.where(jnp.isfinite(sizes), sizes, 0)))

@@ -97,6 +97,17 @@ def test_a_trend_shows_as_drift_and_noise_does_not():
     assert time_average(batched(noise + jnp.linspace(0, 10, 200)[:, None])).drift[0] > 4
 
 
+@pytest.mark.parametrize("rate", [-np.log(2), 1e-8, 0.1, 700.0])
+def test_batches_that_differ_by_rounding_alone_are_equal(rate):
+    blocks = 10 * rate * (1 + 4e-16 * jnp.linspace(-1, 1, 200)[:, None])
+    average = time_average(batched(blocks))
+    assert bool(average.long_enough[0])
+    assert average.drift[0] == average.covariance[0, 0] == 0
+    # A drift of a few hundred roundings is one.
+    blocks = 10 * (rate + 1e-13 * (1 + rate) * jnp.linspace(-1, 1, 200)[:, None])
+    assert abs(time_average(batched(blocks)).drift[0]) > 4
+
+
 def test_covariance_is_that_of_the_components():
     white = normal(0, (4000, 2))
     mixed = white @ jnp.array([[1.0, 0.8], [0.0, 0.6]])

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jacobian_rnn import graded_singular_values
+from jacobian_rnn.graded_svd import scaled_norm
 
 
 def random_case(seed, n, spread):
@@ -118,3 +119,19 @@ def test_values_sum_to_the_log_of_the_determinant(seed, spread):
     expected = d.sum() + np.linalg.slogdet(v)[1]
     assert float(jnp.sum(values)) == pytest.approx(expected, abs=1e-10 + 1e-13 * spread)
     assert np.all(np.diff(values) <= 0)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_a_scaled_norm_is_that_of_the_same_numbers_in_float64(scale):
+    array = (scale * np.random.default_rng(0).normal(size=(5, 7))).astype(np.float32)
+    expected = np.linalg.norm(array.astype(float))
+    assert float(scaled_norm(jnp.asarray(array))) == pytest.approx(expected, rel=1e-6)
+    gradient = jax.grad(scaled_norm)(jnp.asarray(array))
+    np.testing.assert_allclose(gradient, array / expected, atol=1e-6)
+
+
+def test_a_scaled_norm_keeps_what_is_not_finite_and_has_a_gradient_at_zero():
+    assert scaled_norm(jnp.array([1.0, -jnp.inf])) == jnp.inf
+    assert bool(jnp.isnan(scaled_norm(jnp.array([jnp.inf, jnp.nan]))))
+    assert scaled_norm(jnp.zeros(3)) == 0
+    np.testing.assert_array_equal(jax.grad(scaled_norm)(jnp.zeros(3)), 0)

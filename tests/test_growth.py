@@ -80,6 +80,86 @@ def test_a_step_to_zero_gives_minus_infinity():
     assert largest_exponent(system, jnp.ones(2), None, num_steps=3) == -jnp.inf
 
 
+def resetting(weights, carry, x):
+    """Apply a tanh network whose carry is zeroed by a flag, the last input."""
+    return jnp.tanh(weights @ jnp.where(x[-1] > 0, 0.0, carry) + x[:-1])
+
+
+def with_resets(steps, num_steps=120, n=4):
+    flags = jnp.zeros((num_steps, 1)).at[np.array(steps)].set(1)
+    return Recurrence(resetting, normal(3, (n, n))), jnp.append(normal(4, (120, n)), flags, 1)
+
+
+def test_a_reset_before_the_count_starts_the_vector_anew():
+    system, xs = with_resets([0])
+    carry = jnp.ones(4)
+    rate = largest_exponent(system, carry, xs, num_warmup=60)
+    after_reset = system.step(system.params, carry, xs[0])
+    expected = largest_exponent(system, after_reset, xs[1:], num_warmup=59)
+    assert float(rate) == pytest.approx(float(expected), abs=1e-13)
+    gradient = jax.grad(lambda c: largest_exponent(system, c, xs, num_warmup=60))(carry)
+    np.testing.assert_array_equal(gradient, 0)
+    assert largest_exponent(system, carry, xs) == -jnp.inf
+
+
+def test_a_reset_in_a_window_gives_minus_infinity_without_an_error_bar():
+    system, xs = with_resets([45])
+    growth = finite_time_growth(system, jnp.ones(4), xs, lags=[5, 20], key=jax.random.key(0))
+    value, error = growth.finite_time_exponents()
+    np.testing.assert_array_equal(value > -jnp.inf, [True, False])
+    np.testing.assert_array_equal(np.isnan(error), [False, True])
+    # In the mean square the windows that are cut are zeros like any other number.
+    assert bool(jnp.all(jnp.isfinite(growth.generalized_exponents(2).value)))
+    assert growth.generalized_exponents(-2).value[1] == -jnp.inf
+
+
+def doubling(params, carry, x):
+    """Double; an input above zero resets."""
+    del params
+    return jax.nn.relu(2 * jnp.where(x > 0, 0.5, carry))
+
+
+@pytest.mark.parametrize("num_warmup", [0, 1100])
+def test_states_that_stop_being_finite_have_no_exponent(num_warmup):
+    system = Recurrence(doubling, ())
+    xs = jnp.zeros(1200).at[1090].set(1)
+    rate = largest_exponent(system, jnp.ones(2), xs, num_warmup=num_warmup)
+    assert bool(jnp.isnan(rate))
+    rate = largest_exponent(system, jnp.ones(2), xs[:1000], num_warmup=10)
+    assert float(rate) == pytest.approx(np.log(2), abs=1e-13)
+
+
+@pytest.mark.parametrize("lags", [[10, 100], [5, 50]])
+def test_growth_ends_at_the_step_at_which_states_stop_being_finite(lags):
+    # 1240 steps: 40 to settle, and windows.
+    system, xs = Recurrence(doubling, ()), jnp.zeros(1240).at[1090].set(1)
+    growth = finite_time_growth(system, jnp.ones(2), xs, lags=lags, key=jax.random.key(0))
+    starts = np.arange(40, 1240, lags[-1])[:, None]
+    # Step 1023 makes the state inf, and a reset after it makes nothing of it good.
+    good = starts + np.array(lags) <= 1023
+    expected = np.where(good, np.log(2) * np.array(lags), np.nan)
+    np.testing.assert_allclose(growth.log_growth[:, :, 0], expected, atol=1e-11)
+
+
+def test_growth_after_a_settling_that_was_not_finite_is_unknown():
+    # Squared, the state is inf at step 13; of 59 steps, two windows leave 19 to settle.
+    system = Recurrence(lambda p, state, x: jnp.where(x > 0, 0.5, p * state**2), jnp.array(1.0))
+    xs = jnp.zeros(59).at[15].set(1)
+    growth = finite_time_growth(system, jnp.full(2, 1.1), xs, lags=[1, 20], key=jax.random.key(0))
+    assert bool(jnp.all(jnp.isnan(growth.log_growth)))
+
+
+@pytest.mark.parametrize("rate", [1e25, 1e-25])
+def test_norms_are_not_squared_out_of_range(rate):
+    with jax.enable_x64(False):
+        system = Recurrence(linear, rate * jnp.eye(2, dtype=jnp.float32))
+        zero, key = jnp.zeros(2, jnp.float32), jax.random.key(0)
+        largest = largest_exponent(system, zero, None, num_steps=9)
+        growth = finite_time_growth(system, zero, None, lags=[1], key=key, num_steps=9)
+        assert float(largest) == pytest.approx(np.log(rate), rel=1e-6)
+        np.testing.assert_allclose(growth.log_growth, np.log(rate), rtol=1e-6)
+
+
 @pytest.mark.parametrize("num_warmup", [-1, 5, 6])
 def test_a_warm_up_that_leaves_no_step_is_refused(num_warmup):
     system = Recurrence(linear, jnp.eye(2))

@@ -7,7 +7,7 @@ import pytest
 from chains import benettin, chaotic_jacobians, gaussian, tanh_step
 from conftest import mostly_slow, normal
 
-from jacobian_rnn import Recurrence, lyapunov_spectrum, lyapunov_spectrum_of
+from jacobian_rnn import Recurrence, lyapunov_spectrum, lyapunov_spectrum_of, trajectory
 from jacobian_rnn.frames import generic_frames
 
 FACTORIZATIONS = ["elimination", "householder", "cholesky"]
@@ -77,14 +77,59 @@ def test_an_exact_zero_loses_one_direction_and_leaves_the_others_right(qr_every)
     assert spectrum.exponents[-1] == -jnp.inf
     assert bool(jnp.isnan(spectrum.standard_errors[-1]))
     np.testing.assert_allclose(spectrum.exponents[:4], benettin(dead, 4), atol=1e-9)
-    assert (spectrum.first_lost_step == -1) == (qr_every != 4)  # mixed with others by later steps
+    assert (spectrum.first_lost_step, spectrum.first_zero_step) == (-1, 100)
     assert bool(jnp.all(jnp.isfinite(spectrum.standard_errors[:4])))
 
 
-def test_a_direction_lost_in_the_warm_up_stays_lost():
-    jacobians = chaotic_jacobians(n=5).at[10, 2].set(0)
-    spectrum = lyapunov_spectrum_of(jacobians, num_warmup=50)
-    assert spectrum.exponents[-1] == -jnp.inf
+@pytest.mark.parametrize("k", mostly_slow([2, 5], [5]))
+@pytest.mark.parametrize("rows", mostly_slow([2, slice(None)], [slice(None)]))
+def test_directions_lost_in_the_warm_up_start_anew(rows, k):
+    jacobians = chaotic_jacobians(n=5)
+    cut = jacobians.at[10, rows].set(0)
+    options = {"num_warmup": 200, "num_exponents": k}
+    spectrum = lyapunov_spectrum_of(cut, **options)
+    # A frame forgets where it began as fast as its directions grow apart, here over 190 steps.
+    expected = lyapunov_spectrum_of(jacobians, **options).exponents
+    np.testing.assert_allclose(spectrum.exponents, expected, atol=1e-4)
+    assert (spectrum.first_lost_step, spectrum.first_zero_step) == (-1, -1)
+    assert "inf" not in str(spectrum)
+
+
+@pytest.mark.parametrize("factorization", mostly_slow(FACTORIZATIONS, ["householder"]))
+@pytest.mark.parametrize("qr_every", mostly_slow([1, 7, "auto"], [7]))
+@pytest.mark.parametrize("k", mostly_slow([1, 4], [4]))
+def test_a_reset_among_the_counted_steps_is_said_and_nothing_else(factorization, qr_every, k):
+    jacobians = chaotic_jacobians(n=4).at[300].set(0)
+    spectrum = lyapunov_spectrum_of(
+        jacobians, num_exponents=k, num_warmup=20, qr_every=qr_every, factorization=factorization
+    )
+    assert bool(jnp.all(spectrum.exponents == -jnp.inf))
+    assert bool(jnp.all(jnp.isnan(spectrum.standard_errors)))
+    assert (spectrum.first_lost_step, spectrum.first_zero_step) == (-1, 300)
+    text = str(spectrum)
+    assert "exact zero: first at step 300" in text
+    assert "no error bar: lost" in text
+    assert "WARNING" not in text
+    assert "nan" not in text
+    assert not np.isinf(spectrum.sum_rule_residual)
+    assert float(spectrum.kaplan_yorke_dimension().value) == 0
+
+
+@pytest.mark.parametrize("factorization", mostly_slow(FACTORIZATIONS, ["householder"]))
+@pytest.mark.parametrize("qr_every", mostly_slow([1, 4, "auto"], ["auto"]))
+def test_a_unit_that_is_always_dead_costs_one_direction(factorization, qr_every):
+    jacobians = chaotic_jacobians(n=5).at[:, 2].set(0)
+    options = {"qr_every": qr_every, "factorization": factorization}
+    spectrum = lyapunov_spectrum_of(jacobians, **options)
+    np.testing.assert_allclose(spectrum.exponents[:4], benettin(jacobians, 4), atol=1e-9)
+    assert spectrum.exponents[4] == -jnp.inf
+    assert (spectrum.first_lost_step, spectrum.first_zero_step) == (-1, 0)
+    # Renewed in the warm-up, it dies again with the first counted step.
+    settled = lyapunov_spectrum_of(jacobians, num_warmup=300, **options)
+    np.testing.assert_array_equal(jnp.isneginf(settled.exponents), [False] * 4 + [True])
+    assert (settled.first_lost_step, settled.first_zero_step) == (-1, 300)
+    largest = lyapunov_spectrum_of(jacobians, num_warmup=300, num_exponents=1)
+    assert largest.sum_rule_residual == 0
 
 
 def test_a_direction_lost_to_rounding_is_reported_with_its_step():
@@ -96,6 +141,44 @@ def test_a_direction_lost_to_rounding_is_reported_with_its_step():
     assert spectrum.first_lost_step == 123
     assert spectrum.exponents[-1] == -jnp.inf
     assert "rounding took a direction, first at step 123" in str(spectrum)
+
+
+def relu_step(weights, state, x):
+    return jax.nn.relu(weights @ jnp.where(x[0] > 1, 0, state) + x)
+
+
+@pytest.mark.parametrize("factorization", mostly_slow(FACTORIZATIONS, ["elimination"]))
+@pytest.mark.parametrize("qr_every", mostly_slow([1, 7, "auto"], ["auto"]))
+@pytest.mark.parametrize("num_warmup", mostly_slow([0, 1100], [1100]))
+def test_states_that_stop_being_finite_have_no_exponents(factorization, qr_every, num_warmup):
+    # Doubled at each step, the state is inf from step 1024 on and NaN from step 1025 on, where the
+    # slope of relu is zero. Later inputs above one reset it.
+    xs = jnp.full((1200, 3), 0.5).at[1150:].set(2.0)
+    system = Recurrence(relu_step, 2 * jnp.eye(3))
+    options = {"qr_every": qr_every, "factorization": factorization}
+    spectrum = lyapunov_spectrum(system, jnp.zeros(3), xs, num_warmup=num_warmup, **options)
+    states = np.asarray(trajectory(system, jnp.zeros(3), xs))
+    assert spectrum.first_nonfinite_step == np.argmin(np.isfinite(states).all(axis=1)) - 1
+    assert bool(jnp.all(jnp.isnan(spectrum.exponents)))
+    assert bool(jnp.all(jnp.isnan(spectrum.standard_errors)))
+    text = str(spectrum)
+    assert f"stopped being finite at step {int(spectrum.first_nonfinite_step)}: the netw" in text
+    assert "nan" not in text
+    before = lyapunov_spectrum(system, jnp.zeros(3), xs[:1000], **options)
+    np.testing.assert_allclose(before.exponents, np.log(2), atol=1e-12)
+    both = lyapunov_spectrum(system, None, xs[1000:], resume=before, **options)
+    assert both.first_nonfinite_step == spectrum.first_nonfinite_step
+    assert bool(jnp.all(jnp.isnan(both.exponents)))
+
+
+def test_one_sequence_that_diverges_leaves_the_others_of_a_batch_alone():
+    def run(factor):
+        system = Recurrence(lambda factor, state, x: factor * state, factor)  # noqa: ARG005
+        return lyapunov_spectrum(system, jnp.ones(2), None, num_steps=1100, qr_every=2)
+
+    spectra = jax.vmap(run)(jnp.array([0.9, 2.0, 1.0]))
+    np.testing.assert_allclose(spectra.exponents[:, 0], [np.log(0.9), np.nan, 0], atol=1e-12)
+    np.testing.assert_array_equal(spectra.first_nonfinite_step, [-1, 1023, -1])
 
 
 @pytest.mark.parametrize("qr_every", mostly_slow([1, 4, "auto"], ["auto"]))

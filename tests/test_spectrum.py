@@ -5,9 +5,11 @@ import pytest
 from conftest import normal
 
 from jacobian_rnn import (
+    Recurrence,
     ensemble_spectrum,
     entropy_rate,
     kaplan_yorke_dimension,
+    lyapunov_spectrum,
     lyapunov_spectrum_of,
 )
 
@@ -78,6 +80,36 @@ def test_print_shows_exponents_intervals_and_checks():
     for part in ("sum rule: growth of volume against log|det J|", "digits lost:"):
         assert part in text
     assert "WARNING" not in text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_constant_rates_give_no_warning(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        system = Recurrence(lambda p, state, x: x - p * state, jnp.asarray(0.5, dtype))
+        xs = jnp.asarray(np.random.default_rng(0).normal(size=(2000, 1)), dtype)
+        spectrum = lyapunov_spectrum(system, jnp.zeros(1, dtype), xs)
+        assert float(spectrum.exponents[0]) == pytest.approx(-np.log(2), rel=1e-6)
+        assert "WARNING" not in str(spectrum)
+
+
+def test_rounding_of_large_exponents_does_not_violate_the_sum_rule():
+    # In float32 a sum of 256 logs of 60 is known to about 1e-3.
+    orthogonal = np.linalg.qr(np.random.default_rng(0).normal(size=(256, 256)))[0]
+    with jax.enable_x64(False):
+        jacobians = jnp.asarray(np.tile(np.exp(60) * orthogonal, (40, 1, 1)), jnp.float32)
+        spectrum = lyapunov_spectrum_of(jacobians, qr_every=1, factorization="householder")
+        np.testing.assert_allclose(spectrum.exponents, 60, rtol=1e-5)
+        assert "sum rule is violated" not in str(spectrum)
+
+
+def test_a_sum_rule_that_is_violated_is_said():
+    assert "sum rule is violated" in str(newman(0)._replace(sum_rule_residual=jnp.asarray(1e-3)))
+
+
+def test_exponents_without_an_error_bar_are_printed_without():
+    text = str(newman(0, steps=1))
+    assert "no error bar: fewer than two batches" in text
+    assert "nan" not in text
 
 
 @pytest.mark.slow

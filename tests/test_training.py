@@ -9,7 +9,15 @@ from conftest import mostly_slow, random_variables
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
-from jacobian_rnn import Outcome, from_linen, jacobian_product, observe_regime, tasks, training
+from jacobian_rnn import (
+    Outcome,
+    Recurrence,
+    from_linen,
+    jacobian_product,
+    observe_regime,
+    tasks,
+    training,
+)
 
 CELLS = [nn.SimpleCell, nn.GRUCell, nn.LSTMCell]
 
@@ -65,6 +73,31 @@ def test_lag_norms_before_training_equal_the_adjoint_gain_of_the_product(cell_cl
         squares.append((gains * jnp.linalg.norm(cotangent)) ** 2)
     expected = np.sqrt(np.mean(squares, axis=0))
     np.testing.assert_allclose(history.gradient_norm_by_lag[0, lags], expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("gain", [10.0, 0.1])
+def test_recorded_norms_are_not_squared_out_of_range(gain):
+    def step(params, state, x):
+        return params * state + x.sum()
+
+    with jax.enable_x64(False):
+        task, zero = tasks.delayed_recall(29), jnp.zeros(3, jnp.float32)
+        system = Recurrence(step, jnp.asarray(gain, jnp.float32))
+        state = training.start(task, system, zero, optax.sgd(1e-3), key=jax.random.key(0))
+        # A small readout keeps the answers, and so their gradient, out of saturation.
+        state = state._replace(
+            network=state.network._replace(kernel=state.network.kernel * gain**-31)
+        )
+        batch = task.sample(jax.random.key(1), 4)
+        norms = training.lag_norms(state.network, zero, task, batch)
+        _, record = training.advance(
+            state, zero, task, optax.sgd(1e-3), num_updates=1, batch_size=4
+        )
+        last = norms[0].astype(float)
+    expected = float(last) * gain ** np.arange(31.0)
+    np.testing.assert_allclose(norms, expected, rtol=1e-5)
+    assert np.isfinite(record.gradient_norm[0])
+    np.testing.assert_allclose(record.update_norm, 1e-3 * record.gradient_norm, rtol=1e-5)
 
 
 def _states(recurrence, carry, xs):
