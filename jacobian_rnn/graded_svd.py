@@ -180,9 +180,10 @@ def scaled_norm(array: Float[Array, "..."]) -> Float[Array, ""]:
     Its derivative is zero where all entries are.
     """
     largest = lax.stop_gradient(jnp.max(jnp.abs(array), initial=0))
-    limits = jnp.finfo(array.dtype)
-    # The bounds keep zero and infinity out of the quotient, where they would give NaN.
-    scale = jnp.clip(largest, limits.tiny, limits.max)
+    tiny = jnp.finfo(array.dtype).tiny
+    # Between these bounds the scale has an inverse that is neither zero nor infinite: XLA may
+    # multiply by that instead of dividing.
+    scale = jnp.clip(largest, tiny, 1 / tiny)
     squares = jnp.sum((array / scale) ** 2)
     return scale * jnp.where(squares == 0, 0, jnp.sqrt(jnp.where(squares == 0, 1, squares)))
 
