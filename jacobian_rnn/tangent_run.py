@@ -269,7 +269,7 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=None
     def one_interval(carried, step):
         state, rows, peaks = carried
         number, xs = step
-        state, rows, largest, coordinates, states = _pushed(tangents, state, rows, xs, interval)
+        state, rows, largest, reached, states = _pushed(tangents, state, rows, xs, interval)
         peaks = jnp.maximum(peaks, jnp.max(largest, axis=0))
 
         def renewed():
@@ -287,11 +287,11 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=None
             renew, records = renewed()
         else:
             renew, records = lax.cond((number + 1) % every == 0, renewed, kept)
-        return (state, *renew), (states, largest, coordinates, *records)
+        return (state, *renew), (states, largest, reached, *records)
 
     xs = jax.tree.map(lambda x: x.reshape(count, interval, *x.shape[1:]), xs)
     start = (run.state, run.frame.T, jnp.zeros(run.frame.shape[1], dtype))
-    (state, rows, _), (states, peaks, coordinates, pivots, sizes) = lax.scan(
+    (state, rows, _), (states, peaks, reached, pivots, sizes) = lax.scan(
         one_interval, start, (jnp.arange(count), xs)
     )
 
@@ -311,7 +311,7 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=None
     # A row or a column of exact zeros loses its direction without anything to cancel; what else is
     # gone, rounding took.
     newly = gone & run.alive & (jnp.cumsum(broken) == 0)[:, None]
-    ranks = jnp.minimum(jnp.sum(peaks != 0, axis=2), jnp.sum(coordinates != 0, axis=2))
+    ranks = jnp.minimum(jnp.sum(peaks != 0, axis=2), jnp.sum(reached, axis=2))
     num_zero = rows.shape[0] - jnp.min(ranks, axis=1)
     by_rounding = jnp.sum(gone, axis=1) > num_zero
     lost = by_rounding & jnp.any(newly & (sizes > 0), axis=1)
@@ -360,15 +360,15 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=None
 def _pushed(tangents, state, rows, xs, interval):
     """Push tangents, one a row, through an interval.
 
-    Returns also, after every step, the largest entry of each and that of each coordinate; and the
-    state before every step.
+    Returns also, after every step, the largest entry of each and which coordinates are not zero
+    in all of them; and the state before every step.
     """
 
     def push(carried, x):
         state, rows = carried
         moved = tangents.push(state, rows, x)
-        sizes = jnp.abs(lax.stop_gradient(moved[1]))
-        return moved, (jnp.max(sizes, axis=1), jnp.max(sizes, axis=0), state)
+        rows = lax.stop_gradient(moved[1])
+        return moved, (jnp.max(jnp.abs(rows), axis=1), jnp.any(rows != 0, axis=0), state)
 
     if interval == 1:
         moved, records = push((state, rows), jax.tree.map(lambda x: x[0], xs))

@@ -115,7 +115,9 @@ def test_a_reset_among_the_counted_steps_is_said_and_nothing_else(factorization,
     assert float(spectrum.kaplan_yorke_dimension().value) == 0
 
 
-@pytest.mark.parametrize("factorization", mostly_slow(["elimination", "householder"], ["householder"]))
+@pytest.mark.parametrize(
+    "factorization", mostly_slow(["elimination", "householder"], ["householder"])
+)
 @pytest.mark.parametrize("qr_every", mostly_slow([1, 4, "auto"], ["auto"]))
 def test_a_unit_that_is_always_dead_costs_one_direction(factorization, qr_every):
     jacobians = chaotic_jacobians(n=5).at[:, 2].set(0)
