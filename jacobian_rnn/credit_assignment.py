@@ -14,9 +14,8 @@ from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.checks import check_lags, check_precision, check_system
-from jacobian_rnn.factored_form import extended, identity_form
-from jacobian_rnn.frames import generic_frames
-from jacobian_rnn.graded_svd import matmul
+from jacobian_rnn.factored_form import extended, identity_form, orthonormalize
+from jacobian_rnn.graded_svd import matmul, row_norms, scaled_norm
 from jacobian_rnn.jacobians import jacobian_of_step, ravelled_step, state_gradients, trajectory
 
 
@@ -175,7 +174,7 @@ def _input_jacobians(recurrence, carry, xs, lags):
         kept = jax.tree.map(lambda all_, one: all_.at[slot].set(one), kept, here)
         return (extended(form, jacobian(state, x).T)[0], kept), None
 
-    start = identity_form(jnp.asarray(generic_frames(n)[0], states.dtype))
+    start = identity_form(jnp.eye(n, dtype=states.dtype))
     kept = jax.tree.map(
         lambda one: jnp.zeros((lags.shape[0], *one.shape), one.dtype), (start, states[0], xs[0])
     )
@@ -183,7 +182,8 @@ def _input_jacobians(recurrence, carry, xs, lags):
     (_, kept), _ = lax.scan(one_step, (start, kept), (states[:-1], xs, lag_of_step), reverse=True)
 
     def of_lag(form, state, x):
-        log_scale = form.log_scale + form.rounding
+        form = orthonormalize(form)
+        log_scale = form.log_scale
         derivative = for_input(state, x)
         shown = matmul(form.left.T, derivative)
         sizes = jnp.max(jnp.abs(shown), axis=1)
@@ -195,7 +195,8 @@ def _input_jacobians(recurrence, carry, xs, lags):
         matrix = matmul(form.right.T, jnp.exp(reached - largest)[:, None] * rows)
         norm = jnp.linalg.norm(matrix)
         log_norm = largest + jnp.log(norm)
-        possible = jnp.max(log_scale) + jnp.log(jnp.linalg.norm(derivative))
+        possible = jnp.max(log_scale + jnp.log(row_norms(form.right)))
+        possible += jnp.log(jnp.linalg.norm(derivative))
         lost = jnp.where(norm > 0, jnp.maximum(possible - log_norm, 0), 0) / math.log(10)
         return matrix / jnp.where(norm > 0, norm, 1), log_norm, lost
 
@@ -214,19 +215,12 @@ def _parameter_gradients(recurrence, carry, xs, gradients, num_steps):
             return ravel_pytree(recurrence.step(params, unravel(state), x))[0]
 
         (share,) = jax.vjp(new_state, recurrence.params)[1](cotangent)
-        norms = jax.tree.map(_norm, share)
+        norms = jax.tree.map(scaled_norm, share)
         return jax.tree.map(jnp.add, total, share), norms
 
     total = jax.tree.map(jnp.zeros_like, recurrence.params)
     steps = (states[:-1], xs, gradients[1:])
     total, by_parameter = lax.scan(of_step, total, steps, length=num_steps, reverse=True)
     by_parameter = jax.tree.map(lambda norms: norms[::-1], by_parameter)
-    norms = jax.vmap(_norm, in_axes=1)(jnp.stack(jax.tree.leaves(by_parameter)))
+    norms = jax.vmap(scaled_norm, in_axes=1)(jnp.stack(jax.tree.leaves(by_parameter)))
     return ParameterGradients(total, norms, by_parameter)
-
-
-def _norm(array):
-    """Compute the Euclidean norm of all entries without squaring small ones to zero."""
-    largest = jnp.max(jnp.abs(array))
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return scale * jnp.linalg.norm((array / scale).ravel())

@@ -1,7 +1,13 @@
 """The factored form P = left @ diag(exp log_scale) @ right of a product: how it grows and composes.
 
-`left` is orthogonal, `right` of order one with |det| = 1, and all growth and decay is in
-`log_scale`, so that nothing overflows and small singular values survive beside large ones.
+`right` is of order one with |det| = 1, and all growth and decay is in `log_scale`, so that nothing
+overflows and small singular values survive beside large ones. While a product grows, `left` is
+orthogonal to a few digits, which is enough; `orthonormalize` gives it all digits at the end.
+
+Everything is done by operations on columns: an entry of `left` that is small stays accurate, since
+nothing of order one is added to it. That matters where directions do not mix. A direction that has
+fallen far behind leaves tiny entries, and they decide what happens when it catches up again.
+Householder reflections add rows to each other and lose such entries to rounding.
 """
 
 from typing import NamedTuple
@@ -11,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jacobian_rnn.frames import descending_order, positive_qr
+from jacobian_rnn.frames import column_qr, descending_order, orthonormal_qr
 from jacobian_rnn.graded_svd import flushed_exp, graded_singular_values, matmul, row_norms
 
 
@@ -19,7 +25,7 @@ class FactoredForm(NamedTuple):
     """P = left @ diag(exp(log_scale + rounding)) @ right.
 
     Attributes:
-        left: orthogonal, `(n, n)`.
+        left: well conditioned, `(n, n)`.
         log_scale: nats, `(n,)`; −inf for a direction that was lost.
         rounding: what rounding took from the sums in `log_scale`, nats, `(n,)`.
         right: `(n, n)`.
@@ -31,57 +37,89 @@ class FactoredForm(NamedTuple):
     right: Float[Array, "n n"]
 
 
+class StepFaults(NamedTuple):
+    """What went wrong in one step.
+
+    Attributes:
+        lost: rounding took a direction: its pivot is below n·eps of what cancelled to leave it.
+        underflowed: an entry of `left` left the float range that may count again later.
+        broken: the Jacobian held NaN or inf.
+    """
+
+    lost: Bool[Array, ""]
+    underflowed: Bool[Array, ""]
+    broken: Bool[Array, ""]
+
+
 def identity_form(frame: Float[Array, "n n"]) -> FactoredForm:
     """Return the empty product, held in an orthogonal frame."""
     zeros = jnp.zeros(frame.shape[0], frame.dtype)
     return FactoredForm(frame, zeros, zeros, frame.T)
 
 
-def extended(
-    form: FactoredForm, jacobian: Float[Array, "n n"]
-) -> tuple[FactoredForm, Bool[Array, ""], Bool[Array, ""]]:
+def extended(form: FactoredForm, jacobian: Float[Array, "n n"]) -> tuple[FactoredForm, StepFaults]:
     """Multiply by the Jacobian of the next step.
 
-    Returns also whether rounding lost a direction, and whether the Jacobian held NaN or inf.
-
-    With A = J Q, its columns in descending order of exp(d_j)|A_j| and its rows in descending order
-    of size (which keeps strongly graded, saturated Jacobians accurate: Cox and Higham 1998), and
-    A = Q'R,
+    With A = J Q, its columns in descending order of exp(d_j)|A_j|, and A = Q'R,
 
         P = Q' diag(exp d') V',   d' = d + log R_ii,   V' = (I + N) V,
         N_ij = R_ij / R_ii exp(d_j − d_i),   i < j.
 
+    `column_qr` errs in each row relative to the entries of that row, which keeps Jacobians accurate
+    whose rows differ in size (saturated units) and directions that do not mix.
+
     References:
         J. Oliveira and D. E. Stewart, "Exponential splittings of products of matrices and
         accurately computing singular values of long products", Linear Algebra Appl. 309 (2000).
-        A. J. Cox and N. J. Higham, "Stability of Householder QR factorization for weighted least
-        squares problems", Numerical Analysis 1997 (1998).
     """
     columns = matmul(jacobian, form.left)
-    sizes = lax.stop_gradient(jnp.abs(columns))
-    column_sizes, row_sizes = jnp.max(sizes, axis=0), jnp.max(sizes, axis=1)
+    column_sizes = jnp.max(lax.stop_gradient(jnp.abs(columns)), axis=0)
     reached = form.log_scale + jnp.log(column_sizes)
-    order, _ = descending_order(reached)
-    rows, ranks = descending_order(row_sizes)
+    order = descending_order(reached)
+    left, r, gone = column_qr(columns[:, order])
 
-    q, r = positive_qr(columns[rows[:, None], order])
-    column_sizes, reached = column_sizes[order], reached[order]
-    log_scale, rounding, right = form.log_scale[order], form.rounding[order], form.right[order]
-
+    column_sizes, before = column_sizes[order], form.log_scale[order]
     pivots = jnp.diagonal(r)
-    noise = r.shape[0] * jnp.finfo(r.dtype).eps * row_sizes[rows]
-    gone = pivots <= noise
     log_pivots = jnp.where(gone, -jnp.inf, jnp.log(jnp.where(gone, 1, pivots)))
-    alive = ~jnp.isneginf(log_scale)
+    alive = ~jnp.isneginf(before)
     # A row without a pivot is dropped, and with it what it says of columns that live on behind it.
     survivors = jnp.cumsum((alive & ~gone)[::-1])[::-1]
     lost = jnp.any(gone & alive & ((pivots > 0) | (survivors > 0)))
-    log_scale, rounding = _compensated_sum(log_scale, rounding, log_pivots)
+    log_scale, rounding = _compensated_sum(before, form.rounding[order], log_pivots)
+    # In units of its column, no entry under- or overflows.
     r = r / jnp.where(column_sizes > 0, column_sizes, 1)
-    right = absorbed(r, reached, log_scale, right)
-    # A NaN or an infinity anywhere in J shows in the sizes.
-    broken = ~jnp.isfinite(jnp.max(row_sizes))
-    return FactoredForm(q[ranks], log_scale, rounding, right), lost, broken
+    right = absorbed(r, reached[order], log_scale, form.right[order])
+    left, underflowed = _flush(left, log_scale)
+    broken = ~jnp.isfinite(jnp.max(column_sizes))
+    return FactoredForm(left, log_scale, rounding, right), StepFaults(lost, underflowed, broken)
+
+
+def _flush(left, log_scale):
+    """Set entries near the end of the float range to zero; say whether one of them may count.
+
+    Row k of the product is the sum of exp(d_j) left_kj V_j. An entry that adds less than rounding
+    to the largest of these terms can never count again.
+    """
+    info = jnp.finfo(left.dtype)
+    cut = info.tiny / info.eps
+    sizes = lax.stop_gradient(jnp.abs(left))
+    tiny = (sizes > 0) & (sizes < cut)
+    # Some entry of a row of an orthogonal matrix is at least 1 / sqrt(n).
+    large = sizes > 0.5 / sizes.shape[0] ** 0.5
+    of_row = jnp.max(jnp.where(large, log_scale, -jnp.inf), axis=1, keepdims=True)
+    counts = log_scale - of_row > jnp.log(info.eps) - jnp.log(cut)
+    return jnp.where(tiny, 0, left), jnp.any(tiny & counts)
+
+
+def orthonormalize(form: FactoredForm) -> FactoredForm:
+    """Return the same product with an orthogonal `left`."""
+    log_scale = form.log_scale + form.rounding
+    order = descending_order(log_scale)
+    before = log_scale[order]
+    left, r, _ = orthonormal_qr(form.left[:, order])
+    log_scale = before + jnp.log(jnp.diagonal(r))
+    right = absorbed(r, before, log_scale, form.right[order])
+    return FactoredForm(left, log_scale, jnp.zeros_like(log_scale), right)
 
 
 def absorbed(
@@ -100,13 +138,23 @@ def absorbed(
         here = counts[rows, columns]
         high = jnp.where(here, column_scale[columns], 0)
         low = jnp.where(here, row_scale[rows, None], 0)
-        return jnp.where(here, r[rows, columns] * flushed_exp(high - low), 0)
+        return jnp.where(here, r[rows, columns] * _exp_in_range(high - low), 0)
 
     # A quarter of the triangle is empty: two thin products cost less than one.
     upper, lower, everything = slice(n // 2), slice(n // 2, n), slice(n)
     moved_up = matmul(scaled(upper, everything), right)
     moved_down = matmul(scaled(lower, lower), right[lower])
-    return right + jnp.concatenate([moved_up, moved_down])
+    right = right + jnp.concatenate([moved_up, moved_down])
+    return jnp.where(jnp.abs(right) < jnp.sqrt(jnp.finfo(right.dtype).tiny), 0, right)
+
+
+def _exp_in_range(x):
+    """Compute exp, cut to zero below the root of the smallest float: products of two stay normal.
+
+    Entries far below eps count where products are composed whose directions do not mix.
+    """
+    cut = jnp.log(jnp.finfo(x.dtype).tiny) / 2
+    return jnp.where(x > cut, jnp.exp(jnp.maximum(x, cut)), 0)
 
 
 def composed(later: FactoredForm, earlier: FactoredForm) -> FactoredForm:
@@ -132,8 +180,8 @@ def composed(later: FactoredForm, earlier: FactoredForm) -> FactoredForm:
         shift = jnp.where(alive, logs[i, j], 0)
         return (
             (remaining - column[:, None] * row).at[i].set(0).at[:, j].set(0),
-            lower.at[:, k].set(jnp.sign(column) * flushed_exp(logs[:, j] - shift)),
-            upper.at[k].set(jnp.sign(row) * flushed_exp(logs[i] - shift)),
+            lower.at[:, k].set(jnp.sign(column) * _exp_in_range(logs[:, j] - shift)),
+            upper.at[k].set(jnp.sign(row) * _exp_in_range(logs[i] - shift)),
             log_pivots.at[k].set(logs[i, j]),
         )
 
@@ -141,10 +189,8 @@ def composed(later: FactoredForm, earlier: FactoredForm) -> FactoredForm:
     start = (matmul(later.right, earlier.left), zeros, zeros, jnp.zeros((n,), d1.dtype))
     _, lower, upper, log_pivots = lax.fori_loop(0, n, eliminate, start)
     # diag(exp d₂) M diag(exp d₁) = lower diag(exp log_pivots) upper, both factors of order one.
-    left, r = positive_qr(matmul(later.left, lower))
-    log_scale = log_pivots + jnp.log(jnp.diagonal(r))
-    right = absorbed(r, log_pivots, log_scale, matmul(upper, earlier.right))
-    return FactoredForm(left, log_scale, jnp.zeros_like(log_scale), right)
+    left, right = matmul(later.left, lower), matmul(upper, earlier.right)
+    return orthonormalize(FactoredForm(left, log_pivots, jnp.zeros_like(log_pivots), right))
 
 
 @jax.jit

@@ -2,7 +2,7 @@
 
 A frame F `(n, k)` pushed through steps loses the independence of its columns. A factorisation of
 the pushed columns, A = F' R, gives a well-conditioned frame F' and the growth, on the diagonal of
-the upper triangle R. Which factorisation is used, on which device, is decided here alone.
+the upper triangle R.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jacobian_rnn.graded_svd import matmul, row_norms
 
@@ -41,7 +41,7 @@ def factorized(columns: Float[Array, "n k"], factorization: Factorization) -> Fa
     "elimination" is Gaussian elimination with row pivoting (the Treppeniteration of Bauer 1957):
     F' is a permuted unit lower triangle, three times cheaper than Householder QR, and its rounding
     errors respect rows of different sizes. "householder" and "cholesky" give orthonormal F', the
-    latter from matrix products alone, with "householder" standing in where it breaks down.
+    latter by operations on columns alone, from matrix products where the columns allow it.
 
     Args:
         columns: A, shape `(n, k)`, k ≤ n.
@@ -54,21 +54,27 @@ def factorized(columns: Float[Array, "n k"], factorization: Factorization) -> Fa
     References:
         F. L. Bauer, "Das Verfahren der Treppeniteration und verwandte Verfahren zur Lösung
         algebraischer Eigenwertprobleme", ZAMP 8 (1957).
-        Y. Yamamoto, Y. Nakatsukasa, Y. Yanagisawa and T. Fukaya, "Roundoff error analysis of the
-        CholeskyQR2 algorithm", ETNA 44 (2015).
+        T. Terao, K. Ozaki and T. Ogita, "LU-Cholesky QR algorithms for thin QR decomposition",
+        Parallel Computing 92 (2020).
     """
     if factorization == "elimination":
-        frame, upper, _, sizes = _eliminated(columns)
+        frame, upper, _, sizes = eliminate(columns)
     else:
-        factor = positive_qr if factorization == "householder" else _cholesky_qr
-        frame, upper = factor(columns)
+        factor = positive_qr if factorization == "householder" else orthonormal_qr
+        frame, upper = factor(columns)[:2]
         sizes = row_norms(upper.T)
     return Factored(frame, jnp.abs(jnp.diagonal(upper)), lax.stop_gradient(sizes))
 
 
 @jax.custom_jvp
-def _eliminated(columns):
-    """Return F' and U, F' U = columns; the rows of F' with its unit triangle L; diag(|L||U|)."""
+def eliminate(
+    columns: Float[Array, "n k"],
+) -> tuple[Float[Array, "n k"], Float[Array, "k k"], Int[Array, " k"], Float[Array, " k"]]:
+    """Eliminate with row pivoting: columns = F' U, and F' is a permuted unit lower triangle.
+
+    Returns F', U, the rows of F' in which its unit triangle L stands, and diag(|L||U|): what had
+    to cancel to leave each pivot.
+    """
     n, k = columns.shape
     factors, _, rows = lax.linalg.lu(columns)
     lower = jnp.tril(factors, -1) + jnp.eye(n, k, dtype=columns.dtype)
@@ -78,14 +84,14 @@ def _eliminated(columns):
     return frame, jnp.triu(top), rows[:k], sizes
 
 
-@_eliminated.defjvp
-def _eliminated_jvp(primals, tangents) -> tuple[Any, Any]:
+@eliminate.defjvp
+def _eliminate_jvp(primals, tangents) -> tuple[Any, Any]:
     """With C = L⁻¹ dA U⁻¹ on the pivot rows: dU = L⁻¹ dA − stril(C) U, dF' = dA U⁻¹ − F' triu(C).
 
     Here stril is the strict lower triangle, and columns of U⁻¹ with a zero pivot are zero.
     """
     (columns_dot,) = tangents
-    frame, upper, rows, sizes = _eliminated(*primals)
+    frame, upper, rows, sizes = eliminate(*primals)
     along = _right_solve(columns_dot, upper)
 
     def inner(columns):
@@ -122,57 +128,106 @@ def _right_solve(columns, upper):
 
 
 @jax.custom_jvp
-def _cholesky_qr(columns):
-    """Factor as Q R by two rounds of Cholesky; by Householder where the first one breaks down."""
-    k = columns.shape[1]
+def column_qr(
+    columns: Float[Array, "n k"],
+) -> tuple[Float[Array, "n k"], Float[Array, "k k"], Bool[Array, " k"]]:
+    """Factor columns as Q R by operations on columns alone.
+
+    R is the Cholesky factor of the Gram matrix, and Q = A R⁻¹. An entry of Q that is small in its
+    row stays accurate, since nothing of order one is added to it. Householder reflections add rows
+    to each other and lose such entries. Where the Gram matrix has too few digits, Gaussian
+    elimination comes first, A = L U, and the triangle L, which is well conditioned, is factored.
+
+    Args:
+        columns: A, shape `(n, k)`, k ≤ n, of any scales.
+
+    Returns:
+        Q, orthonormal to about 1e-2, or better where A is well conditioned; R, with a diagonal
+        that is not negative; which pivots rounding may have made, below n·eps of what cancelled to
+        leave them. A = Q R holds to rounding, relative to the entries of each row.
+
+    References:
+        T. Terao, K. Ozaki and T. Ogita, "LU-Cholesky QR algorithms for thin QR decomposition",
+        Parallel Computing 92 (2020).
+    """
+    n, k = columns.shape
+    eps = jnp.finfo(columns.dtype).eps
     scales = jnp.max(jnp.abs(columns), axis=0)
     scales = jnp.where(scales > 0, scales, 1)
+    q, r = _cholesky_round(columns / scales)
+    # The Gram matrix squares the condition number; below this pivot it has too few digits left.
+    tall_enough = jnp.all(jnp.diagonal(r) > 8 * jnp.sqrt(eps * n**0.5))
+    # NaN in the columns is no reason to begin again.
+    broken = ~jnp.isfinite(jnp.max(scales))
 
-    def one_round(columns):
-        r = jnp.linalg.cholesky(matmul(columns.T, columns), upper=True)
-        return lax.linalg.triangular_solve(r, columns, left_side=False, lower=False), r
+    def eliminate_first(carried):
+        lower, upper, _, sizes = eliminate(carried[1])
+        pivots = jnp.diagonal(upper)
+        gone = jnp.abs(pivots) <= n * eps * sizes
+        q, r = _cholesky_round(lower)
+        signs = jnp.where(pivots < 0, -1, 1).astype(columns.dtype)
+        return jnp.zeros((), bool), q * signs, signs[:, None] * matmul(r, upper), gone
 
-    q, first = one_round(columns / scales)
-    # The Gram matrix squares the condition number; below this pivot it has no digits left.
-    tall_enough = jnp.diagonal(first) > 8 * jnp.sqrt(k * jnp.finfo(columns.dtype).eps)
-
-    def again(_):
-        orthonormal, second = one_round(q)
-        return orthonormal, matmul(second, first) * scales
-
-    return lax.cond(jnp.all(tall_enough), again, lambda _: positive_qr(columns), None)
+    # A loop that runs once at most: under `vmap`, `lax.cond` would always run both branches. The
+    # columns are carried, and replaced by Q, lest XLA moves the elimination out of the loop.
+    again = ~(tall_enough | broken)
+    start = (again, columns, r * scales, jnp.zeros(k, bool))
+    _, eliminated, r, gone = lax.while_loop(lambda carried: carried[0], eliminate_first, start)
+    return jnp.where(again, eliminated, q), r, gone
 
 
-def descending_order(values: Float[Array, " n"]) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
-    """Return the order that sorts values downwards, and its inverse (the rank of each value).
+@column_qr.defjvp
+def _column_qr_jvp(primals, tangents) -> tuple[Any, Any]:
+    q, r, gone = column_qr(*primals)
+    tangents_out = _qr_tangents(q, r, *tangents)
+    return (q, r, gone), (*tangents_out, np.zeros(gone.shape, jax.dtypes.float0))
+
+
+def orthonormal_qr(
+    columns: Float[Array, "n k"],
+) -> tuple[Float[Array, "n k"], Float[Array, "k k"], Bool[Array, " k"]]:
+    """Factor as `column_qr` does, in two rounds, which make Q orthonormal to rounding."""
+    q, first, gone = column_qr(columns)
+    q, second, _ = column_qr(q)
+    return q, matmul(second, first), gone
+
+
+def _cholesky_round(columns):
+    gram = matmul(columns.T, columns)
+    lower = lax.linalg.cholesky(gram, symmetrize_input=False)
+    q = lax.linalg.triangular_solve(lower, columns, left_side=False, lower=True, transpose_a=True)
+    return q, lower.T
+
+
+def descending_order(values: Float[Array, " n"]) -> Int[Array, " n"]:
+    """Return the order that sorts values downwards.
 
     All pairs are compared: two to four times faster than a sort for up to 64 values, slower beyond
-    two hundred, where it no longer counts beside a QR. NaN comes first.
+    two hundred, where it no longer counts beside a factorisation. NaN comes first.
     """
     values = jnp.where(jnp.isnan(values), jnp.inf, values)
     index = jnp.arange(values.shape[0])
     above = (values[:, None] > values) | ((values[:, None] == values) & (index[:, None] < index))
-    ranks = jnp.sum(above, axis=0, dtype=index.dtype)
-    return _inverse(ranks), ranks
+    return _inverse(jnp.sum(above, axis=0, dtype=index.dtype))
 
 
-def _qr_jvp(factor, primals, tangents):
+@positive_qr.defjvp
+def _positive_qr_jvp(primals, tangents) -> tuple[Any, Any]:
+    factors = positive_qr(*primals)
+    return factors, _qr_tangents(*factors, *tangents)
+
+
+def _qr_tangents(q, r, columns_dot):
     """With C = Qᵀ dA R⁻¹, Ω = stril(C) − stril(C)ᵀ: dR = QᵀdA − Ω R, dQ = QΩ + (1 − QQᵀ) dA R⁻¹.
 
     Here stril is the strict lower triangle, and columns of R⁻¹ with a zero pivot are zero.
     """
-    (columns_dot,) = tangents
-    q, r = factor(*primals)
     along = _right_solve(columns_dot, r)
     inner = matmul(q.T, along)
     below = jnp.tril(inner, -1)
     rotation = below - below.T
     r_dot = jnp.triu(matmul(q.T, columns_dot) - matmul(rotation, r))
-    return (q, r), (along + matmul(q, rotation - inner), r_dot)
-
-
-positive_qr.defjvp(functools.partial(_qr_jvp, positive_qr))
-_cholesky_qr.defjvp(functools.partial(_qr_jvp, _cholesky_qr))
+    return along + matmul(q, rotation - inner), r_dot
 
 
 def _inverse(permutation):

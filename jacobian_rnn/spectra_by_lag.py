@@ -12,8 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.checks import check_lags, check_precision, check_system
-from jacobian_rnn.factored_form import extended, identity_form
-from jacobian_rnn.frames import generic_frames
+from jacobian_rnn.factored_form import extended, identity_form, orthonormalize
 from jacobian_rnn.graded_svd import graded_singular_values
 from jacobian_rnn.jacobians import jacobian_of_step, trajectory
 
@@ -78,18 +77,19 @@ def _log_singular_values_by_lag(recurrence, carry, xs, lags, num_steps):
     def one_step(carried, step):
         form, kept = carried
         state, x, lag = step
-        form, _, _ = extended(form, jacobian(state, x).T)
+        form, _ = extended(form, jacobian(state, x).T)
         slot = jnp.searchsorted(lags, lag)
         slot = jnp.where(lags[slot] == lag, slot, lags.shape[0])
-        here = (form.log_scale + form.rounding, form.right)
-        return (form, jax.tree.map(lambda all_, one: all_.at[slot].set(one), kept, here)), None
+        return (form, jax.tree.map(lambda all_, one: all_.at[slot].set(one), kept, form)), None
 
-    start = identity_form(jnp.asarray(generic_frames(n)[0], states.dtype))
-    kept = jax.tree.map(
-        lambda one: jnp.broadcast_to(one, (lags.shape[0], *one.shape)),
-        (start.log_scale, start.right),
-    )
+    start = identity_form(jnp.eye(n, dtype=states.dtype))
+    kept = jax.tree.map(lambda one: jnp.broadcast_to(one, (lags.shape[0], *one.shape)), start)
     lag_of_step = jnp.arange(num_steps, 0, -1, dtype=lags.dtype)
     steps = (states[:-1], xs, lag_of_step)
     (_, kept), _ = lax.scan(one_step, (start, kept), steps, reverse=True)
-    return jax.vmap(graded_singular_values)(*kept)[0]
+
+    def log_values(form):
+        form = orthonormalize(form)
+        return graded_singular_values(form.log_scale, form.right)[0]
+
+    return jax.vmap(log_values)(kept)

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jacobian_rnn.batch_means import BatchMeans, add_block, no_batches, widened
-from jacobian_rnn.frames import Factorization, factorized, generic_frames, positive_qr
+from jacobian_rnn.frames import Factorization, factorized, generic_frames, orthonormal_qr
 
 LONGEST_BLOCK = 128
 LONGEST_INTERVAL = 16
@@ -137,7 +137,7 @@ def _renewed(run):
     # Not the frame that a run starts from: of that, some columns may be left.
     generic = jnp.asarray(generic_frames(n)[1, :, :k], run.frame.dtype)
     frame = jnp.where(run.alive[left_first], run.frame[:, left_first], generic)
-    return run._replace(frame=positive_qr(frame)[0], alive=jnp.ones_like(run.alive))
+    return run._replace(frame=orthonormal_qr(frame)[0], alive=jnp.ones_like(run.alive))
 
 
 def advanced(
@@ -319,7 +319,7 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=None
 
     frame = rows.T
     if factorization == "elimination":
-        frame, upper = positive_qr(frame)
+        frame, upper, _ = orthonormal_qr(frame)
         log_pivots = log_pivots.at[-1].add(jnp.log(jnp.diagonal(upper)))
     highest = jnp.max(jnp.where(counts, log_pivots, -jnp.inf), axis=1)
     lowest = jnp.min(jnp.where(counts, log_pivots, jnp.inf), axis=1)

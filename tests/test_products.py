@@ -268,7 +268,7 @@ def test_switching_the_error_off_changes_nothing_else():
     )
     assert np.isnan(without.log_error)
     assert np.isnan(without.log_gain_error)
-    assert with_error.left.shape == (2, 4, 4)
+    assert with_error.left.shape == (3, 4, 4)
     assert without.left.shape == (1, 4, 4)
 
 
