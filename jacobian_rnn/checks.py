@@ -12,6 +12,13 @@ from jaxtyping import Array, Float, PyTree
 from jacobian_rnn.cells import Recurrence, has_batch_axis
 
 
+OVERFLOW_ADVICE = "a diverged training run, or overflow when it was made?"
+START_ADVICE = (
+    "a start value that is not finite has no derivative; a running maximum that starts at -inf "
+    "can start at 0 instead, with a normaliser of 1"
+)
+
+
 def check_system(
     recurrence: Recurrence, carry: PyTree, xs: PyTree, num_steps: int | None
 ) -> tuple[PyTree, PyTree, int]:
@@ -40,8 +47,9 @@ def check_system(
     steps = _num_steps(xs, num_steps)
     named = {"params": recurrence.params, "carry": carry, "xs": xs}
     _check_dtypes(named)
-    for name, tree in named.items():
-        check_finite(name, tree)
+    check_finite("params", recurrence.params)
+    check_finite("carry", carry, START_ADVICE)
+    check_finite("xs", xs)
     one_input = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     _check_step(recurrence, carry, one_input)
     return carry, xs, steps
@@ -102,7 +110,7 @@ def check_precision(dtype: Any) -> None:
         raise TypeError(msg)
 
 
-def check_finite(name: str, tree: PyTree) -> None:
+def check_finite(name: str, tree: PyTree, advice: str = OVERFLOW_ADVICE) -> None:
     """Raise a ValueError where a concrete float array holds NaN or inf; traced values pass."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -118,7 +126,7 @@ def check_finite(name: str, tree: PyTree) -> None:
             bad = int(np.sum(~finite))
             msg = (
                 f"{where}: received {bad} of {leaf.size} values that are NaN or infinite, expected "
-                "finite numbers: a diverged training run, or overflow when it was made?"
+                f"finite numbers: {advice}"
             )
             raise ValueError(msg)
 

@@ -16,7 +16,13 @@ from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.checks import check_lags, check_precision, check_system
 from jacobian_rnn.factored_form import extended, identity_form, orthonormalize
 from jacobian_rnn.graded_svd import matmul, row_norms, scaled_norm
-from jacobian_rnn.jacobians import jacobian_of_step, ravelled_step, state_gradients, trajectory
+from jacobian_rnn.jacobians import (
+    derivative_of,
+    jacobian_of_step,
+    ravelled_step,
+    state_gradients,
+    trajectory,
+)
 
 
 class InputJacobians(NamedTuple):
@@ -160,7 +166,7 @@ def _input_jacobians(recurrence, carry, xs, lags):
     def for_input(state, x):
         if parts is not None:
             return parts(recurrence.params, unravel(state), x).dense_input()
-        return jax.jacfwd(ravelled_step(recurrence, unravel), argnums=1)(state, x)
+        return derivative_of(ravelled_step(recurrence, unravel), argnums=1)(state, x)
 
     states = trajectory(recurrence, carry, xs)
     num_steps, (_, n) = xs.shape[0], states.shape

@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jacobian_rnn.frames import column_qr, descending_order, orthonormal_qr
-from jacobian_rnn.graded_svd import flushed_exp, graded_singular_values, matmul, row_norms
+from jacobian_rnn.graded_svd import flushed_exp, graded_singular_values, matmul, row_norms, scaled_norm
 
 
 class FactoredForm(NamedTuple):
@@ -216,19 +216,22 @@ def log_rms_gain_of(log_scale: Float[Array, " n"], right: Float[Array, "n n"]) -
 
 
 @jax.jit
-def log_adjoint_gain_of(
+def log_gain_through_of(
+    rows: Float[Array, "m n"],
     left: Float[Array, "n n"],
     log_scale: Float[Array, " n"],
     right: Float[Array, "n n"],
-    cotangent: Float[Array, " n"],
 ) -> Float[Array, ""]:
-    """Return log(‖Pᵀv‖ / ‖v‖), nats."""
-    components = matmul(left.T, cotangent)
-    logs = log_scale + jnp.log(jnp.abs(components))
-    shift = jnp.max(logs)
+    """Return log(‖rows P‖_F / ‖rows‖_F), nats."""
+    components = matmul(rows, left)
+    sizes = jnp.max(jnp.abs(components), axis=0)
+    # The rows may miss the fastest direction: what they reach decides, not the largest scale.
+    reached = log_scale + jnp.log(sizes)
+    shift = jnp.max(reached)
     shift = jnp.where(jnp.isneginf(shift), 0, shift)
-    pulled = matmul(jnp.sign(components) * flushed_exp(logs - shift), right)
-    return shift + jnp.log(jnp.linalg.norm(pulled)) - jnp.log(jnp.linalg.norm(cotangent))
+    scaled = components / jnp.where(sizes > 0, sizes, 1) * flushed_exp(reached - shift)
+    norm = scaled_norm(matmul(scaled, right))
+    return shift + jnp.log(norm) - jnp.log(scaled_norm(rows))
 
 
 def _compensated_sum(total, rounding, term):

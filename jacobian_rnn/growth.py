@@ -16,7 +16,7 @@ from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.checks import check_count, check_lags, check_precision, check_system
 from jacobian_rnn.frames import generic_frames
 from jacobian_rnn.graded_svd import scaled_norm
-from jacobian_rnn.jacobians import ravelled_step
+from jacobian_rnn.jacobians import ravelled_step, tangents_of_step
 from jacobian_rnn.spectrum import Estimate
 
 
@@ -132,7 +132,7 @@ def finite_time_growth(
 @partial(jax.jit, static_argnames=("lags", "num_vectors", "num_steps"))
 def _finite_time_growth(recurrence, carry, xs, key, lags, num_vectors, num_steps):
     state, unravel = ravel_pytree(carry)
-    step = ravelled_step(recurrence, unravel)
+    step, push_tangents = ravelled_step(recurrence, unravel), tangents_of_step(recurrence, unravel)
     window = lags[-1]
     num_windows, settling = divmod(num_steps, window)
     before = jax.tree.map(lambda x: x[:settling], xs)
@@ -144,8 +144,8 @@ def _finite_time_growth(recurrence, carry, xs, key, lags, num_vectors, num_steps
 
     def push(carried, x):
         state, vectors = carried
-        state, differential = jax.linearize(lambda s: step(s, x), state)
-        vectors, norms = jax.vmap(_normalized)(jax.vmap(differential)(vectors))
+        state, vectors = push_tangents(state, vectors, x)
+        vectors, norms = jax.vmap(_normalized)(vectors)
         return (state, vectors), (norms, jnp.max(jnp.abs(state)))
 
     def one_window(carried, inputs):
@@ -238,15 +238,14 @@ def largest_exponent(
 @partial(jax.jit, static_argnames=("num_steps", "num_warmup"))
 def _largest_exponent(recurrence, carry, xs, num_steps, num_warmup):
     state, unravel = ravel_pytree(carry)
-    step = ravelled_step(recurrence, unravel)
-
+    push_tangents = tangents_of_step(recurrence, unravel)
     generic = jnp.asarray(generic_frames(state.size)[0, :, 0], state.dtype)
 
     def push(carried, now):
         state, tangent = carried
         number, x = now
-        state, tangent = jax.jvp(lambda s: step(s, x), (state,), (tangent,))
-        tangent, norm = _normalized(tangent)
+        state, tangents = push_tangents(state, tangent[None], x)
+        tangent, norm = _normalized(tangents[0])
         tangent = jnp.where((norm == 0) & (number < num_warmup), generic, tangent)
         return (state, tangent), (norm, jnp.max(jnp.abs(state)))
 

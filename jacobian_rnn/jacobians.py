@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.checks import check_loss, check_system
+from jacobian_rnn.graded_svd import matmul
 
 Method = Literal["auto", "forward", "reverse", "closed_form"]
 
@@ -162,8 +163,50 @@ def jacobian_of_step(
     closed_form = recurrence.jacobian
     if closed_form is not None and method in ("auto", "closed_form"):
         return lambda state, x: closed_form(recurrence.params, unravel(state), x)
-    differentiate = jax.jacrev if method == "reverse" else jax.jacfwd
-    return differentiate(ravelled_step(recurrence, unravel))
+    step = ravelled_step(recurrence, unravel)
+    if method == "auto":
+        return derivative_of(step)
+    return (jax.jacrev if method == "reverse" else jax.jacfwd)(step)
+
+
+def derivative_of(function: Callable, argnums: int = 0) -> Callable[..., Array]:
+    """Differentiate in forward mode, or in reverse mode where a `custom_vjp` leaves no other."""
+
+    def derivative(*args):
+        forward = _has_forward_mode(function, *args)
+        return (jax.jacfwd if forward else jax.jacrev)(function, argnums=argnums)(*args)
+
+    return derivative
+
+
+def tangents_of_step(
+    recurrence: Recurrence, unravel: Callable[[Array], PyTree]
+) -> Callable[[Array, Float[Array, "k n"], PyTree], tuple[Array, Float[Array, "k n"]]]:
+    """Give the step with tangents, one a row: `push(state, rows, x) -> (state, rows)`.
+
+    No Jacobian is formed, unless the step has no forward mode.
+    """
+    step = ravelled_step(recurrence, unravel)
+    jacobian = jacobian_of_step(recurrence, unravel)
+
+    def push(state, rows, x):
+        if _has_forward_mode(step, state, x):
+            state, differential = jax.linearize(lambda state: step(state, x), state)
+            return state, jax.vmap(differential)(rows)
+        return step(state, x), matmul(rows, jacobian(state, x).T)
+
+    return push
+
+
+def _has_forward_mode(function, *args):
+    first, *rest = args
+    try:
+        jax.eval_shape(lambda a, t: jax.jvp(lambda a: function(a, *rest), (a,), (t,)), first, first)
+    except (TypeError, NotImplementedError) as error:
+        if "forward-mode" not in str(error):
+            raise
+        return False
+    return True
 
 
 @partial(jax.jit, static_argnames="num_steps")

@@ -13,7 +13,7 @@ from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.checks import check_count, check_jacobians, check_precision, check_system
 from jacobian_rnn.frames import Factorization, check_frame, generic_frames
 from jacobian_rnn.graded_svd import matmul
-from jacobian_rnn.jacobians import jacobian_of_step, ravelled_step
+from jacobian_rnn.jacobians import jacobian_of_step, ravelled_step, tangents_of_step
 from jacobian_rnn.spectrum import LyapunovSpectrum
 from jacobian_rnn.tangent_run import Tangents, advanced, counted_anew, new_run
 
@@ -178,15 +178,11 @@ def _run_along(recurrence, carry, run, xs, num_steps, num_warmup, qr_every, fact
     def push_by_jacobian(state, rows, x):
         return step(state, x), matmul(rows, jacobian(state, x).T)
 
-    def push_by_tangents(state, rows, x):
-        state, differential = jax.linearize(lambda state: step(state, x), state)
-        return state, jax.vmap(differential)(rows)
-
     # Measured: a closed form pays where steps have many more weights than their Jacobian entries,
     # as a GRU's three kernels (N = 64: from n/4 tangents on), and not for SimpleCell and LSTM.
     num_weights = sum(leaf.size for leaf in jax.tree.leaves(recurrence.params))
     dense = recurrence.jacobian is not None and 4 * k >= n and num_weights > 2 * n**2
-    push = push_by_jacobian if dense else push_by_tangents
+    push = push_by_jacobian if dense else tangents_of_step(recurrence, unravel)
     run = _counted(
         Tangents(push, log_abs_det), run, xs, num_steps, num_warmup, qr_every, factorization
     )

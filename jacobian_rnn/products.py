@@ -6,6 +6,7 @@ nothing overflows, small singular values survive beside large ones, and memory d
 """
 
 import math
+import warnings
 from functools import partial
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from jacobian_rnn.factored_form import (
     composed,
     extended,
     identity_form,
-    log_adjoint_gain_of,
+    log_gain_through_of,
     log_rms_gain_of,
     orthonormalize,
     singular_vectors_of,
@@ -37,6 +38,8 @@ from jacobian_rnn.step_rounding import rounding_of_step
 PASSES = 3
 PERTURBATION = 4  # of every Jacobian entry in the later passes, in units of eps
 CAUTION = 5
+SECONDS_PER_STEP = 2e-10  # of one pass, as a multiple of n³; n from 128 to 512, two CPU cores
+LIGHTER = "estimate_error=False, or lyapunov_spectrum with a few exponents"
 
 
 class JacobianProduct(NamedTuple):
@@ -115,7 +118,27 @@ class JacobianProduct(NamedTuple):
                 f"cotangent: received shape {cotangent.shape}, expected ({n},), the ravelled state"
             )
             raise ValueError(msg)
-        return log_adjoint_gain_of(self.left[0], self.log_scale[0], self.right[0], cotangent)
+        return self.log_gain_through(cotangent[None])
+
+    def log_gain_through(self, rows: Float[Array, "m n"]) -> Float[Array, ""]:
+        """Return log(‖R P‖_F / ‖R‖_F), nats, for rows R of shape `(m, n)`.
+
+        With R = ∂output/∂state at the last state, it is the gain of a random gradient of what the
+        output shows, root mean square. Directions of the state that no output shows do not count.
+        """
+        rows = jnp.asarray(rows)
+        n = self.left.shape[-1]
+        if rows.ndim != 2 or rows.shape[1] != n:
+            msg = f"rows: received shape {rows.shape}, expected (m, {n}), n the ravelled state"
+            raise ValueError(msg)
+        return log_gain_through_of(rows, self.left[0], self.log_scale[0], self.right[0])
+
+    def log_gain_through_error(self, rows: Float[Array, "m n"]) -> Float[Array, ""]:
+        """Estimate the error of `log_gain_through`, nats; NaN without further passes."""
+        if self.log_scale.shape[0] == 1:
+            return jnp.full((), jnp.nan, self.log_scale.dtype)
+        gains = jax.vmap(partial(log_gain_through_of, rows))(self.left, self.log_scale, self.right)
+        return jnp.where(self.first_underflow_step >= 0, jnp.inf, CAUTION * _disagreement(gains))
 
     def dense(self) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
         """Return P as (matrix of spectral norm 1, log of its scale in nats)."""
@@ -211,6 +234,7 @@ def jacobian_product(
     carry, xs, num_steps = check_system(recurrence, carry, xs, num_steps)
     state = ravel_pytree(carry)[0]
     frames = _starting_frames(state.size, state.dtype, estimate_error, frame)
+    warn_of_cost("jacobian_product", state.size, num_steps, 1, LIGHTER, passes=len(frames))
     return _jacobian_product(recurrence, carry, xs, frames, num_steps)
 
 
@@ -243,7 +267,27 @@ def product_of(
     """
     jacobians = check_jacobians(jacobians)
     frames = _starting_frames(jacobians.shape[1], jacobians.dtype, estimate_error, frame)
+    num_steps, n, _ = jacobians.shape
+    warn_of_cost("product_of", n, num_steps, 1, LIGHTER, passes=len(frames))
     return _product_of(jacobians, frames)
+
+
+def warn_of_cost(
+    name: str, n: int, num_steps: int, num_products: int, lighter: str, *, passes: int = PASSES
+) -> None:
+    """Warn before exact products that will take more than a minute, and name a lighter way.
+
+    The estimate is for two CPU cores. Other devices were not measured, and there is no warning.
+    """
+    if jax.default_backend() != "cpu":
+        return
+    seconds = num_products * passes * num_steps * n**3 * SECONDS_PER_STEP
+    if seconds > 60:
+        msg = (
+            f"{name}: {num_products} exact products of {num_steps} Jacobians of {n} states take "
+            f"about {seconds / 60:.0f} minutes on two CPU cores; lighter: {lighter}"
+        )
+        warnings.warn(msg, stacklevel=3)
 
 
 @partial(jax.jit, static_argnames="num_steps")

@@ -12,17 +12,19 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.checks import check_count, check_finite, check_system
 from jacobian_rnn.growth import largest_exponent
-from jacobian_rnn.jacobians import trajectory
+from jacobian_rnn.jacobians import derivative_of, trajectory
 from jacobian_rnn.padded_sequences import check_lengths, ending_together, waiting
-from jacobian_rnn.products import jacobian_product
+from jacobian_rnn.products import jacobian_product, warn_of_cost
 
-LOST_DIGITS = 1e-2  # nats: a log gain whose two passes differ by more has lost its digits
+LOST_DIGITS = 1e-2  # nats: a log gain with a larger error has lost its digits
+COARSE_ROUNDINGS = 64  # where a step rounds coarsely, so many of its roundings are no loss yet
 
 
 class Regime(IntEnum):
@@ -59,23 +61,30 @@ class RegimePrediction(NamedTuple):
     """What the Jacobians of an untrained network say about its gradients.
 
     Attributes:
-        regime: int32 scalar, a value of `Regime`: the median log gain against the thresholds.
-        log_gain: nats, `(B,)`: log root-mean-square gain of a gradient over the last `horizon`
-            steps, one per sequence; NaN where its digits are lost to rounding.
-        interval: nats, `(2,)`: the central 90 % of `log_gain` over sequences.
+        regime: int32 scalar, a value of `Regime`: the median `log_gain_of_output` against the
+            thresholds.
+        log_gain: nats, `(B,)`: log root-mean-square gain of a gradient of the whole carry over the
+            last `horizon` steps, one per sequence; NaN where its digits are lost to rounding.
+        log_gain_of_output: the same of a gradient of what `Recurrence.output` shows. The regime
+            follows it, since a loss sees no more of the carry.
+        interval: nats, `(2,)`: the central 90 % of `log_gain_of_output` over sequences.
         borderline: bool scalar: the interval holds a threshold, or digits are lost for a sequence.
-        exponent: nats per step, scalar: λ₁, the mean over sequences.
-        standard_error: nats per step, scalar: of `exponent`, over sequences.
-        log_gain_error: nats, `(B,)`: numerical error of `log_gain`, from two passes.
+        exponent: nats per step, scalar: λ₁, the mean over sequences whose states are finite.
+        standard_error: nats per step, scalar: of `exponent`, over sequences; NaN where there is
+            none, as for an exponent of −inf.
+        log_gain_error: nats, `(B,)`: numerical error of both log gains, from three passes.
         undetermined: bool scalar: no sequence has a log gain; `regime` then says nothing.
-        first_nonfinite_step: `(B,)`: first step of the horizon whose Jacobian held NaN or inf, −1
-            if none.
+        first_nonfinite_step: `(B,)`: first step of the sequence whose new state or Jacobian held
+            NaN or inf, −1 if none. The log gain is then that of at most `horizon` steps before, if
+            they explode already, and NaN if not.
+        step_rounding: scalar: relative rounding of the coarsest arithmetic in the step.
         horizon: int32 scalar, steps.
         thresholds: nats, `(2,)`: lower and upper.
     """
 
     regime: Int[Array, ""]
     log_gain: Float[Array, " sequences"]
+    log_gain_of_output: Float[Array, " sequences"]
     interval: Float[Array, "2"]
     borderline: Bool[Array, ""]
     exponent: Float[Array, ""]
@@ -83,39 +92,77 @@ class RegimePrediction(NamedTuple):
     log_gain_error: Float[Array, " sequences"]
     undetermined: Bool[Array, ""]
     first_nonfinite_step: Int[Array, " sequences"]
+    step_rounding: Float[Array, ""]
     horizon: Int[Array, ""]
     thresholds: Float[Array, "2"]
 
     def __str__(self) -> str:
-        """Say it in two or three lines."""
+        """Say it in a few lines."""
         if jnp.ndim(self.regime):
             return (
                 f"{self.regime.size} predictions: index one, or jax.tree.map(lambda a: a[i], ...)"
             )
-        if bool(self.undetermined) and bool(jnp.any(self.first_nonfinite_step >= 0)):
-            first = int(self.first_nonfinite_step.max())
-            return f"undetermined: the Jacobian is NaN or infinite, at step {first} of the horizon"
-        if bool(self.undetermined):
-            return (
-                f"undetermined: over {int(self.horizon)} steps growth and decay cancel, and "
-                "rounding has taken every digit of the gain: use float64 or a shorter horizon"
-            )
-        verdict = Regime(int(self.regime)).name.lower()
-        verdict += " (borderline)" if bool(self.borderline) else ""
-        lower, upper = (float(v) for v in self.interval)
-        low, high = (float(v) for v in self.thresholds)
-        lost = int(jnp.sum(jnp.isnan(self.log_gain)))
-        lines = [
-            f"{verdict}: over {int(self.horizon)} steps a gradient is multiplied by "
-            f"e^{float(jnp.nanmedian(self.log_gain)):.1f}",
-            f"  90 % of {self.log_gain.size} sequences between e^{lower:.1f} and e^{upper:.1f}; "
-            f"stable from e^{low:.1f} to e^{high:.1f}",
-            f"  largest exponent {float(self.exponent):+.4f} ± {float(self.standard_error):.4f} "
-            "nats per step (standard error over sequences)",
-        ]
-        if lost:
-            lines.append(f"  digits lost to rounding in {lost} of {self.log_gain.size} sequences")
-        return "\n".join(lines)
+        return "\n".join(_report(self))
+
+
+def _report(prediction):
+    steps, gains = int(prediction.horizon), np.asarray(prediction.log_gain_of_output, float)
+    broken = np.asarray(prediction.first_nonfinite_step)
+    num, num_broken = gains.size, int(np.sum(broken >= 0))
+    if bool(prediction.undetermined) and num_broken:
+        yield (
+            f"undetermined: the state or its Jacobian stops being finite, first at step "
+            f"{broken[broken >= 0].min()}, in {num_broken} of {num} sequences"
+        )
+        return
+    if bool(prediction.undetermined):
+        yield (
+            f"undetermined: over {steps} steps growth and decay cancel, and rounding has taken "
+            "every digit of the gain: use float64 or a shorter horizon"
+        )
+        return
+    verdict = Regime(int(prediction.regime)).name.lower()
+    verdict += " (borderline)" if bool(prediction.borderline) else ""
+    known, low, high = gains[~np.isnan(gains)], *map(float, prediction.thresholds)
+    median = float(_quantile(jnp.asarray(known), 0.5))
+    if median == -np.inf:
+        yield f"{verdict}: over {steps} steps the gradient is cut to exactly zero"
+    else:
+        yield f"{verdict}: over {steps} steps a gradient is multiplied by {_power(median)}"
+    lower, upper = (_power(float(bound)) for bound in prediction.interval)
+    yield (
+        f"  90 % of {num} sequences between {lower} and {upper}; "
+        f"stable from {_power(low)} to {_power(high)}"
+    )
+    exponent, error = float(prediction.exponent), float(prediction.standard_error)
+    if np.isfinite(exponent):
+        spread = f" ± {error:.4f}" if np.isfinite(error) else ""
+        meaning = " (standard error over sequences)" if spread else ""
+        yield f"  largest exponent {exponent:+.4f}{spread} nats per step{meaning}"
+    elif exponent == -np.inf:
+        yield "  largest exponent -inf: in some sequence a counted step cuts every gradient"
+    carry = float(_quantile(prediction.log_gain[~np.isnan(gains)], 0.5))
+    if abs(carry - median) > 1:
+        yield f"  of the whole carry, what no output shows included: {_power(carry)}"
+    cut, lost = int(np.sum(np.isneginf(gains))), int(np.sum(np.isnan(gains) & (broken < 0)))
+    if cut:
+        yield f"  the gradient is exactly zero in {cut} of {num} sequences: a reset, or dead units"
+    if num_broken:
+        yield (
+            f"  the state or its Jacobian stops being finite in {num_broken} of {num} sequences, "
+            f"first at step {broken[broken >= 0].min()}: only the steps before it count"
+        )
+    if lost:
+        yield f"  digits lost to rounding in {lost} of {num} sequences"
+    if float(prediction.step_rounding) > float(jnp.finfo(prediction.log_gain.dtype).eps):
+        yield (
+            f"  the step computes with {-np.log10(float(prediction.step_rounding)):.1f} decimal "
+            f"digits: the gain is uncertain by {float(jnp.max(prediction.log_gain_error)):.2f} nats"
+        )
+
+
+def _power(log):
+    return "0" if log == -np.inf else f"e^{log:.1f}"
 
 
 def predict_regime(
@@ -130,9 +177,11 @@ def predict_regime(
 ) -> RegimePrediction:
     """Predict from Jacobians alone whether gradients survive `horizon` steps of backpropagation.
 
-    For each sequence the Jacobians of its last `horizon` steps are multiplied; the log gain is
-    ½ log(‖P‖²_F / n), that of a random gradient. The median over sequences below the lower
-    threshold means VANISHING, above the upper one EXPLODING, else STABLE.
+    For each sequence the Jacobians of its last `horizon` steps are multiplied. The log gain that
+    counts is log(‖R P‖_F / ‖R‖_F) with R = ∂output/∂state, that of a random gradient of what
+    `recurrence.output` shows. Its median over sequences below the lower threshold means VANISHING,
+    above the upper one EXPLODING, else STABLE. Where a state stops being finite, the steps before
+    it decide: EXPLODING if they explode, and else nothing is said.
 
     Args:
         recurrence: the system, untrained or trained.
@@ -198,46 +247,82 @@ def predict_regime(
         raise ValueError(msg)
     check_finite("xs", xs)
     check_system(recurrence, carry, jax.tree.map(lambda x: x[0], xs), None)
+    padding = jnp.zeros((), jnp.int32)
     if seq_lengths is not None:
+        padding = num_steps - jnp.asarray(seq_lengths, jnp.int32)
         recurrence, xs = waiting(recurrence), ending_together(xs, seq_lengths)
-    return _predict_regime(recurrence, carry, xs, int(horizon), int(warmup), bounds)
+    num_sequences, n = jax.tree.leaves(xs)[0].shape[0], ravel_pytree(carry)[0].size
+    lighter = "fewer sequences or a shorter horizon; finite_time_growth gives the gain of vectors"
+    warn_of_cost("predict_regime", n, horizon, num_sequences, lighter)
+    return _predict_regime(recurrence, carry, xs, padding, int(horizon), int(warmup), bounds)
 
 
 @partial(jax.jit, static_argnames=("horizon", "num_warmup", "thresholds"))
-def _predict_regime(recurrence, carry, xs, horizon, num_warmup, thresholds):
+def _predict_regime(recurrence, carry, xs, padding, horizon, num_warmup, thresholds):
     unravel = ravel_pytree(carry)[1]
+    lower, upper = thresholds
+
+    def output(state):
+        return jnp.ravel(recurrence.output(unravel(state)))
 
     def of_sequence(xs):
         num_steps = jax.tree.leaves(xs)[0].shape[0]
-        first = num_steps - horizon
-        states = trajectory(recurrence, carry, jax.tree.map(lambda x: x[:first], xs))
-        start = unravel(states[-1])
-        product = jacobian_product(recurrence, start, jax.tree.map(lambda x: x[first:], xs))
+        states = trajectory(recurrence, carry, xs)
+        finite = jnp.all(jnp.isfinite(states[1:]), axis=1)
+        end = jnp.where(jnp.all(finite), num_steps, jnp.argmin(finite))
+        # The last `horizon` steps with finite states; before them there may be too few.
+        start = jnp.maximum(end - horizon, 0)
+        window = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, horizon), xs)
+        active = start + jnp.arange(horizon) < end
+        product = jacobian_product(waiting(recurrence), unravel(states[start]), (window, active))
+        rows = derivative_of(output)(states[end])
+        seen = jnp.eye(rows.shape[1], dtype=rows.dtype), rows
+        gains = [product.log_gain_through(rows) for rows in seen]
+        errors = [product.log_gain_through_error(rows) for rows in seen]
+        broken = jnp.where(end < num_steps, end, -1)
+        inside = product.first_nonfinite_step
+        broken = jnp.where(inside >= 0, start + inside, broken)
+        # What explodes before a state overflows explodes; anything else that ends so says nothing.
+        explodes = (end < num_steps) & (inside < 0) & (gains[1] > upper)
         exponent = largest_exponent(recurrence, carry, xs, num_warmup=num_warmup)
-        broken = product.first_nonfinite_step
-        return product.log_rms_gain(), product.log_gain_error, exponent, broken
+        usable = (broken < 0) | explodes
+        return *gains, jnp.maximum(*errors), exponent, broken, usable, product.step_rounding
 
-    log_gain, error, exponents, broken = jax.vmap(of_sequence)(xs)
-    log_gain = jnp.where((error > LOST_DIGITS) | (broken >= 0), jnp.nan, log_gain)
-    median = jnp.nanmedian(log_gain)
-    lower, upper = jnp.asarray(thresholds, log_gain.dtype)
-    interval = jnp.nanquantile(log_gain, jnp.array([0.05, 0.95], log_gain.dtype))
-    inside = ((interval[0] <= lower) & (lower <= interval[1])) | (
-        (interval[0] <= upper) & (upper <= interval[1])
-    )
+    log_gain, of_output, error, exponents, broken, usable, rounding = jax.vmap(of_sequence)(xs)
+    rounding = rounding[0]
+    usable &= error <= jnp.maximum(LOST_DIGITS, COARSE_ROUNDINGS * rounding)
+    log_gain, of_output = (jnp.where(usable, gain, jnp.nan) for gain in (log_gain, of_output))
+    median, *interval = (_quantile(of_output, level) for level in (0.5, 0.05, 0.95))
+    inside = [(interval[0] <= bound) & (bound <= interval[1]) for bound in (lower, upper)]
+    counted = ~jnp.isnan(exponents)
+    exponent = jnp.mean(exponents, where=counted)
+    spread = jnp.std(exponents, ddof=1, where=counted) / jnp.sqrt(jnp.sum(counted))
     return RegimePrediction(
         regime=jnp.where(median < lower, -1, jnp.where(median > upper, 1, 0)).astype(jnp.int32),
         log_gain=log_gain,
-        interval=interval,
-        borderline=inside | jnp.any(jnp.isnan(log_gain)),
-        exponent=jnp.mean(exponents),
-        standard_error=jnp.std(exponents, ddof=1) / jnp.sqrt(exponents.size),
+        log_gain_of_output=of_output,
+        interval=jnp.stack(interval),
+        borderline=inside[0] | inside[1] | jnp.any(jnp.isnan(of_output)),
+        exponent=exponent,
+        standard_error=jnp.where(jnp.isfinite(exponent), spread, jnp.nan),
         log_gain_error=error,
-        undetermined=jnp.all(jnp.isnan(log_gain)),
-        first_nonfinite_step=broken,
+        undetermined=jnp.all(jnp.isnan(of_output)),
+        first_nonfinite_step=jnp.where(broken >= 0, broken - padding, -1).astype(jnp.int32),
+        step_rounding=rounding,
         horizon=jnp.int32(horizon),
-        thresholds=jnp.stack([lower, upper]),
+        thresholds=jnp.asarray(thresholds, log_gain.dtype),
     )
+
+
+def _quantile(values, level):
+    """Return a quantile of the values that are not NaN, which may be infinite.
+
+    It is interpolated, as numpy does it; next to an infinite value the outer neighbour is taken.
+    """
+    method = "lower" if level <= 0.5 else "higher"
+    interpolated = jnp.nanquantile(values, level)
+    outer = jnp.nanquantile(values, level, method=method)
+    return jnp.where(jnp.isfinite(interpolated), interpolated, outer)
 
 
 def _check_batch(xs, step):
