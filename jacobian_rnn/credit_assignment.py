@@ -23,6 +23,7 @@ from jacobian_rnn.jacobians import (
     state_gradients,
     trajectory,
 )
+from jacobian_rnn.step_rounding import refuse_coarse_step
 
 
 class InputJacobians(NamedTuple):
@@ -159,7 +160,8 @@ def parameter_gradients(
 @jax.jit
 def _input_jacobians(recurrence, carry, xs, lags):
     """Extend (J[T-1] ··· J[T-lag+1])ᵀ backwards in time and keep it at each of the sorted lags."""
-    unravel = ravel_pytree(carry)[1]
+    state, unravel = ravel_pytree(carry)
+    refuse_coarse_step("input_jacobians", ravelled_step(recurrence, unravel), state, xs)
     jacobian = jacobian_of_step(recurrence, unravel)
     parts = getattr(recurrence.jacobian, "parts", None)
 

@@ -18,7 +18,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jacobian_rnn.frames import column_qr, descending_order, orthonormal_qr
-from jacobian_rnn.graded_svd import flushed_exp, graded_singular_values, matmul, row_norms, scaled_norm
+from jacobian_rnn.graded_svd import (
+    flushed_exp,
+    graded_singular_values,
+    matmul,
+    row_norms,
+    scaled_norm,
+)
 
 
 class FactoredForm(NamedTuple):

@@ -148,10 +148,15 @@ def state_gradients(
 def ravelled_step(
     recurrence: Recurrence, unravel: Callable[[Array], PyTree]
 ) -> Callable[[Array, PyTree], Array]:
-    """Give the step as a function of the state vector: `step(state, x) -> state`."""
+    """Give the step as a function of the state vector: `step(state, x) -> state`.
+
+    Its matrix products have all bits of their dtype: devices that take fewer by themselves (TF32)
+    are told not to, unless the step asks for it.
+    """
 
     def step(state, x):
-        return ravel_pytree(recurrence.step(recurrence.params, unravel(state), x))[0]
+        with jax.default_matmul_precision("highest"):
+            return ravel_pytree(recurrence.step(recurrence.params, unravel(state), x))[0]
 
     return step
 
@@ -162,7 +167,12 @@ def jacobian_of_step(
     """Give the dense step Jacobian as a function of the state vector: `jacobian(state, x)`."""
     closed_form = recurrence.jacobian
     if closed_form is not None and method in ("auto", "closed_form"):
-        return lambda state, x: closed_form(recurrence.params, unravel(state), x)
+
+        def of_closed_form(state, x):
+            with jax.default_matmul_precision("highest"):
+                return closed_form(recurrence.params, unravel(state), x)
+
+        return of_closed_form
     step = ravelled_step(recurrence, unravel)
     if method == "auto":
         return derivative_of(step)

@@ -15,6 +15,7 @@ from jacobian_rnn.frames import Factorization, check_frame, generic_frames
 from jacobian_rnn.graded_svd import matmul
 from jacobian_rnn.jacobians import jacobian_of_step, ravelled_step, tangents_of_step
 from jacobian_rnn.spectrum import LyapunovSpectrum
+from jacobian_rnn.step_rounding import refuse_coarse_step
 from jacobian_rnn.tangent_run import Tangents, advanced, counted_anew, new_run
 
 
@@ -61,7 +62,8 @@ def lyapunov_spectrum(
     Raises:
         ValueError: nothing left to count after the warm-up; k, interval or frame out of range;
             shapes that do not fit; values that are not finite; arguments that `resume` excludes.
-        TypeError: float dtypes that differ, or counts that are not integers.
+        TypeError: float dtypes that differ, a step that computes in fewer bits than its state has,
+            or counts that are not integers.
 
     Cost: per step the step itself, k tangents, and a share of a factorisation of `(n, k)`; memory
     O(n k), whatever T is. Works under `jit`, `vmap` and `grad`; the derivative is that of the
@@ -165,6 +167,7 @@ STATIC = ("num_warmup", "qr_every", "factorization")
 def _run_along(recurrence, carry, run, xs, num_steps, num_warmup, qr_every, factorization):
     unravel = ravel_pytree(carry)[1]
     step = ravelled_step(recurrence, unravel)
+    refuse_coarse_step("lyapunov_spectrum", step, run.state, xs)
     jacobian = jacobian_of_step(recurrence, unravel)
     n, k = run.frame.shape
 

@@ -63,7 +63,7 @@ class JacobianProduct(NamedTuple):
             −1 if none. Nothing of the product means anything then.
         step_rounding: relative rounding of the coarsest arithmetic in the step: eps of the dtype,
             or more where a cell computes in fewer bits than its state has. The passes then differ
-            by four such roundings in every Jacobian, and by one in every state.
+            by up to that much in every entry of every Jacobian and of every state.
     """
 
     left: Float[Array, "passes n n"]
@@ -295,7 +295,7 @@ def _jacobian_product(recurrence, carry, xs, frames, num_steps):
     state, unravel = ravel_pytree(carry)
     step = ravelled_step(recurrence, unravel)
     jacobian = jacobian_of_step(recurrence, unravel)
-    dtype, rounding = state.dtype, rounding_of_step(recurrence, carry, xs)
+    dtype, rounding = state.dtype, rounding_of_step(step, state, xs)
     growing = _empty(frames, rounding)
     coarse = rounding > jnp.finfo(dtype).eps
     if coarse:
@@ -348,7 +348,8 @@ def _extended(growing, jacobian, rounding):
     """Extend each pass by one Jacobian for all, `(n, n)`, or by one for each."""
     passes, n, _ = growing.forms.left.shape
     shape, dtype = (passes, n, n), jacobian.dtype
-    jacobians = jacobian * _perturbation(growing.num_steps, shape, PERTURBATION * rounding, dtype)
+    amplitude = max(PERTURBATION * float(jnp.finfo(dtype).eps), rounding)
+    jacobians = jacobian * _perturbation(growing.num_steps, shape, amplitude, dtype)
     forms, faults = jax.vmap(extended)(growing.forms, jacobians)
     now = growing.num_steps
 

@@ -14,7 +14,8 @@ from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.checks import check_lags, check_precision, check_system
 from jacobian_rnn.factored_form import extended, identity_form, orthonormalize
 from jacobian_rnn.graded_svd import graded_singular_values
-from jacobian_rnn.jacobians import jacobian_of_step, trajectory
+from jacobian_rnn.jacobians import jacobian_of_step, ravelled_step, trajectory
+from jacobian_rnn.step_rounding import refuse_coarse_step
 
 
 def log_singular_values_by_lag(
@@ -43,7 +44,8 @@ def log_singular_values_by_lag(
     Raises:
         ValueError: lags that are none, or beyond the sequence; shapes that do not fit; values
             that are not finite.
-        TypeError: lags that are not integers; float dtypes that differ.
+        TypeError: lags that are not integers; float dtypes that differ; a step that computes in
+            fewer bits than its state has.
 
     Cost: one pass over the sequence, and one graded SVD per lag; memory T n for the states and n²
     per lag.
@@ -69,7 +71,9 @@ def log_singular_values_by_lag(
 @partial(jax.jit, static_argnames="num_steps")
 def _log_singular_values_by_lag(recurrence, carry, xs, lags, num_steps):
     """Extend (J[T-lag] ··· J[T-1])ᵀ backwards in time and keep it at each of the sorted lags."""
-    unravel = ravel_pytree(carry)[1]
+    state, unravel = ravel_pytree(carry)
+    step = ravelled_step(recurrence, unravel)
+    refuse_coarse_step("log_singular_values_by_lag", step, state, xs)
     jacobian = jacobian_of_step(recurrence, unravel)
     states = trajectory(recurrence, carry, xs, num_steps=num_steps)
     n = states.shape[1]

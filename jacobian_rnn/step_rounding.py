@@ -1,42 +1,60 @@
 """In how many digits a step really computes: a cell may use fewer bits than its state has."""
 
+import math
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
-from jacobian_rnn.cells import Recurrence
-
-# Of float32 products where a device takes fewer bits by itself: TF32 has 10 bits behind the point.
-EPS_OF_PRODUCTS = {"gpu": 2.0**-10, "tpu": 2.0**-7}
+# Of float32 products that ask for a device's default: TF32 has 10 bits behind the point.
+EPS_OF_DEFAULT_PRODUCTS = {"gpu": 2.0**-10, "tpu": 2.0**-7}
 
 
-def rounding_of_step(recurrence: Recurrence, carry: PyTree, xs: PyTree) -> float:
+def rounding_of_step(
+    step: Callable[[Array, PyTree], Array], state: Float[Array, " n"], xs: PyTree
+) -> float:
     """Find the relative rounding of the coarsest arithmetic in one step.
 
-    The step is traced, and the dtype of each of its intermediate arrays is looked at. The matrix
-    products of float32 count with the bits that the default device gives them.
+    The step is traced, and the dtype of each of its intermediate arrays is looked at.
 
     Args:
-        recurrence: the system.
-        carry: a carry, whose values play no part.
-        xs: a sequence of inputs, `(time, ...)`, or None.
+        step: `step(state, x) -> state`.
+        state: whose values play no part.
+        xs: a sequence of inputs, `(time, ...)`, or None; the values play no part.
 
     Returns:
         eps of the state's dtype, or of a coarser one that the step uses.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> def coarse(params, carry, x):
-        ...     return jnp.tanh((params * carry).astype(jnp.bfloat16)).astype(carry.dtype)
-        >>> rounding_of_step(Recurrence(coarse, jnp.ones(2)), jnp.ones(2), None)
+        >>> def coarse(state, x):
+        ...     return jnp.tanh(state.astype(jnp.bfloat16)).astype(state.dtype)
+        >>> rounding_of_step(coarse, jnp.ones(2), None)
         0.0078125
     """
-    leaves = jax.tree.leaves(carry)
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), carry)
     one_input = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
-    jaxpr = jax.make_jaxpr(recurrence.step)(recurrence.params, like, one_input)
-    return max(float(jnp.finfo(leaves[0].dtype).eps), _coarsest(jaxpr.jaxpr))
+    jaxpr = jax.make_jaxpr(step)(jax.ShapeDtypeStruct(state.shape, state.dtype), one_input)
+    return max(float(jnp.finfo(state.dtype).eps), _coarsest(jaxpr.jaxpr))
+
+
+def refuse_coarse_step(
+    name: str, step: Callable[[Array, PyTree], Array], state: Float[Array, " n"], xs: PyTree
+) -> None:
+    """Raise a TypeError where a step computes in fewer bits than its state has.
+
+    For functions whose error bars do not include the rounding of the step.
+    """
+    rounding = rounding_of_step(step, state, xs)
+    if rounding > float(jnp.finfo(state.dtype).eps):
+        msg = (
+            f"{name}: received a step that computes with {-math.log10(rounding):.1f} decimal "
+            f"digits, expected those of its state, {state.dtype}: small rates would be wrong "
+            "without a sign of it. Give a Flax cell dtype=None, or take jacobian_product or "
+            "predict_regime, whose error bars include the rounding of the step"
+        )
+        raise TypeError(msg)
 
 
 def _coarsest(jaxpr):
@@ -57,11 +75,11 @@ def _eps_of(equation):
     """Return eps of what one operation returns; 0 where it returns no floats."""
     dtypes = [out.aval.dtype for out in equation.outvars if hasattr(out.aval, "dtype")]
     eps = [float(jnp.finfo(dtype).eps) for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
-    if equation.primitive is lax.reduce_precision_p:
+    if equation.primitive.name == "reduce_precision":
         eps.append(2.0 ** -equation.params["mantissa_bits"])
     if jnp.float32 in dtypes and "precision" in equation.params:
         precision = equation.params["precision"]
         operands = precision if isinstance(precision, tuple) else (precision,)
         if any(one in (None, lax.Precision.DEFAULT) for one in operands):
-            eps.append(EPS_OF_PRODUCTS.get(jax.default_backend(), 0.0))
+            eps.append(EPS_OF_DEFAULT_PRODUCTS.get(jax.default_backend(), 0.0))
     return max(eps, default=0.0)

@@ -22,6 +22,7 @@ ORDER = [
     "dense_chain",
     "padded_sequences",
     "jacobians",
+    "step_rounding",
     "literature_cells",
     "linear_recurrent_unit",
     "frames",

@@ -1,0 +1,117 @@
+"""Steps that compute in fewer bits than their state has: found, and counted in the error bars."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import normal
+from flax import linen as nn
+from jax import lax
+
+from jacobian_rnn import (
+    Recurrence,
+    from_linen,
+    input_jacobians,
+    jacobian_product,
+    log_singular_values_by_lag,
+    lyapunov_spectrum,
+    predict_regime,
+)
+from jacobian_rnn.jacobians import ravelled_step
+from jacobian_rnn.step_rounding import rounding_of_step
+
+
+def in_float32(cell_class, width, dtype):
+    """Return the same float32 weights in a cell that computes in `dtype`, and the carry."""
+    cell = cell_class(width, dtype=dtype)
+    carry = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, jnp.float32),
+        cell.initialize_carry(jax.random.key(0), (3,)),
+    )
+    variables = cell_class(width).init(jax.random.key(1), carry, jnp.zeros(3, jnp.float32))
+    return from_linen(cell, variables), carry
+
+
+def halved(state, x):
+    del x
+    return jnp.where(state > 0, (0.5 * state.astype(jnp.bfloat16)).astype(state.dtype), state)
+
+
+@pytest.mark.parametrize(
+    ("step", "eps"),
+    [
+        (lambda state, x: jnp.tanh(state), 2.0**-52),
+        (lambda state, x: state.astype(jnp.float32).astype(state.dtype), 2.0**-23),
+        (halved, 2.0**-7),
+        (jax.jit(halved), 2.0**-7),
+        (lambda state, x: lax.cond(x > 0, halved, lambda s, _: s, state, x), 2.0**-7),
+        (lambda state, x: lax.fori_loop(0, 3, lambda _, s: halved(s, x), state), 2.0**-7),
+        (lambda state, x: lax.reduce_precision(state, 8, 4), 2.0**-4),
+        (lambda state, x: state.astype(jnp.float16).astype(state.dtype), 2.0**-10),
+    ],
+)
+def test_the_coarsest_arithmetic_is_found_wherever_it_stands(step, eps):
+    assert rounding_of_step(step, jnp.ones(2), jnp.ones(5)) == eps
+
+
+def test_a_device_is_told_not_to_take_fewer_bits_by_itself(monkeypatch):
+    network, carry = in_float32(nn.GRUCell, 4, None)
+    state, unravel = jax.flatten_util.ravel_pytree(carry)
+    xs = jnp.zeros((2, 3), jnp.float32)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    step = ravelled_step(network, unravel)
+    assert rounding_of_step(step, state, xs) == 2.0**-23
+    # Taken as it is, the same step would multiply in TF32.
+    bare = lambda state, x: network.step(network.params, state, x)  # noqa: E731
+    assert rounding_of_step(bare, state, xs) == 2.0**-10
+
+
+@pytest.mark.parametrize(
+    ("cell_class", "dtype"),
+    [(nn.GRUCell, jnp.bfloat16), (nn.LSTMCell, jnp.float16), (nn.MGUCell, jnp.bfloat16)],
+)
+def test_error_bars_include_the_rounding_of_the_step(cell_class, dtype):
+    xs = jnp.asarray(normal(0, (60, 3)), jnp.float32)
+    network, carry = in_float32(cell_class, 12, dtype)
+    exact, _ = in_float32(cell_class, 12, None)
+    coarse = jacobian_product(network, carry, xs)
+    to_float64 = lambda tree: jax.tree.map(lambda a: a.astype(jnp.float64), tree)  # noqa: E731
+    fine = jacobian_product(*to_float64((exact, carry, xs)))
+    error = np.abs(coarse.log_singular_values() - fine.log_singular_values()).max()
+    assert error < float(coarse.log_error)
+    gain = abs(float(coarse.log_rms_gain()) - float(fine.log_rms_gain()))
+    assert gain < float(coarse.log_gain_error)
+    assert float(coarse.step_rounding) == float(jnp.finfo(dtype).eps)
+
+
+def test_a_verdict_of_a_coarse_step_stands_and_says_how_coarse_it_is():
+    network, carry = in_float32(nn.GRUCell, 8, jnp.bfloat16)
+    xs = jnp.asarray(normal(0, (3, 60, 3)), jnp.float32)
+    prediction = predict_regime(network, carry, xs, horizon=50)
+    assert not bool(prediction.undetermined)
+    assert float(prediction.log_gain_error.max()) > 1e-3
+    assert "the step computes with 2.1 decimal digits" in str(prediction)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lyapunov_spectrum,
+        lambda *system: log_singular_values_by_lag(*system, lags=[5]),
+        lambda *system: input_jacobians(*system, lags=[5]),
+    ],
+)
+def test_what_has_no_error_bar_for_it_refuses_a_coarse_step(function):
+    network, carry = in_float32(nn.GRUCell, 4, jnp.bfloat16)
+    xs = jnp.asarray(normal(0, (40, 3)), jnp.float32)
+    with pytest.raises(TypeError, match="computes with 2.1 decimal digits.*dtype=None"):
+        function(network, carry, xs)
+    function(in_float32(nn.GRUCell, 4, None)[0], carry, xs)
+
+
+def test_a_step_of_plain_floats_is_not_refused_for_its_integers():
+    def step(params, carry, x):
+        return params * carry + x.astype(jnp.int8).astype(carry.dtype)
+
+    system = Recurrence(step, jnp.array(0.5))
+    assert np.isfinite(lyapunov_spectrum(system, jnp.ones(2), jnp.ones((40, 2))).exponents).all()
