@@ -107,7 +107,9 @@ class Ensemble:
         candidates = np.geomspace(*protocol.candidate_gains, 2 * per_call)
         seeds = np.full(per_call, protocol.first_seed)
         halves = [self._predictions(half, seeds)[0] for half in np.split(candidates, 2)]
-        log_gains = np.concatenate([np.nanmedian(half.log_gain, axis=1) for half in halves])
+        log_gains = np.concatenate(
+            [np.nanmedian(half.log_gain_of_output, axis=1) for half in halves]
+        )
         low, high = protocol.log_gain_range
         targets = np.linspace(
             max(low, np.nanmin(log_gains)), min(high, np.nanmax(log_gains)), protocol.num_gains
@@ -133,7 +135,7 @@ class Ensemble:
             "kernel_norm": np.linalg.norm(kernels, 2, axis=(1, 2)),
         }
         per_sequence = {
-            "log_gain": prediction.log_gain,
+            "log_gain": prediction.log_gain_of_output,
             "log_gain_error": prediction.log_gain_error,
         }
         dims = ("gain_index", "seed")

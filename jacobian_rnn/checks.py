@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn.cells import Recurrence, has_batch_axis
 
-
 OVERFLOW_ADVICE = "a diverged training run, or overflow when it was made?"
 START_ADVICE = (
     "a start value that is not finite has no derivative; a running maximum that starts at -inf "

@@ -121,7 +121,7 @@ def test_a_gain_of_zero_and_lost_gains_leave_the_picture_readable(axes):
     assert marked(axes, "log gain −∞").get_xdata().size == 1
     assert np.isfinite(axes.get_ylim()).all()
     axes.clear()
-    nothing = prediction([0.0, 0.0])._replace(log_gain=np.full(2, np.nan))
+    nothing = prediction([0.0, 0.0])._replace(log_gain_of_output=np.full(2, np.nan))
     plotting.predicted_regimes(axes, {"a": nothing, "b": prediction([0, 1], horizon=9)})
     assert "digits lost: 2 of 2" in axes.get_xticklabels()[0].get_text()
     assert axes.get_ylabel() == "log gain over the horizon (nats)"

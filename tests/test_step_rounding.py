@@ -40,14 +40,14 @@ def halved(state, x):
 @pytest.mark.parametrize(
     ("step", "eps"),
     [
-        (lambda state, x: jnp.tanh(state), 2.0**-52),
-        (lambda state, x: state.astype(jnp.float32).astype(state.dtype), 2.0**-23),
+        (lambda state, _: jnp.tanh(state), 2.0**-52),
+        (lambda state, _: state.astype(jnp.float32).astype(state.dtype), 2.0**-23),
         (halved, 2.0**-7),
         (jax.jit(halved), 2.0**-7),
         (lambda state, x: lax.cond(x > 0, halved, lambda s, _: s, state, x), 2.0**-7),
         (lambda state, x: lax.fori_loop(0, 3, lambda _, s: halved(s, x), state), 2.0**-7),
-        (lambda state, x: lax.reduce_precision(state, 8, 4), 2.0**-4),
-        (lambda state, x: state.astype(jnp.float16).astype(state.dtype), 2.0**-10),
+        (lambda state, _: lax.reduce_precision(state, 8, 4), 2.0**-4),
+        (lambda state, _: state.astype(jnp.float16).astype(state.dtype), 2.0**-10),
     ],
 )
 def test_the_coarsest_arithmetic_is_found_wherever_it_stands(step, eps):
@@ -104,7 +104,7 @@ def test_a_verdict_of_a_coarse_step_stands_and_says_how_coarse_it_is():
 def test_what_has_no_error_bar_for_it_refuses_a_coarse_step(function):
     network, carry = in_float32(nn.GRUCell, 4, jnp.bfloat16)
     xs = jnp.asarray(normal(0, (40, 3)), jnp.float32)
-    with pytest.raises(TypeError, match="computes with 2.1 decimal digits.*dtype=None"):
+    with pytest.raises(TypeError, match=r"computes with 2\.1 decimal digits.*dtype=None"):
         function(network, carry, xs)
     function(in_float32(nn.GRUCell, 4, None)[0], carry, xs)
 

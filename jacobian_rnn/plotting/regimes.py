@@ -191,14 +191,14 @@ def predicted_regimes(
         msg = f"predictions: received thresholds {sorted(bounds)}, expected the same for all"
         raise ValueError(msg)
     thresholds = Thresholds(*bounds.pop())
-    every = np.concatenate([np.asarray(one.log_gain, float) for one in named.values()])
+    every = np.concatenate([np.asarray(one.log_gain_of_output, float) for one in named.values()])
     every = every[np.isfinite(every)]
     low, high = min([thresholds[0], *every]), max([thresholds[1], *every])
     beyond = max(OUTER_BAND, NARROW * (high - low))
     _stable_band(axes, thresholds)
     labels = []
     for place, (name, one) in enumerate(named.items()):
-        gains = np.asarray(one.log_gain, float)
+        gains = np.asarray(one.log_gain_of_output, float)
         apart = place + np.linspace(-0.25, 0.25, gains.size)
         first = place == 0
         axes.plot(
