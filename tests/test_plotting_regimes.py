@@ -92,7 +92,8 @@ def test_the_colours_are_those_of_the_papers_figures():
 def prediction(log_gain, horizon=60, thresholds=THRESHOLDS):
     gains = np.asarray(log_gain, float)
     interval = np.nanquantile(np.where(np.isinf(gains), -1e3, gains), [0.05, 0.95])
-    known = {"log_gain": gains, "interval": interval, "horizon": horizon, "thresholds": thresholds}
+    known = {"log_gain_of_output": gains, "interval": interval}
+    known |= {"horizon": horizon, "thresholds": thresholds}
     return jrnn.RegimePrediction(**(dict.fromkeys(jrnn.RegimePrediction._fields, 0) | known))
 
 
