@@ -23,7 +23,7 @@ from jacobian_rnn.jacobians import (
     state_gradients,
     trajectory,
 )
-from jacobian_rnn.step_rounding import refuse_coarse_step
+from jacobian_rnn.traced_steps import refuse_coarse_step
 
 
 class InputJacobians(NamedTuple):

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PyTree
 from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.checks import check_loss, check_system
 from jacobian_rnn.graded_svd import matmul
+from jacobian_rnn.traced_steps import has_forward_mode
 
 Method = Literal["auto", "forward", "reverse", "closed_form"]
 
@@ -183,7 +184,7 @@ def derivative_of(function: Callable, argnums: int = 0) -> Callable[..., Array]:
     """Differentiate in forward mode, or in reverse mode where a `custom_vjp` leaves no other."""
 
     def derivative(*args):
-        forward = _has_forward_mode(function, *args)
+        forward = has_forward_mode(function, *args)
         return (jax.jacfwd if forward else jax.jacrev)(function, argnums=argnums)(*args)
 
     return derivative
@@ -200,23 +201,12 @@ def tangents_of_step(
     jacobian = jacobian_of_step(recurrence, unravel)
 
     def push(state, rows, x):
-        if _has_forward_mode(step, state, x):
+        if has_forward_mode(step, state, x):
             state, differential = jax.linearize(lambda state: step(state, x), state)
             return state, jax.vmap(differential)(rows)
         return step(state, x), matmul(rows, jacobian(state, x).T)
 
     return push
-
-
-def _has_forward_mode(function, *args):
-    first, *rest = args
-    try:
-        jax.eval_shape(lambda a, t: jax.jvp(lambda a: function(a, *rest), (a,), (t,)), first, first)
-    except (TypeError, NotImplementedError) as error:
-        if "forward-mode" not in str(error):
-            raise
-        return False
-    return True
 
 
 @partial(jax.jit, static_argnames="num_steps")

@@ -15,8 +15,8 @@ from jacobian_rnn.frames import Factorization, check_frame, generic_frames
 from jacobian_rnn.graded_svd import matmul
 from jacobian_rnn.jacobians import jacobian_of_step, ravelled_step, tangents_of_step
 from jacobian_rnn.spectrum import LyapunovSpectrum
-from jacobian_rnn.step_rounding import refuse_coarse_step
 from jacobian_rnn.tangent_run import Tangents, advanced, counted_anew, new_run
+from jacobian_rnn.traced_steps import refuse_coarse_step
 
 
 def lyapunov_spectrum(

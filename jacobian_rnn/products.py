@@ -31,7 +31,7 @@ from jacobian_rnn.factored_form import (
 from jacobian_rnn.frames import check_frame
 from jacobian_rnn.graded_svd import flushed_exp, graded_singular_values, matmul
 from jacobian_rnn.jacobians import jacobian_of_step, ravelled_step
-from jacobian_rnn.step_rounding import rounding_of_step
+from jacobian_rnn.traced_steps import rounding_of_step
 
 # Three passes: over 156 small products, half of them ill conditioned, the error was at most 1.3
 # times the estimate; with two, which may agree by chance, it was once 140 times.

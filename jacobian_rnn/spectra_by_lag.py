@@ -15,7 +15,7 @@ from jacobian_rnn.checks import check_lags, check_precision, check_system
 from jacobian_rnn.factored_form import extended, identity_form, orthonormalize
 from jacobian_rnn.graded_svd import graded_singular_values
 from jacobian_rnn.jacobians import jacobian_of_step, ravelled_step, trajectory
-from jacobian_rnn.step_rounding import refuse_coarse_step
+from jacobian_rnn.traced_steps import refuse_coarse_step
 
 
 def log_singular_values_by_lag(

@@ -12,7 +12,7 @@ METHODS = {
     "rescaled product, SVD": ("#E69F00", "+"),
     "diagonal of one QR pass": ("#56B4E9", "s"),
     "product_of, one pass": ("#009E73", "o"),
-    "product_of, two passes": ("#D55E00", "^"),
+    "product_of, with its error": ("#D55E00", "^"),
 }
 SCAN, OURS, OTHERS, PRODUCT = "#56B4E9", "#0072B2", "#E69F00", "#009E73"
 LINES = {"scan": (SCAN, "s"), "lyapunov": (OURS, "o"), "product": (PRODUCT, "^")}

@@ -1,11 +1,13 @@
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from conftest import mostly_slow, normal
 
 from jacobian_rnn.frames import (
     check_frame,
+    column_qr,
     descending_order,
     factorized,
     generic_frames,
@@ -49,13 +51,49 @@ def test_elimination_keeps_entries_at_most_one_and_rows_of_all_sizes():
     assert float(jnp.max(jnp.log(factored.sizes / factored.pivots))) < 6
 
 
-def test_cholesky_gives_way_to_householder_where_it_breaks_down():
+def test_cholesky_gives_way_to_elimination_where_the_gram_matrix_has_too_few_digits():
     columns = jnp.asarray(normal(0, (6, 3)))
     nearly = columns.at[:, 1].set(columns[:, 0] + 1e-12 * columns[:, 1])
     expected = factorized(nearly, "householder")
     factored = factorized(nearly, "cholesky")
     np.testing.assert_allclose(factored.frame.T @ factored.frame, np.eye(3), atol=1e-14)
     np.testing.assert_allclose(factored.pivots, expected.pivots, rtol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_cholesky_takes_a_row_of_zeros_beside_columns_of_all_sizes(seed):
+    generator = np.random.default_rng(seed)
+    columns = generator.normal(size=(5, 5)) * np.exp(3 * generator.normal(size=5))
+    columns[2] = 0
+    factored = factorized(jnp.asarray(columns), "cholesky")
+    assert bool(jnp.all(jnp.isfinite(factored.frame)))
+    assert float(factored.pivots[4]) < 1e-12 * float(factored.pivots.max())
+    log_volume = np.linalg.slogdet(columns[:, :4].T @ columns[:, :4])[1] / 2
+    assert float(jnp.sum(jnp.log(factored.pivots[:4]))) == pytest.approx(log_volume, abs=1e-9)
+
+
+@pytest.mark.parametrize("spread", [0.0, 40.0])
+def test_columns_alone_keep_entries_that_rounding_of_their_column_would_drown(spread):
+    # Rows of the second block are 1e-40 of the first: whatever the elimination, they come back.
+    columns = np.asarray(normal(0, (6, 6))) * np.exp(-spread * np.arange(6) / 6)[:, None]
+    columns[3:, :3] *= 1e-40
+    q, r, gone = column_qr(jnp.asarray(columns))
+    assert not bool(jnp.any(gone))
+    with mpmath.workdps(120):
+        exact = mpmath.matrix(columns.tolist()) * mpmath.matrix(np.asarray(r).tolist()) ** -1
+        exact = np.array(exact.tolist(), float)
+    np.testing.assert_allclose(q[3:, :3], exact[3:, :3], rtol=1e-10)
+    assert np.abs(q[3:, :3]).max() < 1e-38
+
+
+def test_under_vmap_a_bad_member_leaves_the_others_as_they_are():
+    good = normal(0, (5, 5))
+    bad = np.exp(-12.0 * np.arange(5))[:, None] * normal(1, (5, 5))
+    together = jax.vmap(column_qr)(jnp.stack([good, bad]))
+    for member, columns in enumerate((good, bad)):
+        alone = column_qr(jnp.asarray(columns))
+        for array, expected in zip(together, alone, strict=True):
+            np.testing.assert_allclose(array[member], expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("factorization", FACTORIZATIONS)

@@ -9,9 +9,15 @@ from jax.flatten_util import ravel_pytree
 
 from jacobian_rnn import (
     Recurrence,
+    finite_time_growth,
     from_linen,
     from_nnx,
+    input_jacobians,
     jacobian_product,
+    largest_exponent,
+    log_singular_values_by_lag,
+    lyapunov_spectrum,
+    predict_regime,
     state_gradients,
     step_jacobians,
     trajectory,
@@ -293,3 +299,41 @@ def test_traced_values_are_not_checked():
 def test_a_loss_that_is_no_real_scalar_is_refused(loss, match):
     with pytest.raises(TypeError, match=match):
         state_gradients(SYSTEM, CARRY, None, loss, num_steps=2)
+
+
+@jax.custom_vjp
+def only_backwards(x):
+    return jnp.tanh(x)
+
+
+only_backwards.defvjp(lambda x: (jnp.tanh(x), jnp.tanh(x)), lambda y, g: ((1 - y**2) * g,))
+
+
+def backward_step(weights, carry, x):
+    return only_backwards(weights @ carry + x)
+
+
+def forward_step(weights, carry, x):
+    return jnp.tanh(weights @ carry + x)
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda *a: jacobian_product(*a).log_rms_gain(),
+        lambda *a: step_jacobians(*a),
+        lambda *a: largest_exponent(*a),
+        lambda *a: lyapunov_spectrum(*a, num_exponents=2, qr_every=1).exponents,
+        lambda *a: finite_time_growth(*a, lags=[4], key=jax.random.key(0)).log_growth,
+        lambda *a: input_jacobians(*a, lags=[3]).log_norms,
+        lambda *a: log_singular_values_by_lag(*a, lags=[3]),
+        lambda *a: predict_regime(*a[:2], jnp.stack([a[2], a[2]]), horizon=9).log_gain,
+    ],
+)
+def test_a_step_without_forward_mode_gives_the_numbers_of_one_with(measure, given):
+    weights, xs = jnp.asarray(normal(0, (4, 4)) / 2), jnp.asarray(normal(1, (20, 4)))
+    jacobian = (lambda p, c, x: jax.jacrev(backward_step, argnums=1)(p, c, x)) if given else None
+    backward = Recurrence(backward_step, weights, jacobian=jacobian)
+    expected = measure(Recurrence(forward_step, weights), jnp.zeros(4), xs)
+    np.testing.assert_allclose(measure(backward, jnp.zeros(4), xs), expected, atol=1e-12)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from chains import benettin, chaotic_jacobians, gaussian, tanh_step
@@ -308,3 +309,18 @@ def test_a_number_of_steps_that_is_no_integer_is_refused(num_steps):
 def test_matrices_of_the_wrong_shape_are_refused(jacobians):
     with pytest.raises(ValueError, match=r"jacobians: received shape|num_warmup: received 0"):
         lyapunov_spectrum_of(jacobians)
+
+
+@pytest.mark.parametrize("factorization", ["elimination", "cholesky"])
+def test_directions_that_do_not_mix_keep_their_exponents_as_they_overtake_each_other(factorization):
+    num_steps = 1500
+    logs = np.random.default_rng(0).normal(size=(num_steps, 4))
+    jacobians = np.exp(logs)[:, :, None] * np.eye(4)
+    frame = generic_frames(4)[0]
+    with mpmath.workdps(400):
+        scales = [mpmath.exp(mpmath.fsum(map(mpmath.mpf, column))) for column in logs.T]
+        grown = mpmath.diag(scales) * mpmath.matrix(frame.tolist())
+        volumes = mpmath.qr(grown)[1]
+        exact = [float(mpmath.log(abs(volumes[i, i]))) / num_steps for i in range(4)]
+    spectrum = lyapunov_spectrum_of(jacobians, factorization=factorization)
+    np.testing.assert_allclose(spectrum.exponents, np.sort(exact)[::-1], atol=1e-12)

@@ -17,7 +17,7 @@ from experiments.benchmarks.timing import Row, compare, timed_row
 from experiments.benchmarks.workloads import ChainCase, Sizes, chain_of, frame_of, qr_of_jacobians
 
 GROUP = "accuracy"
-ONE_PASS, TWO_PASSES = "product_of, one pass", "product_of, two passes"
+ONE_PASS, WITH_ERROR = "product_of, one pass", "product_of, with its error"
 
 
 def cases(sizes: Sizes) -> list[tuple[str, Callable[[], list[Row]]]]:
@@ -35,7 +35,7 @@ def measure(case: ChainCase, sizes: Sizes) -> list[Row]:
         "naive product, SVD": partial(naive_log_values, jacobians),
         "rescaled product, SVD": partial(rescaled_log_values, jacobians),
         ONE_PASS: partial(log_values_of, jacobians, estimate_error=False),
-        TWO_PASSES: partial(log_values_of, jacobians, estimate_error=True),
+        WITH_ERROR: partial(log_values_of, jacobians, estimate_error=True),
     }
     timings = compare(functions, sizes.repeats, max_seconds=sizes.max_seconds)
     exact = chain.log_singular_values

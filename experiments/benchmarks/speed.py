@@ -65,7 +65,7 @@ def shared(k: int, sizes: Sizes) -> list[Row]:
         spectrum = partial(jrnn.lyapunov_spectrum_of, num_exponents=k, qr_every=qr_every)
         functions[f"lyapunov_spectrum_of, {label}"] = partial(jax.jit(spectrum), jacobians)
     if k == n:
-        for label, estimate in {"one pass": False, "two passes": True}.items():
+        for label, estimate in {"one pass": False, "with its error": True}.items():
             product = partial(jrnn.product_of, estimate_error=estimate)
             functions[f"product_of, {label}"] = partial(jax.jit(product), jacobians)
     return _rows(functions, Row("W1", f"k={k}", "", n, k, num_steps), sizes)

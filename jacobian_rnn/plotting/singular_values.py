@@ -82,7 +82,7 @@ def product_singular_values(
         places,
         values,
         errors,
-        ~(errors > LOST_DIGITS),  # without a second pass there is no estimate, and no verdict
+        ~(errors > LOST_DIGITS),  # without further passes there is no estimate, and no verdict
         colour=colour,
         marker=marker,
         label=f"{int(product.num_steps)} steps" if label is None else label,

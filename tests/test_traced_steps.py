@@ -18,7 +18,7 @@ from jacobian_rnn import (
     predict_regime,
 )
 from jacobian_rnn.jacobians import ravelled_step
-from jacobian_rnn.step_rounding import rounding_of_step
+from jacobian_rnn.traced_steps import rounding_of_step
 
 
 def in_float32(cell_class, width, dtype):

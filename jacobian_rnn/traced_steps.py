@@ -1,4 +1,4 @@
-"""In how many digits a step really computes: a cell may use fewer bits than its state has."""
+"""What the trace of a step tells before it runs: its digits, and how it can be differentiated."""
 
 import math
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def rounding_of_step(
     """
     one_input = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     jaxpr = jax.make_jaxpr(step)(jax.ShapeDtypeStruct(state.shape, state.dtype), one_input)
-    return max(float(jnp.finfo(state.dtype).eps), _coarsest(jaxpr.jaxpr))
+    return max(float(jnp.finfo(state.dtype).eps), *map(_eps_of, _equations(jaxpr.jaxpr)), 0.0)
 
 
 def refuse_coarse_step(
@@ -57,14 +57,27 @@ def refuse_coarse_step(
         raise TypeError(msg)
 
 
-def _coarsest(jaxpr):
-    coarsest = 0.0
+def has_forward_mode(step: Callable[..., Array], *args: PyTree) -> bool:
+    """Say whether a function can be differentiated in forward mode for its first argument.
+
+    A `custom_vjp` leaves it reverse mode alone.
+    """
+    first, *rest = args
+
+    def differential(point, tangent):
+        return jax.jvp(lambda point: step(point, *rest), (point,), (tangent,))
+
+    jaxpr = jax.make_jaxpr(differential)(first, first)
+    # What stands for the derivative that is missing, and raises when it is computed.
+    return all(equation.primitive.name != "custom_lin" for equation in _equations(jaxpr.jaxpr))
+
+
+def _equations(jaxpr):
     for equation in jaxpr.eqns:
-        coarsest = max(coarsest, _eps_of(equation))
+        yield equation
         for inner in jax.tree.leaves(tuple(equation.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(inner):
-                coarsest = max(coarsest, _coarsest(getattr(inner, "jaxpr", inner)))
-    return coarsest
+                yield from _equations(getattr(inner, "jaxpr", inner))
 
 
 def _is_jaxpr(value):
