@@ -23,6 +23,7 @@ from jacobian_rnn.literature_cells import (
     minimal_rnn,
 )
 from jacobian_rnn.lyapunov import lyapunov_spectrum, lyapunov_spectrum_of
+from jacobian_rnn.observation import Observation, Outcome, observe_regime
 from jacobian_rnn.orbax_weights import from_orbax
 from jacobian_rnn.padded_sequences import ending_together, waiting
 from jacobian_rnn.parameter_changes import with_chrono_biases, with_gain, with_gate_bias
@@ -33,12 +34,9 @@ from jacobian_rnn.products import (
 )
 from jacobian_rnn.regimes import (
     THRESHOLDS,
-    Observation,
-    Outcome,
     Regime,
     RegimePrediction,
     Thresholds,
-    observe_regime,
     predict_regime,
 )
 from jacobian_rnn.spectra_by_lag import log_singular_values_by_lag

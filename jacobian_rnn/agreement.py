@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jacobian_rnn.regimes import Outcome, Regime
+from jacobian_rnn.observation import Outcome
+from jacobian_rnn.regimes import Regime
 
 AnyArray = Array | np.ndarray
 

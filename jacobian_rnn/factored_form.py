@@ -66,7 +66,7 @@ def identity_form(frame: Float[Array, "n n"]) -> FactoredForm:
 def extended(form: FactoredForm, jacobian: Float[Array, "n n"]) -> tuple[FactoredForm, StepFaults]:
     """Multiply by the Jacobian of the next step.
 
-    With A = J Q, its columns in descending order of exp(d_j)|A_j|, and A = Q'R,
+    With A = J Q, its columns in descending order of exp(d_j)|A_j|^½, and A = Q'R,
 
         P = Q' diag(exp d') V',   d' = d + log R_ii,   V' = (I + N) V,
         N_ij = R_ij / R_ii exp(d_j − d_i),   i < j.
@@ -81,7 +81,9 @@ def extended(form: FactoredForm, jacobian: Float[Array, "n n"]) -> tuple[Factore
     columns = matmul(jacobian, form.left)
     column_sizes = jnp.max(lax.stop_gradient(jnp.abs(columns)), axis=0)
     reached = form.log_scale + jnp.log(column_sizes)
-    order = descending_order(reached)
+    # Where scales are near each other, counting all of a step's growth lets columns change places
+    # at every step, and `right` then grows without bound. Half of it is enough to follow growth.
+    order = descending_order((form.log_scale + reached) / 2)
     left, r, gone = column_qr(columns[:, order])
 
     column_sizes, before = column_sizes[order], form.log_scale[order]

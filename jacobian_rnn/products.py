@@ -5,7 +5,6 @@ conditioned, and all growth and decay in `log_scale`. One elimination per step k
 nothing overflows, small singular values survive beside large ones, and memory does not grow with T.
 """
 
-import math
 import warnings
 from functools import partial
 from typing import NamedTuple
@@ -21,8 +20,6 @@ from jacobian_rnn.checks import check_jacobians, check_precision, check_system
 from jacobian_rnn.factored_form import (
     FactoredForm,
     composed,
-    extended,
-    identity_form,
     log_gain_through_of,
     log_rms_gain_of,
     orthonormalize,
@@ -31,12 +28,9 @@ from jacobian_rnn.factored_form import (
 from jacobian_rnn.frames import check_frame
 from jacobian_rnn.graded_svd import flushed_exp, graded_singular_values, matmul
 from jacobian_rnn.jacobians import jacobian_of_step, ravelled_step
+from jacobian_rnn.product_passes import PASSES, Passes, extend_passes, perturbation, start_passes
 from jacobian_rnn.traced_steps import rounding_of_step
 
-# Three passes: over 156 small products, half of them ill conditioned, the error was at most 1.3
-# times the estimate; with two, which may agree by chance, it was once 140 times.
-PASSES = 3
-PERTURBATION = 4  # of every Jacobian entry in the later passes, in units of eps
 CAUTION = 5
 SECONDS_PER_STEP = 2e-10  # of one pass, as a multiple of n³; n from 128 to 512, two CPU cores
 LIGHTER = "estimate_error=False, or lyapunov_spectrum with a few exponents"
@@ -296,7 +290,7 @@ def _jacobian_product(recurrence, carry, xs, frames, num_steps):
     step = ravelled_step(recurrence, unravel)
     jacobian = jacobian_of_step(recurrence, unravel)
     dtype, rounding = state.dtype, rounding_of_step(step, state, xs)
-    growing = _empty(frames, rounding)
+    growing = start_passes(frames, rounding)
     coarse = rounding > jnp.finfo(dtype).eps
     if coarse:
         # States of few digits are as uncertain as Jacobians of few: each pass has its own.
@@ -306,11 +300,11 @@ def _jacobian_product(recurrence, carry, xs, frames, num_steps):
     def one_step(carried, x):
         state, growing = carried
         new = step(state, x)
-        growing = _extended(growing, jacobian(state, x), rounding)
+        growing = extend_passes(growing, jacobian(state, x), rounding)
         finite = jnp.all(jnp.isfinite(new))
         now = growing.num_steps
         if coarse:
-            new = new * _perturbation(now, new.shape, rounding, dtype)
+            new = new * perturbation(now, new.shape, rounding, dtype)
         broken = growing.first_nonfinite_step
         broken = jnp.where((broken < 0) & ~finite, now - 1, broken)
         return (new, growing._replace(first_nonfinite_step=broken)), None
@@ -324,59 +318,9 @@ def _product_of(jacobians, frames):
     eps = float(jnp.finfo(jacobians.dtype).eps)
 
     def one_step(growing, jacobian):
-        return _extended(growing, jacobian, eps), None
+        return extend_passes(growing, jacobian, eps), None
 
-    return _finished(lax.scan(one_step, _empty(frames, eps), jacobians)[0])
-
-
-class _Growing(NamedTuple):
-    forms: FactoredForm
-    num_steps: Array
-    first_lost_step: Array
-    first_underflow_step: Array
-    first_nonfinite_step: Array
-    step_rounding: Array
-
-
-def _empty(frames, rounding):
-    never = jnp.full((), -1, jnp.int32)
-    rounding = jnp.asarray(rounding, frames.dtype)
-    return _Growing(jax.vmap(identity_form)(frames), never + 1, never, never, never, rounding)
-
-
-def _extended(growing, jacobian, rounding):
-    """Extend each pass by one Jacobian for all, `(n, n)`, or by one for each."""
-    passes, n, _ = growing.forms.left.shape
-    shape, dtype = (passes, n, n), jacobian.dtype
-    amplitude = max(PERTURBATION * float(jnp.finfo(dtype).eps), rounding)
-    jacobians = jacobian * _perturbation(growing.num_steps, shape, amplitude, dtype)
-    forms, faults = jax.vmap(extended)(growing.forms, jacobians)
-    now = growing.num_steps
-
-    def first(step, happened):
-        return jnp.where((step < 0) & jnp.any(happened), now, step)
-
-    return growing._replace(
-        forms=forms,
-        num_steps=now + 1,
-        first_lost_step=first(growing.first_lost_step, faults.lost),
-        first_underflow_step=first(growing.first_underflow_step, faults.underflowed),
-        first_nonfinite_step=first(growing.first_nonfinite_step, faults.broken),
-    )
-
-
-def _perturbation(step, shape, amplitude, dtype):
-    """Draw factors from 1 − amplitude to 1 + amplitude, for all passes but the first.
-
-    A hash of step and position (the finaliser of a 32-bit murmur hash) serves: `jax.random` takes
-    twenty times as long, and that is longer than the rest of the step.
-    """
-    bits = lax.iota(jnp.uint32, math.prod(shape)) + jnp.uint32(0x9E3779B9) * step.astype(jnp.uint32)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
-    noise = (bits ^ (bits >> 16)).astype(jnp.float32) * 2.0**-31 - 1
-    later = (jnp.arange(shape[0]) > 0).reshape(-1, *(1,) * (len(shape) - 1))
-    return 1 + jnp.where(later, amplitude * noise.reshape(shape).astype(dtype), 0)
+    return _finished(lax.scan(one_step, start_passes(frames, eps), jacobians)[0])
 
 
 def _finished(growing):
@@ -408,7 +352,7 @@ def _compose(later, earlier):
         )
 
     return _finished(
-        _Growing(
+        Passes(
             jax.vmap(composed)(form(later), form(earlier)),
             offset + later.num_steps,
             first(earlier.first_lost_step, later.first_lost_step),

@@ -143,7 +143,7 @@ def saturated(generator):
     weights = generator.uniform(3, 15) * generator.normal(size=(5, 5)) / np.sqrt(5)
     state, jacobians = generator.normal(size=5), []
     for _ in range(80):
-        pre = np.clip(weights @ state, -300, 300)
+        pre = np.clip(weights @ state, -30, 30)
         jacobians.append(weights / np.cosh(pre)[:, None] ** 2)
         state = np.tanh(pre)
     return exactly(np.stack(jacobians))

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jacobian_rnn.agreement import Agreement
+from jacobian_rnn.observation import Outcome
 from jacobian_rnn.plotting.marks import (
     BLACK,
     BLUE,
@@ -17,7 +18,7 @@ from jacobian_rnn.plotting.marks import (
     check_result,
     mark_edge,
 )
-from jacobian_rnn.regimes import THRESHOLDS, Outcome, Regime, RegimePrediction, Thresholds
+from jacobian_rnn.regimes import THRESHOLDS, Regime, RegimePrediction, Thresholds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

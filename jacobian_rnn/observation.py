@@ -1,0 +1,125 @@
+"""What training showed: a network learned, stayed stuck or diverged, from its record alone."""
+
+from enum import IntEnum
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+
+class Outcome(IntEnum):
+    """What training showed."""
+
+    STUCK = -1
+    LEARNED = 0
+    DIVERGED = 1
+
+
+@runtime_checkable
+class TrainingRecord(Protocol):
+    """The part of a training history that an observation reads; see `training.TrainingHistory`."""
+
+    @property
+    def loss(self) -> Any:
+        """Training loss of each update, `(updates,)`."""
+
+    @property
+    def update_norm(self) -> Any:
+        """Norm of each update, `(updates,)`."""
+
+    @property
+    def test_skill(self) -> Any:
+        """Held-out skill at the end, scalar."""
+
+    @property
+    def baseline_loss(self) -> Any:
+        """Loss of the trivial baseline, scalar."""
+
+
+class Observation(NamedTuple):
+    """What training showed.
+
+    Attributes:
+        outcome: LEARNED, STUCK or DIVERGED.
+        skill: held-out skill at the end, 0 is the trivial baseline and 1 perfect; dimensionless.
+        reason: one line for people.
+    """
+
+    outcome: Outcome
+    skill: float
+    reason: str
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"{self.outcome.name.lower()}: {self.reason}"
+
+
+def observe_regime(
+    history: TrainingRecord, *, learned_above: float = 0.5, diverged_above: float = 10.0
+) -> Observation:
+    """Say from the record of training alone whether a network learned, and if not, how it failed.
+
+    Learned: the held-out skill at the end is at least `learned_above`. Diverged: it did not learn,
+    and the loss or the updates became non-finite, or the median loss of the last tenth of the
+    updates exceeds `diverged_above` times that of the trivial baseline. Stuck: neither.
+
+    Args:
+        history: a record of training, `training.TrainingHistory`, of one network.
+        learned_above: smallest skill that counts as learned, between 0 and 1.
+        diverged_above: factor over the baseline's loss, above 1.
+
+    Returns:
+        The observation, on the host.
+
+    Raises:
+        ValueError: criteria out of range, or a record of several networks or of no update.
+
+    Example:
+        >>> import numpy as np
+        >>> from types import SimpleNamespace
+        >>> record = SimpleNamespace(
+        ...     loss=np.full(100, 1.4),
+        ...     update_norm=np.full(100, 0.1),
+        ...     test_skill=0.02,
+        ...     baseline_loss=1.386,
+        ... )
+        >>> print(observe_regime(record))
+        stuck: skill 0.02 on held-out data, loss 1.01 times the trivial baseline's
+    """
+    if not 0 < learned_above < 1 or not diverged_above > 1:
+        msg = (
+            f"learned_above, diverged_above: received {learned_above}, {diverged_above}, expected "
+            "a skill between 0 and 1 and a factor above 1"
+        )
+        raise ValueError(msg)
+    loss, updates = np.asarray(history.loss, float), np.asarray(history.update_norm, float)
+    if loss.ndim != 1 or not loss.size:
+        msg = (
+            f"history: received losses of shape {loss.shape}, expected one network's, (updates,) "
+            "with at least one"
+        )
+        raise ValueError(msg)
+    baseline = float(history.baseline_loss)
+    if updates.shape != loss.shape or not 0 < baseline < np.inf:
+        msg = (
+            f"history: received {loss.size} losses, {updates.size} update norms and the baseline "
+            f"loss {baseline}, expected as many of one as of the other, and a positive loss"
+        )
+        raise ValueError(msg)
+    skill = float(history.test_skill)
+    finite = bool(np.all(np.isfinite(loss)) and np.all(np.isfinite(updates)) and np.isfinite(skill))
+    relative = float(np.median(loss[-max(1, loss.size // 10) :]) / baseline)
+    if finite and skill >= learned_above:
+        outcome = Outcome.LEARNED
+    elif not finite or relative > diverged_above:
+        outcome = Outcome.DIVERGED
+    else:
+        outcome = Outcome.STUCK
+    if finite:
+        reason = (
+            f"skill {skill:.2f} on held-out data, loss {relative:.2f} times the trivial baseline's"
+        )
+    else:
+        bad = ~(np.isfinite(loss) & np.isfinite(updates))
+        when = f"from update {int(np.argmax(bad))} on" if bad.any() else "at the end"
+        reason = f"loss or updates not finite {when}"
+    return Observation(outcome, skill, reason)
