@@ -1,7 +1,7 @@
 """The product of all step Jacobians, P = J[T-1] ··· J[0], with every singular value in logs.
 
 P is held as `left @ diag(exp log_scale) @ right`: `left` and `right` of order one and well
-conditioned, and all growth and decay in `log_scale`. One elimination per step keeps that form, so
+conditioned, and all growth and decay in `log_scale`. One factorisation per step keeps that form, so
 nothing overflows, small singular values survive beside large ones, and memory does not grow with T.
 """
 
@@ -188,7 +188,7 @@ def jacobian_product(
 ) -> JacobianProduct:
     """Multiply the Jacobians of all steps along a trajectory, streaming.
 
-    One elimination per step keeps the factored form, as `factored_form.extended` says.
+    One factorisation per step keeps the factored form, as `factored_form.extended` says.
 
     Args:
         recurrence: the system.
@@ -206,7 +206,7 @@ def jacobian_product(
         ValueError: shapes, structures or time axes that do not fit, or values that are not finite.
         TypeError: float dtypes that differ.
 
-    Cost: per step one Jacobian, and a matrix product, an elimination and a matrix product of size n
+    Cost: per step one Jacobian, and a matrix product, a factorisation and a matrix product of size n
     for each pass; memory O(n²), whatever T is. Works under `jit` and `vmap`; reverse-mode `grad`
     stores O(T n²). Derivatives hold a lost direction at zero: what would revive it counts for
     nothing.
