@@ -161,7 +161,7 @@ def parameter_gradients(
 def _input_jacobians(recurrence, carry, xs, lags):
     """Extend (J[T-1] ··· J[T-lag+1])ᵀ backwards in time and keep it at each of the sorted lags."""
     state, unravel = ravel_pytree(carry)
-    refuse_coarse_step("input_jacobians", ravelled_step(recurrence, unravel), state, xs)
+    refuse_coarse_step(ravelled_step(recurrence, unravel), state, xs)
     jacobian = jacobian_of_step(recurrence, unravel)
     parts = getattr(recurrence.jacobian, "parts", None)
 

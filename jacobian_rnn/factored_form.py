@@ -5,9 +5,10 @@ overflows and small singular values survive beside large ones. While a product g
 orthogonal to a few digits, which is enough; `orthonormalize` gives it all digits at the end.
 
 Everything is done by operations on columns: an entry of `left` that is small stays accurate, since
-nothing of order one is added to it. That matters where directions do not mix. A direction that has
-fallen far behind leaves tiny entries, and they decide what happens when it catches up again.
-Householder reflections add rows to each other and lose such entries to rounding.
+nothing of order one is added to it, until it leaves the float range. That matters where directions
+do not mix. A direction that has fallen far behind leaves tiny entries, and they decide what happens
+when it catches up again. Householder reflections add rows to each other and lose such entries to
+rounding.
 """
 
 from typing import NamedTuple
@@ -48,12 +49,15 @@ class StepFaults(NamedTuple):
 
     Attributes:
         lost: rounding took a direction: its pivot is below n·eps of what cancelled to leave it.
-        underflowed: an entry of `left` left the float range that may count again later.
+        underflowed: an entry of `left` became too small for the float range, and it may count
+            again when its direction catches up.
+        right_cut: an entry of `right` became too small for half the float range.
         broken: the Jacobian held NaN or inf.
     """
 
     lost: Bool[Array, ""]
     underflowed: Bool[Array, ""]
+    right_cut: Bool[Array, ""]
     broken: Bool[Array, ""]
 
 
@@ -96,22 +100,35 @@ def extended(form: FactoredForm, jacobian: Float[Array, "n n"]) -> tuple[Factore
     log_scale, rounding = _compensated_sum(before, form.rounding[order], log_pivots)
     # In units of its column, no entry under- or overflows.
     r = r / jnp.where(column_sizes > 0, column_sizes, 1)
-    right = absorbed(r, reached[order], log_scale, form.right[order])
-    left, underflowed = _flush(left, log_scale)
+    right, right_cut = absorbed(r, reached[order], log_scale, form.right[order])
+    zeros_are_exact = _smallest_log(jacobian) + _smallest_log(form.left) > _log_tiny(r.dtype)
+    left, underflowed = _flush(left, log_scale, zeros_are_exact)
     broken = ~jnp.isfinite(jnp.max(column_sizes))
-    return FactoredForm(left, log_scale, rounding, right), StepFaults(lost, underflowed, broken)
+    faults = StepFaults(lost, underflowed, right_cut, broken)
+    return FactoredForm(left, log_scale, rounding, right), faults
 
 
-def _flush(left, log_scale):
+def _smallest_log(matrix):
+    """Return the log of the smallest size that is not zero."""
+    sizes = lax.stop_gradient(jnp.abs(matrix))
+    return jnp.log(jnp.min(jnp.where(sizes > 0, sizes, jnp.inf)))
+
+
+def _log_tiny(dtype):
+    return jnp.log(jnp.finfo(dtype).tiny)
+
+
+def _flush(left, log_scale, zeros_are_exact):
     """Set entries near the end of the float range to zero; say whether one of them may count.
 
     Row k of the product is the sum of exp(d_j) left_kj V_j. An entry that adds less than rounding
-    to the largest of these terms can never count again.
+    to the largest of these terms can never count again. A zero may be such an entry too, where
+    factors were so small that their product could underflow.
     """
     info = jnp.finfo(left.dtype)
     cut = info.tiny / info.eps
     sizes = lax.stop_gradient(jnp.abs(left))
-    tiny = (sizes > 0) & (sizes < cut)
+    tiny = (sizes < cut) & ((sizes > 0) | ~zeros_are_exact)
     # Some entry of a row of an orthogonal matrix is at least 1 / sqrt(n).
     large = sizes > 0.5 / sizes.shape[0] ** 0.5
     of_row = jnp.max(jnp.where(large, log_scale, -jnp.inf), axis=1, keepdims=True)
@@ -126,7 +143,7 @@ def orthonormalize(form: FactoredForm) -> FactoredForm:
     before = log_scale[order]
     left, r, _ = orthonormal_qr(form.left[:, order])
     log_scale = before + jnp.log(jnp.diagonal(r))
-    right = absorbed(r, before, log_scale, form.right[order])
+    right, _ = absorbed(r, before, log_scale, form.right[order])
     return FactoredForm(left, log_scale, jnp.zeros_like(log_scale), right)
 
 
@@ -135,8 +152,11 @@ def absorbed(
     column_scale: Float[Array, " n"],
     row_scale: Float[Array, " n"],
     right: Float[Array, "n n"],
-) -> Float[Array, "n n"]:
-    """Move the strict upper triangle of diag(exp row_scale)⁻¹ R diag(exp column_scale) into V."""
+) -> tuple[Float[Array, "n n"], Bool[Array, ""]]:
+    """Move the strict upper triangle of diag(exp row_scale)⁻¹ R diag(exp column_scale) into V.
+
+    Returns V, and whether an entry of it was cut to zero.
+    """
     n = row_scale.shape[0]
     index = jnp.arange(n)
     alive = ~(jnp.isneginf(column_scale) | jnp.isneginf(row_scale)[:, None])
@@ -146,27 +166,34 @@ def absorbed(
         here = counts[rows, columns]
         high = jnp.where(here, column_scale[columns], 0)
         low = jnp.where(here, row_scale[rows, None], 0)
-        return jnp.where(here, r[rows, columns] * _exp_in_range(high - low), 0)
+        factors = jnp.where(here, _exp_in_range(high - low), 0)
+        cut = here & (factors == 0) & (r[rows, columns] != 0)
+        return r[rows, columns] * factors, jnp.any(cut)
 
     # A quarter of the triangle is empty: two thin products cost less than one.
     upper, lower, everything = slice(n // 2), slice(n // 2, n), slice(n)
-    moved_up = matmul(scaled(upper, everything), right)
-    moved_down = matmul(scaled(lower, lower), right[lower])
-    right = right + jnp.concatenate([moved_up, moved_down])
-    return jnp.where(jnp.abs(right) < jnp.sqrt(jnp.finfo(right.dtype).tiny), 0, right)
+    (up, up_cut), (down, down_cut) = scaled(upper, everything), scaled(lower, lower)
+    right = right + jnp.concatenate([matmul(up, right), matmul(down, right[lower])])
+    tiny = jnp.abs(right) < jnp.sqrt(jnp.finfo(right.dtype).tiny)
+    return jnp.where(tiny, 0, right), up_cut | down_cut | jnp.any(tiny & (right != 0))
 
 
 def _exp_in_range(x):
     """Compute exp, cut to zero below the root of the smallest float: products of two stay normal.
 
-    Entries far below eps count where products are composed whose directions do not mix.
+    Entries far below eps are kept, because they count where products are composed whose directions
+    do not mix.
     """
-    cut = jnp.log(jnp.finfo(x.dtype).tiny) / 2
+    cut = _log_tiny(x.dtype) / 2
     return jnp.where(x > cut, jnp.exp(jnp.maximum(x, cut)), 0)
 
 
-def composed(later: FactoredForm, earlier: FactoredForm) -> FactoredForm:
+def composed(
+    later: FactoredForm, earlier: FactoredForm, right_cut: Bool[Array, ""]
+) -> tuple[FactoredForm, Bool[Array, ""]]:
     """Multiply two products: factor diag(exp d₂) M diag(exp d₁), with M = V₂ Q₁.
+
+    Returns also whether entries that were cut from the `right` of the later product may count.
 
     Both sides are graded, so the pivot of the elimination is the largest of log|M_ij| + d₂ᵢ + d₁ⱼ:
     the multipliers, in the scales of their rows and columns, are then at most one.
@@ -194,11 +221,19 @@ def composed(later: FactoredForm, earlier: FactoredForm) -> FactoredForm:
         )
 
     zeros = jnp.zeros((n, n), d1.dtype)
-    start = (matmul(later.right, earlier.left), zeros, zeros, jnp.zeros((n,), d1.dtype))
+    middle = matmul(later.right, earlier.left)
+    # In units of the product, what stands in its place and what a cut entry might have added.
+    sizes, log_cut = d2[:, None] + jnp.log(jnp.abs(middle)) + d1, _log_tiny(d1.dtype) / 2
+    possible = d2[:, None] + log_cut + d1
+    empty = jnp.abs(middle) <= n * jnp.exp(log_cut)
+    largest = jnp.minimum(jnp.max(sizes, axis=1)[:, None], jnp.max(sizes, axis=0))
+    counts = empty & (possible > largest + jnp.log(jnp.finfo(d1.dtype).eps))
+    start = (middle, zeros, zeros, jnp.zeros((n,), d1.dtype))
     _, lower, upper, log_pivots = lax.fori_loop(0, n, eliminate, start)
     # diag(exp d₂) M diag(exp d₁) = lower diag(exp log_pivots) upper, both factors of order one.
     left, right = matmul(later.left, lower), matmul(upper, earlier.right)
-    return orthonormalize(FactoredForm(left, log_pivots, jnp.zeros_like(log_pivots), right))
+    form = orthonormalize(FactoredForm(left, log_pivots, jnp.zeros_like(log_pivots), right))
+    return form, right_cut & jnp.any(counts)
 
 
 @jax.jit

@@ -68,7 +68,8 @@ def step_jacobians(
         carry: initial carry, without batch axis.
         xs: one sequence, `(time, ...)`; None for a system without input.
         method: "forward" (`jax.jacfwd`), "reverse" (`jax.jacrev`), "closed_form", or "auto": the
-            closed form where there is one, else forward mode.
+            closed form where there is one, else forward mode, or reverse mode where a `custom_vjp`
+            leaves no other.
         num_steps: number of steps T where `xs` is None.
 
     Returns:
@@ -227,6 +228,12 @@ def _step_jacobians(recurrence, carry, xs, method, num_steps):
     _, unravel = ravel_pytree(carry)
     states = _trajectory(recurrence, carry, xs, num_steps)
     jacobian = jacobian_of_step(recurrence, unravel, method)
+    one_input = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+    if method == "forward" and not has_forward_mode(
+        ravelled_step(recurrence, unravel), states[0], one_input
+    ):
+        msg = "method='forward': the step holds a custom_vjp, expected 'auto' or 'reverse' for it"
+        raise ValueError(msg)
     return jax.vmap(jacobian, axis_size=num_steps)(states[:-1], xs)
 
 

@@ -167,7 +167,7 @@ STATIC = ("num_warmup", "qr_every", "factorization")
 def _run_along(recurrence, carry, run, xs, num_steps, num_warmup, qr_every, factorization):
     unravel = ravel_pytree(carry)[1]
     step = ravelled_step(recurrence, unravel)
-    refuse_coarse_step("lyapunov_spectrum", step, run.state, xs)
+    refuse_coarse_step(step, run.state, xs)
     jacobian = jacobian_of_step(recurrence, unravel)
     n, k = run.frame.shape
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jacobian_rnn.factored_form import FactoredForm, extended, identity_form
 
@@ -32,27 +32,22 @@ class Passes(NamedTuple):
     first_lost_step: Int[Array, ""]
     first_underflow_step: Int[Array, ""]
     first_nonfinite_step: Int[Array, ""]
-    step_rounding: Float[Array, ""]
+    right_cut: Bool[Array, " passes"]
 
 
-def start_passes(frames: Float[Array, "passes n n"], rounding: float) -> Passes:
+def start_passes(frames: Float[Array, "passes n n"]) -> Passes:
     """Return the empty product, in a starting frame for each pass."""
     never = jnp.full((), -1, jnp.int32)
     forms = jax.vmap(identity_form)(frames)
-    return Passes(forms, never + 1, never, never, never, jnp.asarray(rounding, frames.dtype))
+    return Passes(forms, never + 1, never, never, never, jnp.zeros(len(frames), bool))
 
 
-def extend_passes(passes: Passes, jacobian: Array, rounding: float) -> Passes:
-    """Multiply by the Jacobian of the next step, `(n, n)` for all passes or one for each.
-
-    Args:
-        passes: the product so far.
-        jacobian: `(n, n)`, or `(passes, n, n)`.
-        rounding: relative rounding of its entries. Static.
-    """
+def extend_passes(
+    passes: Passes, jacobian: Float[Array, "n n"], state_is_finite: Bool[Array, ""] | bool = True
+) -> Passes:
+    """Multiply by the Jacobian of the next step; say whether the state after it is finite."""
     shape, dtype = passes.forms.left.shape, jacobian.dtype
-    amplitude = max(PERTURBATION * float(jnp.finfo(dtype).eps), rounding)
-    jacobians = jacobian * perturbation(passes.num_steps, shape, amplitude, dtype)
+    jacobians = jacobian * _perturbation(passes.num_steps, shape, dtype)
     forms, faults = jax.vmap(extended)(passes.forms, jacobians)
     now = passes.num_steps
 
@@ -64,14 +59,15 @@ def extend_passes(passes: Passes, jacobian: Array, rounding: float) -> Passes:
         num_steps=now + 1,
         first_lost_step=first(passes.first_lost_step, faults.lost),
         first_underflow_step=first(passes.first_underflow_step, faults.underflowed),
-        first_nonfinite_step=first(passes.first_nonfinite_step, faults.broken),
+        first_nonfinite_step=first(
+            passes.first_nonfinite_step, faults.broken | jnp.logical_not(state_is_finite)
+        ),
+        right_cut=passes.right_cut | faults.right_cut,
     )
 
 
-def perturbation(
-    step: Int[Array, ""], shape: tuple[int, ...], amplitude: float, dtype: jnp.dtype
-) -> Array:
-    """Draw factors from 1 − amplitude to 1 + amplitude, for all passes but the first.
+def _perturbation(step, shape, dtype):
+    """Draw factors within a few roundings of 1, for all passes but the first.
 
     A hash of step and position (the finaliser of a 32-bit murmur hash) serves: `jax.random` takes
     twenty times as long, and that is longer than the rest of the step.
@@ -80,5 +76,6 @@ def perturbation(
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
     noise = (bits ^ (bits >> 16)).astype(jnp.float32) * 2.0**-31 - 1
-    later = (jnp.arange(shape[0]) > 0).reshape(-1, *(1,) * (len(shape) - 1))
+    later = (jnp.arange(shape[0]) > 0)[:, None, None]
+    amplitude = PERTURBATION * jnp.finfo(dtype).eps
     return 1 + jnp.where(later, amplitude * noise.reshape(shape).astype(dtype), 0)

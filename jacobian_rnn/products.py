@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jacobian_rnn.cells import Recurrence
 from jacobian_rnn.checks import check_jacobians, check_precision, check_system
@@ -28,8 +28,8 @@ from jacobian_rnn.factored_form import (
 from jacobian_rnn.frames import check_frame
 from jacobian_rnn.graded_svd import flushed_exp, graded_singular_values, matmul
 from jacobian_rnn.jacobians import jacobian_of_step, ravelled_step
-from jacobian_rnn.product_passes import PASSES, Passes, extend_passes, perturbation, start_passes
-from jacobian_rnn.traced_steps import rounding_of_step
+from jacobian_rnn.product_passes import PASSES, Passes, extend_passes, start_passes
+from jacobian_rnn.traced_steps import refuse_coarse_step
 
 CAUTION = 5
 SECONDS_PER_STEP = 2e-10  # of one pass, as a multiple of n³; n from 128 to 512, two CPU cores
@@ -55,9 +55,8 @@ class JacobianProduct(NamedTuple):
             float range holds and may catch up again, int32 scalar, −1 if none.
         first_nonfinite_step: first step whose Jacobian or new state held NaN or inf, int32 scalar,
             −1 if none. Nothing of the product means anything then.
-        step_rounding: relative rounding of the coarsest arithmetic in the step: eps of the dtype,
-            or more where a cell computes in fewer bits than its state has. The passes then differ
-            by up to that much in every entry of every Jacobian and of every state.
+        right_cut: whether entries of `right` fell below half the float range and were set to zero,
+            bool `(passes,)`. They count for nothing here, and may for `later @ earlier`.
     """
 
     left: Float[Array, "passes n n"]
@@ -67,7 +66,7 @@ class JacobianProduct(NamedTuple):
     first_lost_step: Int[Array, ""]
     first_underflow_step: Int[Array, ""]
     first_nonfinite_step: Int[Array, ""]
-    step_rounding: Float[Array, ""]
+    right_cut: Bool[Array, " passes"]
 
     def log_singular_values(self) -> Float[Array, " n"]:
         """Return log σ_i(P), nats, descending; −inf for lost directions."""
@@ -206,8 +205,8 @@ def jacobian_product(
         ValueError: shapes, structures or time axes that do not fit, or values that are not finite.
         TypeError: float dtypes that differ.
 
-    Cost: per step one Jacobian, and a matrix product, a factorisation and a matrix product of size n
-    for each pass; memory O(n²), whatever T is. Works under `jit` and `vmap`; reverse-mode `grad`
+    Cost: per step one Jacobian, and two matrix products and a factorisation of size n for each
+    pass; memory O(n²), whatever T is. Works under `jit` and `vmap`; reverse-mode `grad`
     stores O(T n²). Derivatives hold a lost direction at zero: what would revive it counts for
     nothing.
 
@@ -289,51 +288,37 @@ def _jacobian_product(recurrence, carry, xs, frames, num_steps):
     state, unravel = ravel_pytree(carry)
     step = ravelled_step(recurrence, unravel)
     jacobian = jacobian_of_step(recurrence, unravel)
-    dtype, rounding = state.dtype, rounding_of_step(step, state, xs)
-    growing = start_passes(frames, rounding)
-    coarse = rounding > jnp.finfo(dtype).eps
-    if coarse:
-        # States of few digits are as uncertain as Jacobians of few: each pass has its own.
-        state = jnp.broadcast_to(state, (frames.shape[0], *state.shape))
-        step, jacobian = (jax.vmap(function, in_axes=(0, None)) for function in (step, jacobian))
+    refuse_coarse_step(step, state, xs)
 
     def one_step(carried, x):
-        state, growing = carried
+        state, passes = carried
         new = step(state, x)
-        growing = extend_passes(growing, jacobian(state, x), rounding)
-        finite = jnp.all(jnp.isfinite(new))
-        now = growing.num_steps
-        if coarse:
-            new = new * perturbation(now, new.shape, rounding, dtype)
-        broken = growing.first_nonfinite_step
-        broken = jnp.where((broken < 0) & ~finite, now - 1, broken)
-        return (new, growing._replace(first_nonfinite_step=broken)), None
+        passes = extend_passes(passes, jacobian(state, x), jnp.all(jnp.isfinite(new)))
+        return (new, passes), None
 
-    (_, growing), _ = lax.scan(one_step, (state, growing), xs, length=num_steps)
-    return _finished(growing)
+    (_, passes), _ = lax.scan(one_step, (state, start_passes(frames)), xs, length=num_steps)
+    return _finished(passes)
 
 
 @jax.jit
 def _product_of(jacobians, frames):
-    eps = float(jnp.finfo(jacobians.dtype).eps)
+    def one_step(passes, jacobian):
+        return extend_passes(passes, jacobian), None
 
-    def one_step(growing, jacobian):
-        return extend_passes(growing, jacobian, eps), None
-
-    return _finished(lax.scan(one_step, start_passes(frames, eps), jacobians)[0])
+    return _finished(lax.scan(one_step, start_passes(frames), jacobians)[0])
 
 
-def _finished(growing):
-    forms = jax.vmap(orthonormalize)(growing.forms)
+def _finished(passes):
+    forms = jax.vmap(orthonormalize)(passes.forms)
     return JacobianProduct(
         forms.left,
         forms.log_scale,
         forms.right,
-        growing.num_steps,
-        growing.first_lost_step,
-        growing.first_underflow_step,
-        growing.first_nonfinite_step,
-        growing.step_rounding,
+        passes.num_steps,
+        passes.first_lost_step,
+        passes.first_underflow_step,
+        passes.first_nonfinite_step,
+        passes.right_cut,
     )
 
 
@@ -345,6 +330,12 @@ def _compose(later, earlier):
         )
 
     offset = earlier.num_steps
+    forms, underflowed = jax.vmap(composed)(form(later), form(earlier), later.right_cut)
+    of_earlier = jnp.where(
+        jnp.any(underflowed) & (earlier.first_underflow_step < 0),
+        offset,
+        earlier.first_underflow_step,
+    )
 
     def first(of_earlier, of_later):
         return jnp.where(
@@ -353,12 +344,12 @@ def _compose(later, earlier):
 
     return _finished(
         Passes(
-            jax.vmap(composed)(form(later), form(earlier)),
+            forms,
             offset + later.num_steps,
             first(earlier.first_lost_step, later.first_lost_step),
-            first(earlier.first_underflow_step, later.first_underflow_step),
+            first(of_earlier, later.first_underflow_step),
             first(earlier.first_nonfinite_step, later.first_nonfinite_step),
-            jnp.maximum(earlier.step_rounding, later.step_rounding),
+            earlier.right_cut | later.right_cut,
         )
     )
 

@@ -23,7 +23,6 @@ from jacobian_rnn.padded_sequences import check_lengths, ending_together, waitin
 from jacobian_rnn.products import jacobian_product, warn_of_cost
 
 LOST_DIGITS = 1e-2  # nats: a log gain with a larger error has lost its digits
-COARSE_ROUNDINGS = 64  # where a step rounds coarsely, so many of its roundings are no loss yet
 
 
 class Regime(IntEnum):
@@ -68,7 +67,6 @@ class RegimePrediction(NamedTuple):
         first_nonfinite_step: `(B,)`: first step of the sequence whose new state or Jacobian held
             NaN or inf, −1 if none. The log gain is then that of at most `horizon` steps before, if
             they explode already, and NaN if not.
-        step_rounding: scalar: relative rounding of the coarsest arithmetic in the step.
         horizon: int32 scalar, steps.
         thresholds: nats, `(2,)`: lower and upper.
     """
@@ -83,7 +81,6 @@ class RegimePrediction(NamedTuple):
     log_gain_error: Float[Array, " sequences"]
     undetermined: Bool[Array, ""]
     first_nonfinite_step: Int[Array, " sequences"]
-    step_rounding: Float[Array, ""]
     horizon: Int[Array, ""]
     thresholds: Float[Array, "2"]
 
@@ -116,10 +113,11 @@ def _report(prediction):
     verdict += " (borderline)" if bool(prediction.borderline) else ""
     known, low, high = gains[~np.isnan(gains)], *map(float, prediction.thresholds)
     median = float(_quantile(jnp.asarray(known), 0.5))
+    over = f"over {'at most ' if num_broken else ''}{steps} steps"
     if median == -np.inf:
-        yield f"{verdict}: over {steps} steps the gradient is cut to exactly zero"
+        yield f"{verdict}: {over} the gradient is cut to exactly zero"
     else:
-        yield f"{verdict}: over {steps} steps a gradient is multiplied by {_power(median)}"
+        yield f"{verdict}: {over} a gradient is multiplied by {_power(median)}"
     lower, upper = (_power(float(bound)) for bound in prediction.interval)
     yield (
         f"  90 % of {num} sequences between {lower} and {upper}; "
@@ -145,11 +143,6 @@ def _report(prediction):
         )
     if lost:
         yield f"  digits lost to rounding in {lost} of {num} sequences"
-    if float(prediction.step_rounding) > float(jnp.finfo(prediction.log_gain.dtype).eps):
-        yield (
-            f"  the step computes with {-np.log10(float(prediction.step_rounding)):.1f} decimal "
-            f"digits: the gain is uncertain by {float(jnp.max(prediction.log_gain_error)):.2f} nats"
-        )
 
 
 def _power(log):
@@ -257,32 +250,27 @@ def _predict_regime(recurrence, carry, xs, padding, horizon, num_warmup, thresho
         return jnp.ravel(recurrence.output(unravel(state)))
 
     def of_sequence(xs):
-        num_steps = jax.tree.leaves(xs)[0].shape[0]
         states = trajectory(recurrence, carry, xs)
-        finite = jnp.all(jnp.isfinite(states[1:]), axis=1)
-        end = jnp.where(jnp.all(finite), num_steps, jnp.argmin(finite))
-        # The last `horizon` steps with finite states; before them there may be too few.
-        start = jnp.maximum(end - horizon, 0)
+        start, end, overflowed = _last_finite_steps(states, horizon)
         window = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, horizon), xs)
         active = start + jnp.arange(horizon) < end
         product = jacobian_product(waiting(recurrence), unravel(states[start]), (window, active))
         rows = derivative_of(output)(states[end])
         seen = jnp.eye(rows.shape[1], dtype=rows.dtype), rows
-        gains = [product.log_gain_through(rows) for rows in seen]
-        errors = [product.log_gain_through_error(rows) for rows in seen]
-        broken = jnp.where(end < num_steps, end, -1)
-        inside = product.first_nonfinite_step
-        broken = jnp.where(inside >= 0, start + inside, broken)
+        gains = jnp.stack([product.log_gain_through(rows) for rows in seen])
+        errors = jnp.stack([product.log_gain_through_error(rows) for rows in seen])
+        in_window = product.first_nonfinite_step
+        broken_jacobian = in_window >= 0
         # What explodes before a state overflows explodes; anything else that ends so says nothing.
-        explodes = (end < num_steps) & (inside < 0) & (gains[1] > upper)
+        usable = ~broken_jacobian & (~overflowed | (gains[1] > upper))
+        gains = jnp.where(usable & (errors <= LOST_DIGITS), gains, jnp.nan)
+        broken = jnp.where(overflowed, end, -1)
+        broken = jnp.where(broken_jacobian, start + in_window, broken)
         exponent = largest_exponent(recurrence, carry, xs, num_warmup=num_warmup)
-        usable = (broken < 0) | explodes
-        return *gains, jnp.maximum(*errors), exponent, broken, usable, product.step_rounding
+        return gains, jnp.max(errors), exponent, broken
 
-    log_gain, of_output, error, exponents, broken, usable, rounding = jax.vmap(of_sequence)(xs)
-    rounding = rounding[0]
-    usable &= error <= jnp.maximum(LOST_DIGITS, COARSE_ROUNDINGS * rounding)
-    log_gain, of_output = (jnp.where(usable, gain, jnp.nan) for gain in (log_gain, of_output))
+    gains, error, exponents, broken = jax.vmap(of_sequence)(xs)
+    log_gain, of_output = gains[:, 0], gains[:, 1]
     median, *interval = (_quantile(of_output, level) for level in (0.5, 0.05, 0.95))
     inside = [(interval[0] <= bound) & (bound <= interval[1]) for bound in (lower, upper)]
     counted = ~jnp.isnan(exponents)
@@ -299,10 +287,21 @@ def _predict_regime(recurrence, carry, xs, padding, horizon, num_warmup, thresho
         log_gain_error=error,
         undetermined=jnp.all(jnp.isnan(of_output)),
         first_nonfinite_step=jnp.where(broken >= 0, broken - padding, -1).astype(jnp.int32),
-        step_rounding=rounding,
         horizon=jnp.int32(horizon),
         thresholds=jnp.asarray(thresholds, log_gain.dtype),
     )
+
+
+def _last_finite_steps(states, horizon):
+    """Return the first and the end of the last `horizon` steps whose states are finite.
+
+    Also whether a later state is not. There may be fewer steps than `horizon` before it.
+    """
+    num_steps = states.shape[0] - 1
+    finite = jnp.all(jnp.isfinite(states[1:]), axis=1)
+    overflowed = ~jnp.all(finite)
+    end = jnp.where(overflowed, jnp.argmin(finite), num_steps)
+    return jnp.maximum(end - horizon, 0), end, overflowed
 
 
 def _quantile(values, level):

@@ -73,7 +73,7 @@ def _log_singular_values_by_lag(recurrence, carry, xs, lags, num_steps):
     """Extend (J[T-lag] ··· J[T-1])ᵀ backwards in time and keep it at each of the sorted lags."""
     state, unravel = ravel_pytree(carry)
     step = ravelled_step(recurrence, unravel)
-    refuse_coarse_step("log_singular_values_by_lag", step, state, xs)
+    refuse_coarse_step(step, state, xs)
     jacobian = jacobian_of_step(recurrence, unravel)
     states = trajectory(recurrence, carry, xs, num_steps=num_steps)
     n = states.shape[1]

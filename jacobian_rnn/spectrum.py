@@ -302,7 +302,9 @@ def _reason(spectrum, i):
     """Say why an exponent has no error bar."""
     if int(spectrum.first_nonfinite_step) >= 0:
         return "not all steps are finite"
-    return "lost" if np.isneginf(spectrum.exponents[i]) else "fewer than two batches"
+    if not np.isneginf(spectrum.exponents[i]):
+        return "fewer than two batches"
+    return "lost" if int(spectrum.first_lost_step) >= 0 else "cut"
 
 
 def _shown(estimate):

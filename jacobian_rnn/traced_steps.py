@@ -40,19 +40,19 @@ def rounding_of_step(
 
 
 def refuse_coarse_step(
-    name: str, step: Callable[[Array, PyTree], Array], state: Float[Array, " n"], xs: PyTree
+    step: Callable[[Array, PyTree], Array], state: Float[Array, " n"], xs: PyTree
 ) -> None:
     """Raise a TypeError where a step computes in fewer bits than its state has.
 
-    For functions whose error bars do not include the rounding of the step.
+    Its Jacobian has as few digits, or none: the slope 1 − h² of a saturated unit is a difference of
+    two numbers that have been rounded. No error bar can be measured from such a step alone.
     """
     rounding = rounding_of_step(step, state, xs)
     if rounding > float(jnp.finfo(state.dtype).eps):
         msg = (
-            f"{name}: received a step that computes with {-math.log10(rounding):.1f} decimal "
-            f"digits, expected those of its state, {state.dtype}: small rates would be wrong "
-            "without a sign of it. Give a Flax cell dtype=None, or take jacobian_product or "
-            "predict_regime, whose error bars include the rounding of the step"
+            f"step: received one that computes with {-math.log10(rounding):.1f} decimal digits, "
+            f"expected those of its state, {state.dtype}: growth would be wrong without a sign of "
+            "it. Give a Flax cell dtype=None, which computes with the same weights in full"
         )
         raise TypeError(msg)
 
@@ -64,10 +64,10 @@ def has_forward_mode(step: Callable[..., Array], *args: PyTree) -> bool:
     """
     first, *rest = args
 
-    def differential(point, tangent):
+    def differential(point, tangent, *rest):
         return jax.jvp(lambda point: step(point, *rest), (point,), (tangent,))
 
-    jaxpr = jax.make_jaxpr(differential)(first, first)
+    jaxpr = jax.make_jaxpr(differential)(first, first, *rest)
     # What stands for the derivative that is missing, and raises when it is computed.
     return all(equation.primitive.name != "custom_lin" for equation in _equations(jaxpr.jaxpr))
 

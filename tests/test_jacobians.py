@@ -317,6 +317,12 @@ def forward_step(weights, carry, x):
     return jnp.tanh(weights @ carry + x)
 
 
+def test_forward_mode_is_refused_where_a_custom_vjp_leaves_reverse_mode_alone():
+    system = Recurrence(backward_step, jnp.asarray(normal(0, (4, 4))))
+    with pytest.raises(ValueError, match="method='forward': the step holds a custom_vjp"):
+        step_jacobians(system, jnp.zeros(4), jnp.zeros((3, 4)), method="forward")
+
+
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize(
     "measure",

@@ -109,7 +109,7 @@ def test_a_reset_among_the_counted_steps_is_said_and_nothing_else(factorization,
     assert (spectrum.first_lost_step, spectrum.first_zero_step) == (-1, 300)
     text = str(spectrum)
     assert "exact zero: first at step 300" in text
-    assert "no error bar: lost" in text
+    assert "no error bar: cut" in text
     assert "WARNING" not in text
     assert "nan" not in text
     assert not np.isinf(spectrum.sum_rule_residual)

@@ -19,7 +19,9 @@ def decaying(smallest=0.5, passes=2, disagreement=0.0):
         right=jnp.tile(jnp.eye(3), (passes, 1, 1)),
         num_steps=jnp.int32(50),
         first_lost_step=jnp.int32(-1),
+        first_underflow_step=jnp.int32(-1),
         first_nonfinite_step=jnp.int32(-1),
+        right_cut=jnp.zeros(passes, bool),
     )
 
 

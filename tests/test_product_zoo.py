@@ -89,3 +89,32 @@ def test_a_direction_that_left_the_float_range_is_reported():
     product = product_of(jacobians)
     assert int(product.first_underflow_step) == -1
     assert float(product.log_error) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("dtype", "small", "smaller", "large"),
+    [(jnp.float32, 1e-25, 1e-30, 1e10), (jnp.float64, 1e-180, 1e-200, 1e100)],
+)
+def test_what_a_composition_cannot_know_of_its_factors_is_reported(dtype, small, smaller, large):
+    later = product_of(jnp.asarray([[[1, small], [0, smaller]]], dtype))
+    earlier = product_of(jnp.asarray(np.array([np.diag([1, large])] * 5), dtype))
+    assert bool(later.right_cut.all())
+    assert float(later.log_error) < 1e-3
+    product = later @ earlier
+    assert int(product.first_underflow_step) == 5
+    assert np.isinf(product.log_error)
+    # Exact zeros in the same places are none of its business.
+    apart = product_of(jnp.asarray([[[1, 0], [0, smaller]]], dtype))
+    assert not bool(apart.right_cut.any())
+    assert float((apart @ earlier).log_error) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "large", "small"), [(jnp.float32, 1e20, 1e-25), (jnp.float64, 1e150, 1e-180)]
+)
+def test_an_entry_that_underflows_as_it_is_multiplied_is_reported(dtype, large, small):
+    steps = [np.diag([large, 1.0])] * 4 + [np.array([[1.0, 0.0], [small, 1.0]])]
+    steps += [np.diag([1.0, 1 / large])] + [np.diag([1 / large, 1.0])] * 3
+    product = product_of(jnp.asarray(np.array(steps), dtype))
+    assert int(product.first_underflow_step) >= 0
+    assert np.isinf(product.log_error)

@@ -163,6 +163,17 @@ def test_a_state_that_turns_nan_without_growth_gives_no_verdict():
     assert float(prediction.exponent) == pytest.approx(np.log(0.9))
 
 
+def test_a_jacobian_that_is_not_finite_gives_no_verdict_though_a_later_state_overflows():
+    def step(rate, carry, x):
+        # The slope of the root is infinite at zero, where the state stays finite.
+        return jnp.where(x[0] > 0.5, 1 + jnp.sqrt(0 * carry), rate * carry)
+
+    xs = jnp.zeros((3, 1100, 1)).at[:, 20].set(1.0)
+    prediction = predict_regime(Recurrence(step, jnp.array(2.0)), jnp.ones(2), xs, horizon=1090)
+    assert bool(prediction.undetermined)
+    np.testing.assert_array_equal(prediction.first_nonfinite_step, 20)
+
+
 def test_the_step_of_a_padded_sequence_is_counted_in_the_sequence_itself():
     def step(rate, carry, x):
         return jnp.where(x[0] > 0.5, jnp.nan, rate * carry)
@@ -215,7 +226,9 @@ def test_the_regime_follows_what_the_output_shows_and_not_a_gauge():
     carry = (zero, jnp.ones(4), zero, zero)
     system = Recurrence(stabilised, jax.tree.map(jnp.asarray, params))
     prediction = predict_regime(system, carry, xs, horizon=600)
-    for sequence, gain in zip(xs, prediction.log_gain_of_output, strict=True):
+    errors = prediction.log_gain_error
+    assert float(errors.max()) < 1e-3
+    for sequence, gain, error in zip(xs, prediction.log_gain_of_output, errors, strict=True):
         flat, unravel = ravel_pytree(carry)
 
         def last_output(state, sequence=sequence, unravel=unravel):
@@ -224,10 +237,10 @@ def test_the_regime_follows_what_the_output_shows_and_not_a_gauge():
 
             return jax.lax.scan(one, unravel(state), sequence)[0][3]
 
-        # Reverse mode through the scan is another route. Both lose the eight digits that lie
-        # between the output and the gauge.
+        # Reverse mode through the scan is another route. The gauge grows by 18 nats more, and takes
+        # eight digits from both.
         exact = jnp.log(jnp.linalg.norm(jax.jacrev(last_output)(flat)) / 2)
-        assert float(gain) == pytest.approx(float(exact), abs=1e-5)
+        assert abs(float(gain) - float(exact)) < 10 * float(error)
     assert (prediction.log_gain - prediction.log_gain_of_output).min() > 3
     assert "of the whole carry" in str(prediction)
     whole = Recurrence(stabilised, system.params, output=lambda carry: jnp.concatenate(carry))
