@@ -32,8 +32,8 @@ from jacobian_rnn.product_passes import PASSES, Passes, extend_passes, start_pas
 from jacobian_rnn.traced_steps import refuse_coarse_step
 
 CAUTION = 5
-# Of one pass, as a multiple of n³, two CPU cores: 1e-10 to 4e-10 for Gaussian matrices of 128 to 512
-# rows, 5e-10 for an LSTM of 512 states, whose Jacobians need an elimination first.
+# Of one pass, as a multiple of n³, on two CPU cores: 1e-10 to 4e-10 for Gaussian matrices of 128 to
+# 512 rows, 5e-10 for an LSTM of 512 states, whose Jacobians need an elimination first.
 SECONDS_PER_STEP = 4e-10
 LIGHTER = "estimate_error=False, or lyapunov_spectrum with a few exponents"
 
