@@ -118,3 +118,14 @@ def test_an_entry_that_underflows_as_it_is_multiplied_is_reported(dtype, large, 
     product = product_of(jnp.asarray(np.array(steps), dtype))
     assert int(product.first_underflow_step) >= 0
     assert np.isinf(product.log_error)
+
+
+def test_a_composition_counts_entries_far_below_rounding():
+    # The entry 1e-60 is multiplied by 1e80 in the earlier product, and decides both values.
+    later, earlier = np.array([[1, 1e-60], [0, 1e-70]]), np.diag([1, 1e20])
+    jacobians = np.array([earlier] * 4 + [later])
+    expected = np.log(10) * np.array([20, -10])
+    np.testing.assert_allclose(product_of(jacobians).log_singular_values(), expected, atol=1e-9)
+    cut = product_of(jacobians[4:]) @ product_of(jacobians[:4])
+    np.testing.assert_allclose(cut.log_singular_values(), expected, atol=1e-9)
+    assert float(cut.log_error) < 1e-9
