@@ -45,7 +45,7 @@ def start_passes(frames: Float[Array, "passes n n"]) -> Passes:
 def extend_passes(
     passes: Passes, jacobian: Float[Array, "n n"], state_is_finite: Bool[Array, ""] | bool = True
 ) -> Passes:
-    """Multiply by the Jacobian of the next step; say whether the state after it is finite."""
+    """Multiply by the Jacobian of the next step, after which the state may not be finite."""
     shape, dtype = passes.forms.left.shape, jacobian.dtype
     jacobians = jacobian * _perturbation(passes.num_steps, shape, dtype)
     forms, faults = jax.vmap(extended)(passes.forms, jacobians)
