@@ -1,4 +1,4 @@
-"""Find the log gains between which networks learn: the thresholds that predictions use.
+"""Find the log growths between which networks learn: the thresholds that predictions use.
 
 SimpleCell networks on delayed recall, at many gains, are predicted and trained by the protocol of
 the comparison, with seeds that the comparison never uses. The thresholds that best separate those
@@ -69,7 +69,7 @@ def run(protocol: Protocol, preset: str, *, num_workers: int, console: Console) 
         at = dataset.isel(gain_index=index)
         skills = " ".join(f"{float(skill):.2f}" for skill in at["test_skill"])
         console.print(
-            f"gain {float(at['gain']):6.2f}  log gain {float(at['log_gain'].median()):+6.1f}  "
+            f"gain {float(at['gain']):6.2f}  log growth {float(at['log_growth'].median()):+6.1f}  "
             f"skill {skills}",
             highlight=False,
         )
@@ -93,7 +93,7 @@ def work(protocol: Protocol, unit: Unit, report: Report) -> xr.Dataset:
 
 def thresholds(dataset: xr.Dataset, num_resamples: int = 500) -> tuple[jrnn.Thresholds, np.ndarray]:
     """Return the thresholds of highest balanced accuracy, and their 95 % interval over gains."""
-    log_gain = dataset["log_gain"].median("sequence").transpose("gain_index", "seed").to_numpy()
+    log_growth = dataset["log_growth"].median("sequence").transpose("gain_index", "seed").to_numpy()
     learned = (
         (dataset["outcome"] == jrnn.Outcome.LEARNED).transpose("gain_index", "seed").to_numpy()
     )
@@ -103,18 +103,18 @@ def thresholds(dataset: xr.Dataset, num_resamples: int = 500) -> tuple[jrnn.Thre
     generator = np.random.default_rng(0)
     resampled = []
     for _ in range(num_resamples):
-        rows = generator.integers(0, len(log_gain), len(log_gain))
+        rows = generator.integers(0, len(log_growth), len(log_growth))
         if 0 < learned[rows].mean() < 1:
-            resampled.append(_best(log_gain[rows].ravel(), learned[rows].ravel()))
+            resampled.append(_best(log_growth[rows].ravel(), learned[rows].ravel()))
     band = np.quantile(np.array(resampled), [0.025, 0.975], axis=0).T
-    return jrnn.Thresholds(*_best(log_gain.ravel(), learned.ravel())), band
+    return jrnn.Thresholds(*_best(log_growth.ravel(), learned.ravel())), band
 
 
-def _best(log_gain, learned):
-    """Search all pairs of cuts between neighbouring log gains; of equally good ones, the middle."""
-    ordered = np.unique(log_gain)
+def _best(log_growth, learned):
+    """Search all pairs of cuts between neighbouring growths; of equally good ones, the middle."""
+    ordered = np.unique(log_growth)
     cuts = np.concatenate([[ordered[0] - 1], (ordered[1:] + ordered[:-1]) / 2, [ordered[-1] + 1]])
-    inside = (log_gain > cuts[:, None, None]) & (log_gain < cuts[None, :, None])
+    inside = (log_growth > cuts[:, None, None]) & (log_growth < cuts[None, :, None])
     right_yes = inside[..., learned].mean(axis=-1)
     right_no = (~inside[..., ~learned]).mean(axis=-1)
     score = np.where(np.subtract.outer(cuts, cuts) < 0, right_yes + right_no, -np.inf)

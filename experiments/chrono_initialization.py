@@ -36,8 +36,8 @@ MEANINGS = {
     "loss": ("training loss of each batch, before its update", "1"),
     "gradient_norm": ("norm of the parameter gradient, before clipping", "1"),
     "test_loss": ("loss on held-out sequences after training", "1"),
-    "log_gain": (
-        "log gain of a gradient over a sequence before training, median of sequences",
+    "log_growth": (
+        "log growth of a gradient over a sequence before training, median of sequences",
         "nats",
     ),
     "crossing": ("updates until the smoothed loss is below the threshold, NaN if never", "1"),
@@ -166,7 +166,7 @@ def drawn(
     """Draw a network of a kind for each seed, stacked along the first axis."""
 
     def of_one(seed):
-        return jrnn.drawn(cell, key=_key(0, seed), num_inputs=num_inputs, forget_bias=forget_bias)
+        return jrnn.draw(cell, key=_key(0, seed), num_inputs=num_inputs, forget_bias=forget_bias)
 
     return jax.vmap(of_one)(jnp.arange(num_seeds))
 
@@ -220,12 +220,12 @@ def learning_curves(
         measure: what else to measure of all networks, before training and at each record.
 
     Returns:
-        Losses and gradient norms by seed and update; log gains and test losses by seed; what
+        Losses and gradient norms by seed and update; log growths and test losses by seed; what
         `measure` returned, with the dimension "record" in front and its updates in "record".
     """
     seeds = jnp.arange(config.num_seeds)
     report("Jacobians", 0.0)
-    log_gains = np.asarray(_log_gains(networks, seeds, task, config.num_sequences))
+    log_growths = np.asarray(_log_growths(networks, seeds, task, config.num_sequences))
     state = _start(networks, seeds, task, config)
     updates, measured = [], []
     for record in range(config.num_records):
@@ -241,7 +241,7 @@ def learning_curves(
             "loss": (("seed", "update"), loss),
             "gradient_norm": (("seed", "update"), gradient_norm),
             "test_loss": ("seed", test_loss),
-            "log_gain": ("seed", log_gains),
+            "log_growth": ("seed", log_growths),
             "baseline": task.baseline_loss,
             "horizon": task.horizon,
         },
@@ -258,12 +258,12 @@ def learning_curves(
 
 
 @partial(jax.jit, static_argnames=("task", "num_sequences"))
-def _log_gains(networks, seeds, task, num_sequences):
+def _log_growths(networks, seeds, task, num_sequences):
     def of_one(network, seed):
         def of_sequence(xs):
             carry = jrnn.zero_carry(network)
             product = jrnn.jacobian_product(network, carry, xs, estimate_error=False)
-            return product.log_rms_gain()
+            return product.log_rms_growth()
 
         return jnp.median(jax.vmap(of_sequence)(task.sample(_key(1, seed), num_sequences).xs))
 
@@ -337,12 +337,12 @@ def show(dataset: xr.Dataset, console: Console) -> None:
         pad_edge=False,
         title=f"{dataset.sizes['seed']} networks each, horizon {int(dataset['horizon'])} steps",
         caption=(
-            "Log gain: of a gradient over a sequence before training, nats, median. Left: networks "
+            "Log growth: of a gradient over a sequence before training, nats, median. Left: nets "
             "whose loss, smoothed, fell below the threshold. Updates: until then, median of these. "
             "Losses: mean ± standard error, in units of the baseline's."
         ),
     )
-    for column in ("arm", "log gain", "left", "updates", "plateau", "test loss"):
+    for column in ("arm", "log growth", "left", "updates", "plateau", "test loss"):
         table.add_column(column, no_wrap=True)
     for arm in dataset["arm"].to_numpy():
         one = dataset.sel(arm=arm)
@@ -351,7 +351,7 @@ def show(dataset: xr.Dataset, console: Console) -> None:
             updates = float(np.nanmedian(one["crossing"]))
         table.add_row(
             str(arm),
-            f"{float(one['log_gain'].median()):+.1f}",
+            f"{float(one['log_growth'].median()):+.1f}",
             f"{int(one['crossing'].notnull().sum())}/{one.sizes['seed']}",
             f"{updates:.0f}",
             _relative(one["plateau"], one["baseline"]),

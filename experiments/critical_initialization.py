@@ -106,7 +106,7 @@ MEANINGS = {
     "found_rate": ("mean λ₁ of the searched networks there", "nats per step"),
     "fresh_rate": ("mean λ₁ of fresh networks there", "nats per step"),
     "highest_rate": ("highest mean λ₁ at any value searched", "nats per step"),
-    "log_gain": ("predicted log gain over the horizon, before training", "nats"),
+    "log_growth": ("predicted log growth over the horizon, before training", "nats"),
     "test_skill": ("held-out skill at the learning rate that validates best", "1"),
     "success_rate": ("fraction of networks that learned", "1"),
     "success_interval": ("its 95 % interval (Wilson)", "1"),
@@ -145,7 +145,7 @@ class Arms(Ensemble):
         gains = jnp.asarray([arm.gain for arm in self.arms], self.dtype)
         biases = jnp.asarray([arm.forget_bias or 0.0 for arm in self.arms], self.dtype)
         arm = member.gain.astype(int)
-        return jrnn.drawn(
+        return jrnn.draw(
             _cell(self.protocol, self.cell_name),
             key=jax.random.fold_in(jax.random.key(0), member.seed),
             num_inputs=self.task.input_size,
@@ -354,11 +354,11 @@ def success_table(dataset: xr.Dataset) -> Table:
         pad_edge=False,
         title=f"delayed recall over {int(dataset['horizon'])} steps, {num_seeds} networks each",
         caption=(
-            "Log gain: predicted over the horizon, nats, median. Stable: networks predicted to "
+            "Log growth: predicted over the horizon, nats, median. Stable: networks predicted to "
             "learn. Learned: with Wilson's 95 % interval. Skill: held out, median and best."
         ),
     )
-    for column in ("cell", "initialisation", "log gain", "stable", "learned", "skill"):
+    for column in ("cell", "initialisation", "log growth", "stable", "learned", "skill"):
         table.add_column(column, no_wrap=True)
     cells = dataset["cell"].to_numpy().tolist()
     for index, cell in enumerate(cells):
@@ -368,7 +368,7 @@ def success_table(dataset: xr.Dataset) -> Table:
         table.add_row(
             cell.removesuffix("Cell"),
             str(one["arm"].item()),
-            f"{np.nanmedian(one['log_gain'].median('sequence')):+.1f}",
+            f"{np.nanmedian(one['log_growth'].median('sequence')):+.1f}",
             f"{int((one['regime'] == jrnn.Regime.STABLE).sum())}/{num_seeds}",
             f"{int(one['num_learned'])}/{num_seeds} [{low:.2f}, {high:.2f}]",
             f"{np.nanmedian(skill):.2f}, {np.nanmax(skill):.2f}",

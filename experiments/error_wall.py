@@ -44,8 +44,8 @@ MEANINGS = {
     "loss_across": ("error along a line across the wall", "1"),
     "gradient_across": ("norm of the gradient along a line across the wall", "1"),
     "curvature_across": ("largest |eigenvalue| of the Hessian along a line across the wall", "1"),
-    "log_gain_across": ("log |∂x_T/∂x_0| along a line across the wall", "nats"),
-    "log_gain_on_wall": ("the same on the wall, in theory", "nats"),
+    "log_growth_across": ("log |∂x_T/∂x_0| along a line across the wall", "nats"),
+    "log_growth_on_wall": ("the same on the wall, in theory", "nats"),
     "wall": ("bias at which the initial state is an unstable fixed point", "1"),
     "gradient_peak": ("largest norm of the gradient along a line across the wall", "1"),
     "curvature_peak": ("largest |eigenvalue| of the Hessian along a line across the wall", "1"),
@@ -203,7 +203,7 @@ def surface(config: ErrorWall) -> xr.Dataset:
 
     @jax.jit
     @jax.vmap
-    def log_gain(bias):
+    def log_growth(bias):
         network = unit_of(config.line_weight, bias)
         start = jnp.full(1, config.initial_state)
         return jrnn.jacobian_product(network, start, None, num_steps=config.num_steps).log_norm()
@@ -212,8 +212,8 @@ def surface(config: ErrorWall) -> xr.Dataset:
         {name: (("weight", "bias"), values) for name, values in plane._asdict().items()}
         | {f"{name}_across": ("offset", values) for name, values in across._asdict().items()}
         | {
-            "log_gain_across": ("offset", np.asarray(log_gain(line))),
-            "log_gain_on_wall": config.num_steps * np.log(config.line_weight * slope),
+            "log_growth_across": ("offset", np.asarray(log_growth(line))),
+            "log_growth_on_wall": config.num_steps * np.log(config.line_weight * slope),
             "wall": ("weight", wall),
             "gradient_peak": ("weight", np.max(along.gradient, axis=1)),
             "curvature_peak": ("weight", np.max(along.curvature, axis=1)),
@@ -295,7 +295,7 @@ def _start(config, task, seeds, rates):
 
     def of_one(seed, rate):
         key, inputs = _key(0, seed), task.input_size
-        network = jrnn.drawn(cell, key=key, num_inputs=inputs, gain=config.gain)
+        network = jrnn.draw(cell, key=key, num_inputs=inputs, gain=config.gain)
         optimizer = _optimizer(config.clip_norm, rate)
         return training.start(task, network, jrnn.zero_carry(network), optimizer, key=_key(2, seed))
 

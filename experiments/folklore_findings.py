@@ -77,8 +77,8 @@ def _of_updates(value):
 
 
 def _of_memory(value):
-    lost = value["log gain, LSTM"] < jrnn.THRESHOLDS.vanishing
-    kept = value["log gain, LSTM, chrono biases"] >= jrnn.THRESHOLDS.vanishing
+    lost = value["log growth, LSTM"] < jrnn.THRESHOLDS.vanishing
+    kept = value["log growth, LSTM, chrono biases"] >= jrnn.THRESHOLDS.vanishing
     grows = value["exponent, LSTM, large gain"] > 0
     if lost and kept:
         vanishing = "they vanish unless biased to remember"
@@ -180,7 +180,7 @@ def reach_of(error: xr.DataArray) -> float:
 
 def _slope(dataset):
     # The gain at the far lag says which networks have no slope; it selects at both lags.
-    gain, skill = dataset["slope_log_gain"].isel(recall_lag=-1), dataset["slope_skill"]
+    gain, skill = dataset["slope_log_growth"].isel(recall_lag=-1), dataset["slope_skill"]
     without = gain < jrnn.THRESHOLDS.vanishing
     found = {"zero slope networks": (float(without.isel(optimizer=0).sum()), np.nan)}
     for optimizer in dataset["optimizer"].to_numpy():
@@ -213,7 +213,7 @@ def _updates(dataset):
             share = outcome.sel(clip=clip) == int(one)
             found[f"{one.name.lower()}, {words}"] = _share(share)
     # Where gradients explode at all, at which gain does clipping help most?
-    explodes = dataset["update_log_gain"].mean(("clip", "seed")) > 0
+    explodes = dataset["update_log_growth"].mean(("clip", "seed")) > 0
     learned = (dataset["update_outcome"] == int(jrnn.Outcome.LEARNED)).where(explodes)
     rescued = (learned.sel(clip="clipped at norm 1") - learned.sel(clip="no clipping")).mean("seed")
     found["most rescued"] = (float(rescued.max()), np.nan)
@@ -224,7 +224,7 @@ def _memory(dataset):
     gain, exponent = dataset["memory_log_gradient"].isel(memory_lag=-1), dataset["memory_exponent"]
     found = {}
     for kind in gain["initialisation"].to_numpy():
-        found[f"log gain, {kind}"] = _mean(gain.sel(initialisation=kind))
+        found[f"log growth, {kind}"] = _mean(gain.sel(initialisation=kind))
         found[f"exponent, {kind}"] = _mean(exponent.sel(initialisation=kind))
     # Networks drawn apart, under the same inputs.
     excess = exponent.sel(initialisation="LSTM") - exponent.sel(initialisation="SimpleCell")

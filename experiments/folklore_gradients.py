@@ -90,7 +90,7 @@ def differences(config: Folklore, key: jax.Array) -> xr.Dataset:
     directions = jax.random.normal(direction_key, (len(gains), config.num_inputs), dtype)
     directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
     steps = np.logspace(*config.step_exponents)
-    error, log_gain = relative_errors(
+    error, log_growth = relative_errors(
         recurrences, jnp.zeros(width, dtype), xs, directions, jnp.asarray(steps), config.lags
     )
     shape = (len(config.difference_gains), count, len(config.lags))
@@ -100,9 +100,9 @@ def differences(config: Folklore, key: jax.Array) -> xr.Dataset:
                 ("difference_gain", "network", "lag", "step_size"),
                 np.asarray(error).reshape(*shape, len(steps)),
             ),
-            "difference_log_gain": (
+            "difference_log_growth": (
                 ("difference_gain", "network", "lag"),
-                np.asarray(log_gain).reshape(shape),
+                np.asarray(log_growth).reshape(shape),
             ),
         },
         coords={
@@ -119,7 +119,7 @@ def relative_errors(recurrences, carry, xs, directions, steps, lags: tuple[int, 
     """Compare (h_T(x + ε u) − h_T(x)) / ε with ∂h_T/∂x u for each network, lag and step size ε.
 
     Returns:
-        `(error, log_gain)`: norm of the difference relative to that of the gradient's prediction,
+        `(error, log_growth)`: norm of the difference relative to that of the gradient's prediction,
         `(networks, lags, steps)`, and log of the latter, nats, `(networks, lags)`.
     """
     num_steps = xs.shape[1]

@@ -41,7 +41,7 @@ def drawn(cell: nn.Module, keys: jax.Array, gains: jax.Array, *, num_inputs: int
     """Draw a network for each key and gain, stacked along the first axis."""
 
     def one(key, gain):
-        return jrnn.drawn(cell, key=key, num_inputs=num_inputs, gain=gain)
+        return jrnn.draw(cell, key=key, num_inputs=num_inputs, gain=gain)
 
     return jax.vmap(one)(keys, gains)
 

@@ -28,14 +28,14 @@ class Trained(NamedTuple):
     """The record of training several networks.
 
     Attributes:
-        log_gain: of a gradient that passes from the end to the symbol, before training; nats,
+        log_growth: of a gradient that passes from the end to the symbol, before training; nats,
             `(networks,)`.
         loss, update_norm: of every update, `(networks, updates)`.
         test_skill: at the end, `(networks,)`.
         baseline_loss: of the task, `(networks,)`.
     """
 
-    log_gain: jax.Array
+    log_growth: jax.Array
     loss: jax.Array
     update_norm: jax.Array
     test_skill: jax.Array
@@ -60,7 +60,7 @@ def trained(
     def one(lag, gain, clip_norm, key):
         draw_key, start_key, test_key = jax.random.split(key, 3)
         cell = nn.SimpleCell(config.train_width, param_dtype=jnp.dtype(config.dtype))
-        recurrence = jrnn.drawn(cell, key=draw_key, num_inputs=task.input_size, gain=gain)
+        recurrence = jrnn.draw(cell, key=draw_key, num_inputs=task.input_size, gain=gain)
         carry = jnp.zeros(config.train_width, config.dtype)
         nearer = shown_later(task, lag)
         optimizer = make_optimizer(clip_norm, config.learning_rate)
@@ -119,7 +119,7 @@ def slope(config: Folklore, key: jax.Array) -> xr.Dataset:
     names = ("optimizer", "recall_lag", "slope_gain", "seed")
     return xr.Dataset(
         {
-            "slope_log_gain": (names, np.stack([r.log_gain.reshape(shape) for r in records])),
+            "slope_log_growth": (names, np.stack([r.log_growth.reshape(shape) for r in records])),
             "slope_skill": (names, np.stack([r.test_skill.reshape(shape) for r in records])),
         },
         coords={
@@ -147,7 +147,7 @@ def updates(config: Folklore, key: jax.Array) -> xr.Dataset:
     ]
     return xr.Dataset(
         {
-            "update_log_gain": (names, np.asarray(record.log_gain).reshape(shape)),
+            "update_log_growth": (names, np.asarray(record.log_growth).reshape(shape)),
             "update_norm": ((*names, "update"), np.asarray(record.update_norm).reshape(*shape, -1)),
             "update_loss": ((*names, "update"), np.asarray(record.loss).reshape(*shape, -1)),
             "update_skill": (names, np.asarray(record.test_skill).reshape(shape)),

@@ -22,7 +22,7 @@ from rich.table import Table
 import jacobian_rnn as jrnn
 from experiments import results
 from experiments.units import run_units
-from jacobian_rnn.mean_field.full_spectrum import SpectrumSummary, full_spectrum, spectrum_summary
+from jacobian_rnn.mean_field.singular_values import SpectrumSummary, full_spectrum, spectrum_summary
 from jacobian_rnn.mean_field.vanilla import order_parameters
 
 NAME = "full_spectrum"

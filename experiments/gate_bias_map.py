@@ -30,7 +30,7 @@ from experiments.trainability import (
 )
 from experiments.units import Report
 from jacobian_rnn import mean_field
-from jacobian_rnn.initializers import gaussian
+from jacobian_rnn.initialization.initializers import gaussian
 from jacobian_rnn.mean_field import Gate, GRUUnits, LSTMUnits
 
 NAME = "gate_bias_map"
@@ -120,7 +120,7 @@ def _draw(kind, config, bias, key):
         param_dtype=jnp.dtype(config.dtype),
     )
     num_inputs = recall(1, config.dtype).input_size
-    return jrnn.drawn(cell, key=key, num_inputs=num_inputs, forget_bias=bias)
+    return jrnn.draw(cell, key=key, num_inputs=num_inputs, forget_bias=bias)
 
 
 def gru_rate(config: GateBias, networks: jrnn.Recurrence, bias: float) -> tuple[float, bool]:

@@ -25,10 +25,10 @@ from scipy.special import stdtrit
 import jacobian_rnn as jrnn
 from experiments import networks, results
 from experiments.units import run_units
+from jacobian_rnn.cells.changes import with_gain, with_gate_bias
 from jacobian_rnn.mean_field.tied import frozen_growth, tied_growth
 from jacobian_rnn.mean_field.units import Gate, GRUUnits, LSTMUnits
 from jacobian_rnn.mean_field.untied import untied_growth
-from jacobian_rnn.parameter_changes import with_gain, with_gate_bias
 
 NAME = "gated_growth"
 LEVEL = 0.95

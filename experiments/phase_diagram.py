@@ -149,7 +149,14 @@ class Shape:
         prediction = jrnn.predict_regime(
             recurrence, self.carry, xs, horizon=self.task.horizon
         )._asdict()
-        kept = ("log_gain", "log_gain_error", "regime", "borderline", "exponent", "standard_error")
+        kept = (
+            "log_growth",
+            "log_growth_error",
+            "regime",
+            "borderline",
+            "exponent",
+            "standard_error",
+        )
         return {name: prediction[name] for name in kept} | self._train(
             recurrence, row["seed"], self.config.updates
         )
@@ -182,7 +189,7 @@ class Shape:
             name: np.take_along_axis(by_rate[name], best, axis=1)[:, 0]
             for name in ("outcome", "validation_skill", "test_skill", "final_loss")
         }
-        dims = {"log_gain": ("network", "sequence"), "log_gain_error": ("network", "sequence")}
+        dims = {"log_growth": ("network", "sequence"), "log_growth_error": ("network", "sequence")}
         return xr.Dataset(
             {name: (dims.get(name, ("network",)), values) for name, values in numbers.items()}
             | {name: ("network", values) for name, values in chosen.items()}
@@ -266,7 +273,7 @@ def laid_out(config: PhaseDiagram, parts: dict[str, xr.Dataset]) -> xr.Dataset:
 
 
 class RankCorrelation(NamedTuple):
-    """Spearman correlation of training success with −|predicted log gain|.
+    """Spearman correlation of training success with −|predicted log growth|.
 
     Attributes:
         value: between −1 and 1; NaN if all networks learned, or none did.
@@ -285,12 +292,12 @@ class RankCorrelation(NamedTuple):
 
 
 def rank_correlation(dataset: xr.Dataset, *, num_resamples: int = 1000) -> RankCorrelation:
-    """Correlate success with −|median log gain|; all networks of a cell and gain are one group.
+    """Correlate success with −|median log growth|; all networks of a cell and gain are one group.
 
     Networks whose prediction or training is missing are left out.
     """
-    flat = dataset[["log_gain", "outcome"]].stack(group=("cell", "gain"), member=NETWORK[1::2])
-    median = flat["log_gain"].median("sequence", skipna=True)
+    flat = dataset[["log_growth", "outcome"]].stack(group=("cell", "gain"), member=NETWORK[1::2])
+    median = flat["log_growth"].median("sequence", skipna=True)
     gain = np.abs(median.transpose("group", "member").to_numpy())
     outcome = flat["outcome"].transpose("group", "member").to_numpy()
     there = ~np.isnan(gain) & ~np.isnan(outcome)
@@ -316,20 +323,22 @@ def show(dataset: xr.Dataset, console: Console) -> None:
     """Print success over gain and horizon for each cell, and how it goes with the prediction."""
     learned = (dataset["outcome"] == jrnn.Outcome.LEARNED).where(dataset["outcome"].notnull())
     rate = learned.mean("seed")
-    log_gain = dataset["log_gain"].median("sequence").median("seed")
+    log_growth = dataset["log_growth"].median("sequence").median("seed")
     for cell in dataset["cell"].to_numpy().tolist():
-        table = Table(title=f"{cell}: fraction that learned (median log gain, nats)")
+        table = Table(title=f"{cell}: fraction that learned (median log growth, nats)")
         table.add_column("gain", justify="right")
         for horizon in dataset["horizon"].to_numpy():
             table.add_column(f"{horizon} steps", justify="right")
         for gain in dataset["gain"].to_numpy():
             at = {"cell": cell, "gain": gain}
             pairs = zip(
-                rate.sel(at).to_numpy().tolist(), log_gain.sel(at).to_numpy().tolist(), strict=True
+                rate.sel(at).to_numpy().tolist(),
+                log_growth.sel(at).to_numpy().tolist(),
+                strict=True,
             )
             table.add_row(f"{gain:.2f}", *(f"{share:.2f} ({nats:+.1f})" for share, nats in pairs))
         console.print(table)
-    console.print("Spearman correlation of training success with -|predicted log gain|:")
+    console.print("Spearman correlation of training success with -|predicted log growth|:")
     console.print(f"  all cells: {rank_correlation(dataset)}", highlight=False)
     for cell in dataset["cell"].to_numpy().tolist():
         line = f"  {cell}: {rank_correlation(dataset.sel(cell=[cell]))}"

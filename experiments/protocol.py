@@ -28,10 +28,10 @@ class Protocol:
     Attributes:
         width: hidden units.
         recall_delay, digits_delay: steps between what is shown and the answer.
-        num_gains: gains per cell and task, chosen from predictions so that the predicted log gains
-            spread evenly over the part of `log_gain_range` that the cell reaches.
+        num_gains: gains per cell and task, chosen from predictions so that the log growths
+            spread evenly over the part of `log_growth_range` that the cell reaches.
         candidate_gains: lowest and highest recurrent gain considered.
-        log_gain_range: nats.
+        log_growth_range: nats.
         num_seeds: networks drawn per gain.
         first_seed: seeds count from here; calibration and comparison use different ones.
         num_sequences: sequences per prediction.
@@ -50,7 +50,7 @@ class Protocol:
     digits_delay: int = 30
     num_gains: int = 7
     candidate_gains: tuple[float, float] = (0.3, 20.0)
-    log_gain_range: tuple[float, float] = (-40.0, 30.0)
+    log_growth_range: tuple[float, float] = (-40.0, 30.0)
     num_seeds: int = 2
     first_seed: int = 0
     num_sequences: int = 8
@@ -96,10 +96,10 @@ class Ensemble:
         self._look_all = jax.jit(jax.vmap(self._look, in_axes=(0, None, None)))
 
     def choose_gains(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Choose gains whose predicted log gains spread evenly; nothing is trained.
+        """Choose gains whose predicted log growths spread evenly; nothing is trained.
 
         Returns:
-            `(chosen, candidates, log_gains)`: chosen gains, and the median predicted log gain of
+            `(chosen, candidates, log_growths)`: chosen gains, and the median log growth of
             every candidate.
         """
         protocol = self.protocol
@@ -107,19 +107,19 @@ class Ensemble:
         candidates = np.geomspace(*protocol.candidate_gains, 2 * per_call)
         seeds = np.full(per_call, protocol.first_seed)
         halves = [self._predictions(half, seeds)[0] for half in np.split(candidates, 2)]
-        log_gains = np.concatenate(
-            [np.nanmedian(half.log_gain_of_output, axis=1) for half in halves]
+        log_growths = np.concatenate(
+            [np.nanmedian(half.log_growth_of_output, axis=1) for half in halves]
         )
-        low, high = protocol.log_gain_range
+        low, high = protocol.log_growth_range
         targets = np.linspace(
-            max(low, np.nanmin(log_gains)), min(high, np.nanmax(log_gains)), protocol.num_gains
+            max(low, np.nanmin(log_growths)), min(high, np.nanmax(log_growths)), protocol.num_gains
         )
         chosen: list[int] = []
         for target in targets:
-            distance = np.nan_to_num(np.abs(log_gains - target), nan=np.inf)
+            distance = np.nan_to_num(np.abs(log_growths - target), nan=np.inf)
             distance[chosen] = np.inf
             chosen.append(int(np.argmin(distance)))
-        return np.sort(candidates[chosen]), candidates, log_gains
+        return np.sort(candidates[chosen]), candidates, log_growths
 
     def predict(self, gains: np.ndarray) -> xr.Dataset:
         """Predict the regime of every network, gains times seeds."""
@@ -135,8 +135,8 @@ class Ensemble:
             "kernel_norm": np.linalg.norm(kernels, 2, axis=(1, 2)),
         }
         per_sequence = {
-            "log_gain": prediction.log_gain_of_output,
-            "log_gain_error": prediction.log_gain_error,
+            "log_growth": prediction.log_growth_of_output,
+            "log_growth_error": prediction.log_growth_error,
         }
         dims = ("gain_index", "seed")
         return xr.Dataset(

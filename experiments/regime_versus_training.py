@@ -93,7 +93,7 @@ def work(protocol: Protocol, unit: Unit, report: Report) -> xr.Dataset:
     """Predict and train all networks of one cell on one task."""
     ensemble = Ensemble(protocol, unit.cell, unit.task)
     report("choosing gains", 0.02)
-    gains, candidates, log_gains = ensemble.choose_gains()
+    gains, candidates, log_growths = ensemble.choose_gains()
     report("predicting", 0.1)
     predicted = ensemble.predict(gains)
     optimizers = OPTIMIZERS[unit.task]
@@ -105,7 +105,7 @@ def work(protocol: Protocol, unit: Unit, report: Report) -> xr.Dataset:
         )
         setting = predicted.merge(trained).reset_coords("gain")
         setting["candidate_gain"] = ("candidate", candidates)
-        setting["candidate_log_gain"] = ("candidate", log_gains)
+        setting["candidate_log_growth"] = ("candidate", log_growths)
         setting["horizon"] = ensemble.task.horizon
         settings.append(setting.expand_dims(setting=[f"{unit.task}, {optimizer}"]))
     return joined(settings, "setting")
@@ -125,7 +125,7 @@ def compare(dataset: xr.Dataset, settings: list[str]) -> jrnn.Agreement:
     """
     dims = ("setting", "cell", "gain_index", "seed")
     chosen = dataset.sel(setting=settings)
-    determined = ~chosen["log_gain"].isnull().all("sequence").transpose(*dims).to_numpy().ravel()
+    determined = ~chosen["log_growth"].isnull().all("sequence").transpose(*dims).to_numpy().ravel()
     stacked = chosen[
         ["regime", "outcome", "borderline", "spectral_radius", "kernel_norm", "exponent", "gain"]
     ].broadcast_like(chosen["regime"])
@@ -133,7 +133,7 @@ def compare(dataset: xr.Dataset, settings: list[str]) -> jrnn.Agreement:
     # One group for each cell, task and gain: its networks are not independent.
     shape = tuple(chosen.sizes[dim] for dim in dims)
     groups = np.broadcast_to(np.arange(np.prod(shape[:3])).reshape(*shape[:3], 1), shape).ravel()
-    return jrnn.agreement(
+    return jrnn.score_regimes(
         flat["regime"].astype(int),
         flat["outcome"].astype(int),
         groups=groups[determined],
@@ -156,8 +156,8 @@ def show(dataset: xr.Dataset, console: Console) -> None:
     """Print networks, disagreements and scores."""
     for setting in dataset["setting"].to_numpy():
         horizon = int(dataset["horizon"].sel(setting=setting).max())
-        table = Table(title=f"{setting}: log gain over {horizon} steps, in nats")
-        for column in ("cell", "gain", "log gain", "predicted", "test skill", "observed"):
+        table = Table(title=f"{setting}: log growth over {horizon} steps, in nats")
+        for column in ("cell", "gain", "log growth", "predicted", "test skill", "observed"):
             table.add_column(column, justify="right" if "gain" in column else "left")
         for cell in dataset["cell"].to_numpy():
             for row in _rows(dataset.sel(setting=setting, cell=cell)):
@@ -188,7 +188,7 @@ def disagreements(dataset: xr.Dataset) -> list[str]:
                 lines.append(
                     f"{setting}, {cell}, gain {float(one.gain):.2f}: "
                     f"{jrnn.Regime(int(one.regime)).name.lower()} "
-                    f"(e^{float(one.log_gain.median()):+.1f}"
+                    f"(e^{float(one.log_growth.median()):+.1f}"
                     f"{', borderline' if bool(one.borderline) else ''}), "
                     f"but {jrnn.Outcome(int(one.outcome)).name.lower()} "
                     f"(skill {float(one.test_skill):.2f})"
@@ -203,7 +203,7 @@ def _rows(part):
         outcomes = [jrnn.Outcome(int(o)).name.lower() for o in at["outcome"].to_numpy()]
         yield (
             f"{float(at['gain']):.2f}",
-            f"{float(at['log_gain'].median()):+.1f}",
+            f"{float(at['log_growth'].median()):+.1f}",
             _counted(regimes),
             " ".join(f"{float(s):.2f}" for s in at["test_skill"].to_numpy()),
             _counted(outcomes),

@@ -22,8 +22,8 @@ from rich.table import Table
 import jacobian_rnn as jrnn
 from experiments import results
 from experiments.units import run_units
+from jacobian_rnn.mean_field.exact_products import fuss_catalan_moment
 from jacobian_rnn.mean_field.finite_depth import squared_singular_values
-from jacobian_rnn.mean_field.random_products import fuss_catalan_moment
 from jacobian_rnn.mean_field.vanilla import order_parameters
 
 NAME = "singular_value_distribution"

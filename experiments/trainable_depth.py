@@ -30,7 +30,7 @@ from experiments.trainability import (
 )
 from experiments.units import Report
 from jacobian_rnn import mean_field
-from jacobian_rnn.initializers import gaussian
+from jacobian_rnn.initialization.initializers import gaussian
 from jacobian_rnn.mean_field import Gate, MinimalUnits
 
 NAME = "trainable_depth"
@@ -100,7 +100,7 @@ def draw_plain(config: Depth, std: jax.Array, key: jax.Array) -> jrnn.Recurrence
     cell = nn.SimpleCell(
         config.width, recurrent_kernel_init=gaussian(1.0), param_dtype=jnp.dtype(config.dtype)
     )
-    return jrnn.drawn(cell, key=key, num_inputs=recall(1, config.dtype).input_size, gain=std)
+    return jrnn.draw(cell, key=key, num_inputs=recall(1, config.dtype).input_size, gain=std)
 
 
 def draw_minimal(config: Depth, bias: jax.Array, key: jax.Array) -> jrnn.Recurrence:

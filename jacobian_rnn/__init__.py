@@ -1,54 +1,66 @@
 """Will gradients survive the trip back through a recurrent network?"""
 
-from jacobian_rnn import initializers, mean_field
-from jacobian_rnn.agreement import Agreement, Score, agreement
-from jacobian_rnn.cells import Recurrence, from_linen, from_nnx, stack, zero_carry
-from jacobian_rnn.credit_assignment import (
-    InputJacobians,
-    ParameterGradients,
-    input_jacobians,
-    parameter_gradients,
-)
-from jacobian_rnn.dense_chain import dense_chain
-from jacobian_rnn.graded_svd import graded_singular_values
-from jacobian_rnn.growth import FiniteTimeGrowth, finite_time_growth, largest_exponent
-from jacobian_rnn.initialization import RateSearch, at_rate, drawn
-from jacobian_rnn.jacobians import state_gradients, step_jacobians, trajectory
-from jacobian_rnn.keras_weights import from_keras
-from jacobian_rnn.linear_recurrent_unit import lru
-from jacobian_rnn.literature_cells import (
+from jacobian_rnn import mean_field
+from jacobian_rnn.cells import (
+    Recurrence,
+    align_ends,
     antisymmetric_rnn,
+    dense_chain,
+    from_linen,
+    from_nnx,
     irnn,
     leaky_rate_network,
+    lru,
     minimal_rnn,
+    stack,
+    with_chrono_biases,
+    with_gain,
+    with_gate_bias,
+    with_padding,
+    zero_carry,
 )
-from jacobian_rnn.lyapunov import lyapunov_spectrum, lyapunov_spectrum_of
-from jacobian_rnn.observation import Observation, Outcome, observe_regime
-from jacobian_rnn.orbax_weights import from_orbax
-from jacobian_rnn.padded_sequences import ending_together, waiting
-from jacobian_rnn.parameter_changes import with_chrono_biases, with_gain, with_gate_bias
-from jacobian_rnn.products import (
-    JacobianProduct,
-    jacobian_product,
-    product_of,
+from jacobian_rnn.growth import FiniteTimeGrowth, finite_time_growth, largest_exponent
+from jacobian_rnn.initialization import RateSearch, at_rate, draw, initializers
+from jacobian_rnn.jacobians import (
+    ParameterGradients,
+    parameter_gradients,
+    state_gradients,
+    step_jacobians,
+    trajectory,
 )
-from jacobian_rnn.regimes import (
-    THRESHOLDS,
-    Regime,
-    RegimePrediction,
-    Thresholds,
-    predict_regime,
-)
-from jacobian_rnn.spectra_by_lag import log_singular_values_by_lag
-from jacobian_rnn.spectrum import (
+from jacobian_rnn.linalg.batch_means import Estimate
+from jacobian_rnn.linalg.graded_svd import graded_singular_values
+from jacobian_rnn.lyapunov import (
     EnsembleSpectrum,
-    Estimate,
     LyapunovSpectrum,
     ensemble_spectrum,
     entropy_rate,
     kaplan_yorke_dimension,
+    lyapunov_spectrum,
+    lyapunov_spectrum_of,
 )
-from jacobian_rnn.torch_weights import from_torch
+from jacobian_rnn.products import (
+    InputJacobians,
+    JacobianProduct,
+    input_jacobians,
+    jacobian_product,
+    log_singular_values_by_lag,
+    product_of,
+)
+from jacobian_rnn.regimes import (
+    THRESHOLDS,
+    Agreement,
+    Observation,
+    Outcome,
+    Regime,
+    RegimePrediction,
+    Score,
+    Thresholds,
+    observe_regime,
+    predict_regime,
+    score_regimes,
+)
+from jacobian_rnn.weights import from_keras, from_orbax, from_torch
 
 __all__ = [
     "THRESHOLDS",
@@ -68,12 +80,11 @@ __all__ = [
     "RegimePrediction",
     "Score",
     "Thresholds",
-    "agreement",
+    "align_ends",
     "antisymmetric_rnn",
     "at_rate",
     "dense_chain",
-    "drawn",
-    "ending_together",
+    "draw",
     "ensemble_spectrum",
     "entropy_rate",
     "finite_time_growth",
@@ -100,13 +111,14 @@ __all__ = [
     "parameter_gradients",
     "predict_regime",
     "product_of",
+    "score_regimes",
     "stack",
     "state_gradients",
     "step_jacobians",
     "trajectory",
-    "waiting",
     "with_chrono_biases",
     "with_gain",
     "with_gate_bias",
+    "with_padding",
     "zero_carry",
 ]

@@ -1,7 +1,13 @@
-"""Checks of systems, sequences, matrices and counts, made before anything runs."""
+"""One dialect of refusal: every error says what was received, what was expected and what to do.
 
-from collections.abc import Sequence
-from typing import Any
+Each check looks at one argument before anything is computed with it. Values that JAX traces cannot
+be looked at: they pass, and the results say where they went wrong.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -9,108 +15,149 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from jacobian_rnn.cells import Recurrence, has_batch_axis
+Bound = int | float | None
 
 OVERFLOW_ADVICE = "a diverged training run, or overflow when it was made?"
-START_ADVICE = (
-    "a start value that is not finite has no derivative; a running maximum that starts at -inf "
-    "can start at 0 instead, with a normaliser of 1"
-)
 
 
-def check_system(
-    recurrence: Recurrence, carry: PyTree, xs: PyTree, num_steps: int | None
-) -> tuple[PyTree, PyTree, int]:
-    """Check a system, its carry and its inputs before anything runs; return them with T.
-
-    Raises:
-        ValueError: structures, shapes or time axes that do not fit, or concrete values that are
-            not finite.
-        TypeError: not a `Recurrence`, or float dtypes that differ.
-    """
-    if not isinstance(recurrence, Recurrence):
-        msg = (
-            f"recurrence: received {type(recurrence).__name__}, expected a Recurrence: convert a "
-            "cell with from_linen(cell, variables) or from_nnx(cell), or wrap a function with "
-            "Recurrence(step, params)"
-        )
-        raise TypeError(msg)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(recurrence.params):
-        if not hasattr(leaf, "dtype"):
-            msg = (
-                f"params{jax.tree_util.keystr(path)}: received a {type(leaf).__name__}, expected "
-                "arrays: wrap it in jnp.asarray"
-            )
-            raise TypeError(msg)
-    carry, xs = jax.tree.map(jnp.asarray, (carry, xs))
-    steps = _num_steps(xs, num_steps)
-    named = {"params": recurrence.params, "carry": carry, "xs": xs}
-    _check_dtypes(named)
-    check_finite("params", recurrence.params)
-    check_finite("carry", carry, START_ADVICE)
-    check_finite("xs", xs)
-    one_input = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
-    _check_step(recurrence, carry, one_input)
-    return carry, xs, steps
+def refuse(
+    name: str, received: Any, expected: str, advice: str = "", *, error: type = ValueError
+) -> NoReturn:
+    """Raise an error that says what was received, what was expected and what to do."""
+    msg = f"{name}: received {received}, expected {expected}{': ' if advice else ''}{advice}"
+    raise error(msg)
 
 
-def check_jacobians(jacobians: Float[Array, "steps n n"]) -> Float[Array, "steps n n"]:
-    """Check given matrices, one per step, before anything runs.
-
-    Raises:
-        ValueError: not of shape `(T, n, n)`, or concrete values that are not finite.
-        TypeError: not real floating-point numbers.
-    """
-    jacobians = jnp.asarray(jacobians)
-    if jacobians.ndim != 3 or jacobians.shape[1] != jacobians.shape[2] or jacobians.shape[1] == 0:
-        msg = (
-            f"jacobians: received shape {jacobians.shape}, expected (time, n, n): one square "
-            "matrix per step, earliest first, no batch axis (use jax.vmap)"
-        )
-        raise ValueError(msg)
-    if not jnp.issubdtype(jacobians.dtype, jnp.floating):
-        msg = f"jacobians: received {jacobians.dtype}, expected real floating-point numbers"
-        raise TypeError(msg)
-    check_finite("jacobians", jacobians)
-    return jacobians
+def check_type(name: str, value: object, kinds: Any, expected: str, advice: str = "") -> None:
+    """Raise a TypeError for a value that is of none of the kinds."""
+    if not isinstance(value, kinds):
+        refuse(name, f"a {type(value).__name__}", expected, advice, error=TypeError)
 
 
-def check_lags(lags: Sequence[int], lowest: int, highest: int) -> np.ndarray:
-    """Check numbers of steps; return them as an array.
-
-    Raises:
-        ValueError: one out of range.
-        TypeError: not a sequence of at least one integer.
-    """
-    array = np.asarray(lags)
-    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
-        msg = f"lags: received {lags!r}, expected a sequence of Python ints, at least one"
-        raise TypeError(msg)
-    if highest < lowest:
-        msg = f"lags: received {lags!r}, but the sequence is too short for any: give a longer one"
-        raise ValueError(msg)
-    if array.min() < lowest or array.max() > highest:
-        msg = f"lags: received {lags!r}, expected numbers of steps from {lowest} to {highest}"
-        raise ValueError(msg)
-    return array.astype(np.int32)
+def check_choice(name: str, value: object, choices: Iterable[object], advice: str = "") -> None:
+    """Raise a ValueError for a value that is not one of the choices."""
+    choices = list(choices)
+    if not any(value is choice or value == choice for choice in choices):
+        refuse(name, repr(value), f"one of {', '.join(map(repr, choices))}", advice)
 
 
-def check_count(name: str, count: object) -> None:
-    """Raise a TypeError where a count of something is not an integer."""
+def check_count(
+    name: str, count: object, least: int | None = None, most: int | None = None, advice: str = ""
+) -> None:
+    """Raise for a count that is no integer (TypeError) or out of range (ValueError)."""
     if isinstance(count, bool) or not isinstance(count, int | np.integer):
-        msg = f"{name}: received {count!r}, expected a Python int"
-        raise TypeError(msg)
+        refuse(name, repr(count), "a Python int", advice, error=TypeError)
+    if (least is not None and count < least) or (most is not None and count > most):
+        refuse(name, count, _bounds({"at least": least, "at most": most}), advice)
+
+
+def check_at_least(least: int, **counts: object) -> None:
+    """Raise for named counts that are no integers (TypeError) or below a bound (ValueError)."""
+    for name, count in counts.items():
+        check_count(name, count, least)
+
+
+def check_warmup(num_warmup: object, num_steps: int) -> None:
+    """Raise unless a warm-up leaves steps to count."""
+    check_count("num_warmup", num_warmup)
+    if not 0 <= num_warmup < num_steps:  # pyright: ignore[reportOperatorIssue]
+        received = f"{num_warmup} for a sequence of {num_steps} steps"
+        advice = "a rate needs steps to count; give longer xs"
+        refuse("num_warmup", received, "at least 0 and fewer than the steps", advice)
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    above: Bound = None,
+    least: Bound = None,
+    below: Bound = None,
+    most: Bound = None,
+    advice: str = "",
+) -> None:
+    """Raise for what is no real number (TypeError), not finite, or out of range (ValueError)."""
+    check_scalar(name, value)
+    if isinstance(value, Tracer):
+        return
+    fits = (
+        math.isfinite(value)
+        and (above is None or value > above)
+        and (least is None or value >= least)
+        and (below is None or value < below)
+        and (most is None or value <= most)
+    )
+    if not fits:
+        bounds = {"above": above, "at least": least, "below": below, "at most": most}
+        refuse(name, value, ", ".join(filter(None, ("a finite number", _bounds(bounds)))), advice)
+
+
+def check_scalar(name: str, number: Any) -> None:
+    """Raise for what is no real number (TypeError), or an array of several (ValueError)."""
+    if not isinstance(number, Tracer) and np.asarray(number).dtype.kind not in "fiuV":
+        refuse(name, repr(number), "a number", error=TypeError)
+    if jnp.ndim(number) != 0:
+        refuse(name, f"shape {jnp.shape(number)}", "a scalar", "use jax.vmap")
+
+
+def check_scales(**scales: Float[Array, ""] | float) -> list[Float[Array, ""]]:
+    """Return numbers of zero or above in one float dtype; traced ones below zero become NaN.
+
+    Raises:
+        TypeError: no number.
+        ValueError: an array; a number that is negative or not finite.
+    """
+    for name, scale in scales.items():
+        check_number(name, scale, least=0)
+    dtype = jnp.result_type(float, *scales.values())
+    arrays = [jnp.asarray(scale, dtype) for scale in scales.values()]
+    return [
+        jnp.where(jnp.isfinite(scale) & (scale >= 0), scale, jnp.nan)
+        if isinstance(scale, Tracer)
+        else scale
+        for scale in arrays
+    ]
+
+
+def check_shape(name: str, shape: tuple | None, expected: tuple, advice: str = "") -> None:
+    """Raise a ValueError for another shape; a word in `expected` stands for any size."""
+    same_rank = shape is not None and len(shape) == len(expected)
+    if not same_rank or any(
+        size != wanted
+        for size, wanted in zip(shape or (), expected, strict=True)
+        if not isinstance(wanted, str)
+    ):
+        written = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
+        refuse(name, f"shape {shape}", written, advice)
+
+
+def check_dtype(name: str, dtype: Any) -> None:
+    """Raise a TypeError for other floats than float32 and float64, or float64 without x64."""
+    wanted = repr(dtype)
+    if dtype is not None:  # which numpy takes for float64
+        with contextlib.suppress(TypeError, ValueError):
+            wanted = np.dtype(dtype)
+    if wanted not in (np.float32, np.float64):
+        advice = "pass dtype=jnp.float32 or jnp.float64"
+        refuse(name, f"dtype {wanted}", "float32 or float64", advice, error=TypeError)
+    check_x64(name, wanted)
+
+
+def check_x64(name: str, dtype: Any) -> None:
+    """Raise a TypeError for float64, which JAX would silently make float32 of, without x64."""
+    if dtype == np.float64 and jnp.result_type(float) != np.float64:
+        advice = 'set jax.config.update("jax_enable_x64", True), or use float32'
+        refuse(name, "dtype float64 while JAX's x64 is off", "float32", advice, error=TypeError)
 
 
 def check_precision(dtype: Any) -> None:
-    """Raise a TypeError where a float type has too few digits for growth over many steps."""
+    """Raise a TypeError for a dtype that has too few digits for growth over many steps."""
     if dtype not in (jnp.float32, jnp.float64):
-        msg = f"dtype: received {dtype}, expected float32 or float64: growth needs their digits"
-        raise TypeError(msg)
+        refuse("dtype", dtype, "float32 or float64", "growth needs their digits", error=TypeError)
 
 
 def check_finite(name: str, tree: PyTree, advice: str = OVERFLOW_ADVICE) -> None:
-    """Raise a ValueError where a concrete float array holds NaN or inf; traced values pass."""
+    """Raise a ValueError for NaN or inf in a concrete float array."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
@@ -121,107 +168,61 @@ def check_finite(name: str, tree: PyTree, advice: str = OVERFLOW_ADVICE) -> None
                 continue
         finite = np.isfinite(np.asarray(leaf))
         if not finite.all():
-            where = name + jax.tree_util.keystr(path)
-            bad = int(np.sum(~finite))
-            msg = (
-                f"{where}: received {bad} of {leaf.size} values that are NaN or infinite, expected "
-                f"finite numbers: {advice}"
-            )
-            raise ValueError(msg)
+            received = f"{np.sum(~finite)} of {leaf.size} values that are NaN or infinite"
+            refuse(name + jax.tree_util.keystr(path), received, "finite numbers", advice)
 
 
-def check_loss(loss: Any, states: jax.ShapeDtypeStruct) -> None:
-    """Raise a TypeError for what is no function of all states that returns a real scalar."""
-    received = type(loss).__name__
-    if callable(loss):
-        value = jax.eval_shape(loss, states)
-        if getattr(value, "shape", None) == () and jnp.issubdtype(value.dtype, jnp.floating):
-            return
-        received = f"one that returns {_shapes(value)}"
-    msg = (
-        f"loss: received {received}, expected a function of the states (T + 1, n) that returns a "
-        "real scalar, such as lambda states: states[-1].sum()"
-    )
-    raise TypeError(msg)
+def check_matrices(name: str, matrices: Any) -> Float[Array, "steps n n"]:
+    """Return given matrices, one for each step, as an array.
 
-
-def _num_steps(xs: PyTree, num_steps: int | None) -> int:
-    leaves = jax.tree.leaves(xs)
-    if num_steps is not None:
-        check_count("num_steps", num_steps)
-    if any(x.ndim == 0 for x in leaves):
-        msg = "xs: received a scalar, expected one sequence, time first: (time, inputs)"
-        raise ValueError(msg)
-    lengths = {int(x.shape[0]) for x in leaves}
-    if len(lengths) > 1:
-        msg = f"xs: received arrays of different lengths {sorted(lengths)}, expected one time axis"
-        raise ValueError(msg)
-    if not lengths:
-        if num_steps is None or num_steps < 0:
-            msg = f"num_steps: received {num_steps} with xs=None, expected how many steps to take"
-            raise ValueError(msg)
-        return num_steps
-    (length,) = lengths
-    if num_steps is not None and num_steps != length:
-        msg = f"num_steps: received {num_steps} with xs of {length} steps: give one of the two"
-        raise ValueError(msg)
-    return length
-
-
-def _check_dtypes(named):
-    dtypes: dict[Any, str] = {}
-    for name, tree in named.items():
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-                msg = (
-                    f"{name}{jax.tree_util.keystr(path)}: received {leaf.dtype}, expected real "
-                    "numbers: hold a complex state as a pair of reals"
-                )
-                raise TypeError(msg)
-            if jnp.issubdtype(leaf.dtype, jnp.floating):
-                dtypes.setdefault(leaf.dtype, name + jax.tree_util.keystr(path))
-    if len(dtypes) > 1:
-        found = ", ".join(f"{where} is {dtype}" for dtype, where in dtypes.items())
-        msg = (
-            f"dtypes: received {found}, expected one float dtype: cast with "
-            "jax.tree.map(lambda a: a.astype(dtype), tree); float64 also needs "
-            'jax.config.update("jax_enable_x64", True), and Flax cells param_dtype (nnx.SimpleCell '
-            "dtype too)"
+    Raises:
+        ValueError: not of shape `(T, n, n)`, or concrete values that are not finite.
+        TypeError: not real floating-point numbers.
+    """
+    matrices = jnp.asarray(matrices)
+    if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or matrices.shape[1] == 0:
+        refuse(
+            name,
+            f"shape {matrices.shape}",
+            "(time, n, n)",
+            "one square matrix per step, earliest first, no batch axis (use jax.vmap)",
         )
-        raise TypeError(msg)
+    if not jnp.issubdtype(matrices.dtype, jnp.floating):
+        refuse(name, matrices.dtype, "real floating-point numbers", error=TypeError)
+    check_finite(name, matrices)
+    return matrices
 
 
-def _check_step(recurrence, carry, x):
-    if not jax.tree.leaves(carry):
-        msg = "carry: received no arrays, expected the initial state of the recurrence"
-        raise ValueError(msg)
-    if any(not jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(carry)):
-        msg = f"carry: received {_shapes(carry)}, expected floating-point arrays"
-        raise TypeError(msg)
-    if has_batch_axis(recurrence.step, carry):
-        msg = (
-            f"carry: received {_shapes(carry)}, with a batch axis, expected the carry of one "
-            "sequence: use jax.vmap over sequences"
-        )
-        raise ValueError(msg)
-    try:
-        new = jax.eval_shape(recurrence.step, recurrence.params, carry, x)
-    except Exception as error:
-        msg = (
-            f"step: failed for carry {_shapes(carry)} and one input {_shapes(x)}: {error} Expected "
-            "an unbatched carry and xs of shape (time, inputs), as the cell was built for; batch "
-            "with jax.vmap"
-        )
-        raise ValueError(msg) from error
-    if _shapes(new) != _shapes(carry):
-        msg = (
-            f"step: turned carry {_shapes(carry)} into {_shapes(new)} for one input {_shapes(x)}, "
-            "expected the same structure, shapes and dtype. A batch axis in xs or carry? Time is "
-            "the first axis and there is no batch axis: use jax.vmap. Another dtype? Give the cell "
-            "the dtype of its parameters"
-        )
-        raise ValueError(msg)
+def check_lags(lags: Sequence[int], lowest: int, highest: int) -> np.ndarray:
+    """Return numbers of steps as an array.
+
+    Raises:
+        ValueError: one out of range.
+        TypeError: not a sequence of at least one integer.
+    """
+    array = np.asarray(lags)
+    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        refuse("lags", repr(lags), "a sequence of Python ints, at least one", error=TypeError)
+    if highest < lowest:
+        refuse("lags", repr(lags), "a sequence long enough for any", "give longer xs")
+    if array.min() < lowest or array.max() > highest:
+        refuse("lags", repr(lags), f"numbers of steps from {lowest} to {highest}")
+    return array.astype(np.int32)
 
 
-def _shapes(tree):
+def list_names(names: Iterable[str]) -> str:
+    """Write the first few names."""
+    names = sorted(names)
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def list_shapes(tree: PyTree) -> str:
+    """Write the dtype and the shape of every array of a tree."""
     return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree))
+
+
+def _bounds(bounds: Mapping[str, Bound]) -> str:
+    given = {word: bound for word, bound in bounds.items() if bound is not None}
+    if list(given) == ["at least", "at most"]:
+        return "{} to {}".format(*given.values())
+    return " and ".join(f"{word} {bound}" for word, bound in given.items())

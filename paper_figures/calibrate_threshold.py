@@ -1,4 +1,4 @@
-"""Held-out skill against predicted log gain: where the thresholds come from."""
+"""Held-out skill against predicted log growth: where the thresholds come from."""
 
 import json
 
@@ -13,12 +13,12 @@ from paper_figures.claims import Claim, standard_error
 
 
 def draw(dataset: xr.Dataset) -> Figure:
-    """Draw skill against predicted log gain, with both thresholds and their intervals."""
+    """Draw skill against predicted log growth, with both thresholds and their intervals."""
     configuration = json.loads(dataset.attrs["configuration"])
     figure, axes = plt.subplots(figsize=(3.5, 2.8), layout="constrained")
-    flat = dataset[["log_gain", "test_skill"]].stack(network=("gain_index", "seed"))
+    flat = dataset[["log_growth", "test_skill"]].stack(network=("gain_index", "seed"))
     axes.plot(
-        flat["log_gain"].median("sequence"),
+        flat["log_growth"].median("sequence"),
         flat["test_skill"],
         "o",
         color=style.BLUE,
@@ -39,7 +39,7 @@ def draw(dataset: xr.Dataset) -> Figure:
             value, color=colour, linestyle="--", linewidth=1, label=f"{bound} at {value:+.1f} nats"
         )
     axes.axhline(0.5, color="0.6", linewidth=0.6)
-    axes.set_xlabel(f"predicted log gain over {configuration['recall_delay']} steps (nats)")
+    axes.set_xlabel(f"predicted log growth over {configuration['recall_delay']} steps (nats)")
     axes.set_ylabel("held-out skill after training")
     axes.set_title(
         f"SimpleCell, delayed recall, {flat.sizes['network']} networks;\nbands: 95 % over gains",
@@ -57,7 +57,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         error = standard_error(*at["threshold_interval"].to_numpy().tolist())
         made.append(
             Claim(
-                f"The library's {bound} threshold is the log gain beyond which networks do not "
+                f"The library's {bound} threshold is the log growth beyond which networks do not "
                 "learn",
                 "jacobian_rnn.THRESHOLDS",
                 "threshold of highest balanced accuracy, nats",

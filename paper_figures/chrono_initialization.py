@@ -49,7 +49,7 @@ def draw(dataset: xr.Dataset) -> Figure:
     crossings.set_ylim(0, configuration["num_updates"])
     crossings.set_ylabel("updates until half the baseline's loss")
     crossings.set_title("one point per network")
-    gains = [float(dataset["log_gain"].sel(arm=arm).median()) for arm in STYLES]
+    gains = [float(dataset["log_growth"].sel(arm=arm).median()) for arm in STYLES]
     handles, labels = curves.get_legend_handles_labels()
     figure.legend(
         handles,
@@ -62,7 +62,7 @@ def draw(dataset: xr.Dataset) -> Figure:
             f"{dataset.sizes['seed']} networks per initialisation; clipped Adam, rate "
             f"{configuration['learning_rate']:g}, {configuration['batch_size']} sequences per "
             f"update.\nLoss: mean over {configuration['window']} updates. Open triangles: never "
-            "within the training shown. Log gain of a gradient over a sequence\nbefore training, "
+            "within the training shown. Log growth of a gradient over a sequence\nbefore training, "
             f"median: chrono (T_max = {configuration['max_lag']}) {gains[0]:+.1f} nats, forget "
             f"bias 1 {gains[1]:+.1f} nats. Grey: stretch whose mean is the plateau."
         ),
@@ -102,7 +102,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
     # One that never leaves does so no earlier than the end.
     ahead, ahead_error = mean_and_error(slow["crossing"].fillna(num_updates) - chrono["crossing"])
     plateau, plateau_error = mean_and_error(slow["plateau"])
-    gain, gain_error = mean_and_error(chrono["log_gain"] - slow["log_gain"])
+    gain, gain_error = mean_and_error(chrono["log_growth"] - slow["log_growth"])
     return [
         Claim(
             "With chrono initialisation an LSTM learns the adding problem earlier.",
@@ -128,7 +128,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         Claim(
             "Before training, gradients survive better with chrono initialisation.",
             "theory",
-            "log gain of a gradient over a sequence, chrono minus forget bias 1 (nats)",
+            "log growth of a gradient over a sequence, chrono minus forget bias 1 (nats)",
             "at least",
             0.0,
             0.0,

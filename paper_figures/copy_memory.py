@@ -22,7 +22,7 @@ PLATEAU_TOLERANCE = 0.02
 
 
 def draw(dataset: xr.Dataset) -> Figure:
-    """Draw the loss of every network against updates; then final loss against initial log gain."""
+    """Draw the loss of every network against updates; then final loss against initial growth."""
     configuration = json.loads(dataset.attrs["configuration"])
     figure, (curves, gains) = plt.subplots(
         1, 2, figsize=(WIDTH, 3.3), width_ratios=(1.6, 1), layout="constrained"
@@ -35,10 +35,10 @@ def draw(dataset: xr.Dataset) -> Figure:
         if arm in dataset["arm"].to_numpy():
             one = dataset.sel(arm=arm)
             ratio = one["test_loss"] / one["baseline"]
-            gains.plot(one["log_gain"], ratio, marker, color=colour, markersize=5, clip_on=False)
+            gains.plot(one["log_growth"], ratio, marker, color=colour, markersize=5, clip_on=False)
     gains.axhline(1, color="0.2", linewidth=0.9, linestyle=":")
     gains.set_yscale("log")
-    gains.set_xlabel(f"log gain over {delay + 20} steps, untrained (nats)")
+    gains.set_xlabel(f"log growth over {delay + 20} steps, untrained (nats)")
     gains.set_ylabel("held-out loss / baseline, trained")
     gains.set_title("one point per network")
     gains.margins(x=0.12, y=0.12)

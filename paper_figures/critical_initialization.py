@@ -23,12 +23,12 @@ CLASSES = {
     "LSTMCell": "OptimizedLSTMCell",
 }
 APART = 0.22  # of arms of one cell
-LOWEST = -100.0  # nats; lower log gains are drawn here
-LINEAR = 5.0  # nats; the axis of log gains is linear up to here on both sides of zero
+LOWEST = -100.0  # nats; lower log growths are drawn here
+LINEAR = 5.0  # nats; the axis of log growths is linear up to here on both sides of zero
 
 
 def draw(dataset: xr.Dataset) -> Figure:
-    """Draw success rates with intervals; then skill against predicted log gain."""
+    """Draw success rates with intervals; then skill against predicted log growth."""
     configuration = json.loads(dataset.attrs["configuration"])
     figure, (success, skill) = plt.subplots(
         1, 2, figsize=(7.2, 3.5), width_ratios=(1, 1.25), layout="constrained"
@@ -44,7 +44,7 @@ def draw(dataset: xr.Dataset) -> Figure:
     success.set_ylabel("fraction of networks that learned")
     success.set_title("training")
     horizon = int(dataset["horizon"])
-    skill.set_xlabel(f"predicted log gain over {horizon} steps, untrained (nats)")
+    skill.set_xlabel(f"predicted log growth over {horizon} steps, untrained (nats)")
     skill.set_ylabel("held-out skill after training")
     skill.set_title("prediction and training, one point per network")
     arms = dict.fromkeys(dataset["arm"].to_numpy().tolist())
@@ -125,7 +125,7 @@ def _skill(axes, dataset, cells):
         one = dataset.isel(condition=condition)
         colour, marker, _ = STYLES[one["arm"].item()]
         axes.plot(
-            np.maximum(one["log_gain"].median("sequence"), LOWEST),
+            np.maximum(one["log_growth"].median("sequence"), LOWEST),
             one["test_skill"],
             color=colour,
             marker=marker,

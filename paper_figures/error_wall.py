@@ -146,11 +146,11 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             "The wall is where the initial state is an unstable fixed point: each of the T steps "
             "multiplies a gradient by w σ'(x₀).",
             "theory",
-            "log gain of the product of the step Jacobians on the wall (nats)",
+            "log growth of the product of the step Jacobians on the wall (nats)",
             "within",
-            float(dataset["log_gain_on_wall"]),
+            float(dataset["log_growth_on_wall"]),
             1e-3,
-            float(dataset["log_gain_across"].sel(offset=0)),
+            float(dataset["log_growth_across"].sel(offset=0)),
         )
     )
     return [

@@ -109,12 +109,12 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         claim("clipping the norm of the gradient rescues networks that explode",
               "fraction learned with clipping at the largest gain",
               "at least", 0.5, 0.0, "learned, clipped", pascanu),
-        claim("g", f"log gain over {horizon} steps of default LSTMs (nats)",
-              "at least", THRESHOLDS.vanishing, 0.0, "log gain, LSTM"),
+        claim("g", f"log growth over {horizon} steps of default LSTMs (nats)",
+              "at least", THRESHOLDS.vanishing, 0.0, "log growth, LSTM"),
         claim("g", "λ₁ of default LSTMs minus that of default SimpleCells (nats per step)",
               "at least", 0.0, 0.0, "LSTM minus SimpleCell"),
-        claim("g", f"log gain over {horizon} steps of LSTMs with chrono biases (nats)",
-              "at least", THRESHOLDS.vanishing, 0.0, "log gain, LSTM, chrono biases",
+        claim("g", f"log growth over {horizon} steps of LSTMs with chrono biases (nats)",
+              "at least", THRESHOLDS.vanishing, 0.0, "log growth, LSTM, chrono biases",
               "Tallec and Ollivier (2018)"),
         claim("g", "λ₁ of LSTMs with large gain (nats per step)",
               "at least", 0.0, 0.0, "exponent, LSTM, large gain"),
@@ -229,7 +229,7 @@ def _slope(axes, dataset):
         for place, (marker, filled) in enumerate((("o", True), ("s", False))):
             one = dataset.sel(optimizer=optimizer).isel(recall_lag=place)
             axes.plot(
-                one["slope_log_gain"].to_numpy().ravel(),
+                one["slope_log_growth"].to_numpy().ravel(),
                 one["slope_skill"].to_numpy().ravel(),
                 marker,
                 color=COLOURS[number],
@@ -239,7 +239,9 @@ def _slope(axes, dataset):
                 label=f"{str(optimizer).split()[-1]}, lag {int(one['recall_lag'])}",
             )
     axes.axvline(THRESHOLDS.vanishing, color="0.6", linewidth=0.7, linestyle=":", zorder=0)
-    axes.set(xlabel="log gain over the lag, before training (nats)", ylabel="skill after training")
+    axes.set(
+        xlabel="log growth over the lag, before training (nats)", ylabel="skill after training"
+    )
     axes.set_ylim(-0.15, 1.1)
     axes.legend(loc="center left", frameon=False, fontsize=SMALL, bbox_to_anchor=(0.07, 0.55))
 

@@ -51,9 +51,9 @@ def draw(dataset: xr.Dataset) -> Figure:
             vmin=0,
             vmax=1,
         )
-        log_gain = at["log_gain"].median("sequence").median("seed").transpose("horizon", "gain")
+        log_growth = at["log_growth"].median("sequence").median("seed").transpose("horizon", "gain")
         for name, (colour, style) in BOUNDARIES.items():
-            _draw_crossings(axes, gains, horizons, log_gain - thresholds[name], colour, style)
+            _draw_crossings(axes, gains, horizons, log_growth - thresholds[name], colour, style)
         exponent = at["exponent"].median("seed").transpose("horizon", "gain")
         _draw_crossings(axes, gains, horizons, exponent, *NO_GROWTH)
         if cell == "SimpleCell":
@@ -72,7 +72,7 @@ def draw(dataset: xr.Dataset) -> Figure:
     assert mesh is not None
     figure.colorbar(mesh, ax=list(grid[0]), label="fraction of networks that learned", pad=0.01)
     lines = {
-        f"log gain {thresholds[name]:+g} nats ({name} beyond)".replace("-", "−"): style
+        f"log growth {thresholds[name]:+g} nats ({name} beyond)".replace("-", "−"): style
         for name, style in BOUNDARIES.items()
     } | {
         r"measured $\lambda_1 = 0$": NO_GROWTH,
@@ -97,7 +97,7 @@ def draw(dataset: xr.Dataset) -> Figure:
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
-    """Correlate success with how near the predicted log gain is to zero, over all and each cell."""
+    """Correlate success with how near the predicted growth is to zero, over all and each cell."""
     cells = dataset["cell"].to_numpy().tolist()
     groups = {"all cells": cells} | {CLASSES[cell]: [cell] for cell in cells}
     made = []
@@ -105,9 +105,9 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         correlation = rank_correlation(dataset.sel(cell=chosen))
         made.append(
             Claim(
-                f"Networks learn more often the nearer their predicted log gain is to zero: {name}",
+                f"Networks learn more often the nearer their predicted growth is to zero: {name}",
                 "theory",
-                "Spearman correlation of success with −|log gain|, over "
+                "Spearman correlation of success with −|log growth|, over "
                 f"{correlation.num_networks} networks",
                 "at least",
                 0,
@@ -124,7 +124,7 @@ def _draw_crossings(axes, gains, horizons, values, colour, style):
     values = np.asarray(values, float)
     if min(values.shape) < 2 or not (np.nanmin(values) < 0 < np.nanmax(values)):
         return
-    # A log gain of −inf has no place on a line between neighbours; far below zero it does not show.
+    # A growth of −inf has no place on a line between neighbours; far below zero it does not show.
     gains, horizons, values = _refined(gains, horizons, np.clip(values, -1e3, 1e3))
     finite = np.ma.masked_invalid(values)
     for width, shade, line in ((3.2, "white", "solid"), (1.6, colour, style)):

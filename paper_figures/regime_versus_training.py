@@ -1,4 +1,4 @@
-"""Predicted log gain against recurrent gain, and what training showed, for three cells."""
+"""Predicted log growth against recurrent gain, and what training showed, for three cells."""
 
 import json
 
@@ -37,30 +37,30 @@ def draw(dataset: xr.Dataset) -> Figure:
     for row, (setting, title) in zip(grid, ROWS.items(), strict=True):
         for axes, cell in zip(row, CLASSES, strict=True):
             part = dataset.sel(setting=setting, cell=cell)
-            curve = part[["candidate_gain", "candidate_log_gain"]].sortby("candidate_gain")
+            curve = part[["candidate_gain", "candidate_log_growth"]].sortby("candidate_gain")
             axes.plot(
                 curve.candidate_gain,
-                curve.candidate_log_gain,
+                curve.candidate_log_growth,
                 color="0.6",
                 linewidth=0.8,
                 label="prediction at other gains",
                 zorder=2,
             )
             part["apart"] = ("seed", np.geomspace(1 / APART, APART, part.sizes["seed"]))
-            flat = part[["gain", "log_gain", "interval", "outcome", "apart"]].stack(
+            flat = part[["gain", "log_growth", "interval", "outcome", "apart"]].stack(
                 network=("gain_index", "seed")
             )
             plotting.regime_against_gain(
                 axes,
                 (flat["gain"] * flat["apart"]).to_numpy(),
-                flat["log_gain"].median("sequence").to_numpy(),
+                flat["log_growth"].median("sequence").to_numpy(),
                 flat["interval"].transpose("network", "end").to_numpy(),
                 flat["outcome"].to_numpy(),
                 thresholds=thresholds,
             )
         plotting.label_regimes(row[-1], thresholds=thresholds)
         horizon = int(dataset["horizon"].sel(setting=setting).max())
-        row[0].set_ylabel(f"{title}\nlog gain over {horizon} steps (nats)")
+        row[0].set_ylabel(f"{title}\nlog growth over {horizon} steps (nats)")
     for axes, cell in zip(grid[0], CLASSES.values(), strict=True):
         axes.set_title(cell)
     for axes in grid.flat:

@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 import mpmath
 import numpy as np
-from conftest import normal
 
 from jacobian_rnn import Recurrence, trajectory
-from jacobian_rnn.frames import generic_frames
+from jacobian_rnn.linalg.frames import generic_frames
+from tests.networks import normal
 
 
 def haar(generator, n):

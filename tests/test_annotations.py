@@ -32,8 +32,8 @@ def everything(key):
         batch_size=3, num_records=1, held_out_size=5,
     )
     return history, (
-        product.log_norm(), product.log_rms_gain(), product.log_abs_det(), product.dense(),
-        product.log_error, product.log_gain_error, product.log_adjoint_gain(jnp.ones(5)),
+        product.log_norm(), product.log_rms_growth(), product.log_abs_det(), product.dense(),
+        product.log_error, product.log_growth_error, product.log_adjoint_growth(jnp.ones(5)),
         product.singular_values(), jrnn.trajectory(network, carry, xs[0]),
         jrnn.largest_exponent(network, carry, xs[0]),
         jrnn.state_gradients(network, carry, xs[0], lambda states: states.sum()),
@@ -43,7 +43,7 @@ def everything(key):
 
 history, _ = jax.eval_shape(everything, jax.random.key(0))  # to trace takes less than to compile
 observation = jrnn.observe_regime(jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), history))
-print(jrnn.agreement(
+print(jrnn.score_regimes(
     jnp.array([0, 1]),
     jnp.array([0, int(observation.outcome)]),
     groups=jnp.arange(2),

@@ -9,112 +9,113 @@ import jacobian_rnn as jrnn
 from jacobian_rnn import mean_field
 
 PACKAGE = Path(jrnn.__file__).parent
-ORDER = [
-    "graded_svd",
-    "gated_jacobian",
-    "closed_form",
-    "cells",
+# From the ground up: a folder may use those before it.
+FOLDERS = [
     "checks",
-    "checkpoints",
-    "torch_weights",
-    "keras_weights",
-    "orbax_weights",
-    "dense_chain",
-    "padded_sequences",
-    "traced_steps",
+    "linalg",
+    "cells",
+    "tasks",
+    "mean_field",
+    "weights",
     "jacobians",
-    "literature_cells",
-    "linear_recurrent_unit",
-    "frames",
-    "factored_form",
-    "product_passes",
-    "products",
-    "spectra_by_lag",
-    "credit_assignment",
-    "mean_field.scalars",
-    "mean_field.quadrature",
-    "mean_field.roots",
-    "mean_field.activations",
-    "mean_field.vanilla",
-    "mean_field.critical_lines",
-    "mean_field.finite_depth",
-    "mean_field.full_spectrum",
-    "mean_field.random_products",
-    "mean_field.units",
-    "mean_field.untied",
-    "mean_field.tied",
-    "mean_field.reference_values",
-    "initializers",
-    "parameter_changes",
-    "batch_means",
-    "rate_curve",
-    "tangent_run",
-    "spectrum",
     "lyapunov",
     "growth",
-    "initialization",
-    "regimes",
-    "observation",
-    "agreement",
-    "task_definition",
-    "digits",
-    "tasks",
+    "products",
     "training",
-    "plotting.marks",
-    "plotting.singular_values",
-    "plotting.exponents",
-    "plotting.regimes",
-    "plotting.training",
-]
-FLAX = {
-    "closed_form",
-    "cells",
-    "literature_cells",
-    "checkpoints",
-    "orbax_weights",
-    "initializers",
-    "parameter_changes",
+    "regimes",
     "initialization",
-}
+    "plotting",
+]
+FLAX = {"cells", "weights", "initialization"}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
     for path in PACKAGE.rglob("*.py")
-    if path.stem != "__init__"
+    if path != PACKAGE / "__init__.py"
 )
 
 
-def imported(module):
-    """List what a module imports at its top level, as dotted names."""
-    names = []
+def imports(module):
+    """List what a module imports, as `(dotted name, whether only for annotations)`."""
     source = PACKAGE / f"{module.replace('.', '/')}.py"
     for node in ast.parse(source.read_text()).body:
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-    return names
+        only_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for one in node.body if only_types else [node]:
+            if isinstance(one, ast.Import):
+                yield from ((alias.name, only_types) for alias in one.names)
+            elif isinstance(one, ast.ImportFrom):
+                yield from ((f"{one.module}.{alias.name}", only_types) for alias in one.names)
 
 
-def test_every_module_has_its_place_in_the_order():
-    assert set(MODULES) == set(ORDER)
+def module_of(name):
+    """Return the module of the package that an imported name is, or is of."""
+    whole = name.removeprefix("jacobian_rnn.")
+    for module in (whole, whole.rpartition(".")[0]):
+        for found in (module, f"{module}.__init__"):
+            if found in MODULES:
+                return found
+    raise ValueError(name)
+
+
+def test_every_folder_has_its_place_and_there_are_few():
+    found = {path.stem for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
+    assert found - {"__pycache__"} == {"__init__", *FOLDERS}
+    assert len(found - {"__pycache__"}) <= 15
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down_only(module):
-    for name in imported(module):
-        package, _, rest = name.partition(".")
-        if package == "jacobian_rnn":
-            (used,) = (place for place in ORDER if f"{rest}.".startswith(f"{place}."))
-            assert ORDER.index(used) < ORDER.index(module), name
+    own = module.split(".")[0]
+    for name, only_types in imports(module):
+        if not name.startswith("jacobian_rnn") or only_types:
+            continue
+        used = module_of(name).split(".")[0]
+        assert FOLDERS.index(used) <= FOLDERS.index(own), name
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    reached = {}
+
+    def visit(module, path):
+        assert module not in path, [*path, module]
+        if module not in reached:
+            reached[module] = True
+            for name, only_types in imports(module):
+                if name.startswith("jacobian_rnn") and not only_types:
+                    visit(module_of(name), [*path, module])
+
+    for module in MODULES:
+        if not module.endswith("__init__"):
+            visit(module, [])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_private_to_a_folder_stays_there(module):
+    for name, _ in imports(module):
+        if name.startswith("jacobian_rnn"):
+            *folder, last = name.split(".")[1:]
+            private = [part for part in (*folder, last) if part.startswith("_")]
+            assert not private or folder[0] == module.split(".")[0], name
+            # Nobody takes a private name from another module either.
+            assert not last.startswith("_") or f"{'.'.join(folder)}.{last}" in MODULES, name
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_flax_matplotlib_and_private_jax_stay_where_they_belong(module):
-    for name in imported(module):
-        assert not name.startswith("jax._src")
-        assert not name.startswith("matplotlib")
-        assert not name.startswith(("experiments", "paper_figures"))
-        assert module in FLAX or not name.startswith("flax")
+    for name, only_types in imports(module):
+        assert not name.startswith(("jax._src", "experiments", "paper_figures"))
+        assert only_types or not name.startswith("matplotlib")
+        assert module.split(".")[0] in FLAX or not name.startswith("flax")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_function_has_the_name_of_its_module(module):
+    source = PACKAGE / f"{module.replace('.', '/')}.py"
+    names = {
+        node.name
+        for node in ast.parse(source.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    assert module.split(".")[-1] not in names
 
 
 def test_importing_the_package_loads_no_matplotlib_and_changes_no_setting():

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.flatten_util import ravel_pytree
 
 import jacobian_rnn as jrnn
 from experiments.benchmarks.timing import Row, compare, timed_row
 from experiments.benchmarks.workloads import INPUT_SIZE, Sizes
-from jacobian_rnn.jacobians import jacobian_of_step
+from jacobian_rnn.jacobians.system import bind
 
 WRITE = "write as many numbers"
 METHODS = ("closed_form", "forward", "reverse")
@@ -35,12 +34,12 @@ def measure(cell: str, width: int, sizes: Sizes) -> list[Row]:
     xs = jnp.asarray(generator.standard_normal((num_steps, INPUT_SIZE)), sizes.dtype)
     carry = instance.initialize_carry(jax.random.key(0), (INPUT_SIZE,))
     network = jrnn.from_linen(instance, instance.init(jax.random.key(1), carry, xs[0]))
-    unravel = ravel_pytree(carry)[1]
     states = jrnn.trajectory(network, carry, xs)[1:]
 
     def jacobians(method, params, states, xs):
         system = jrnn.Recurrence(network.step, params, network.jacobian)
-        return jax.vmap(jacobian_of_step(system, unravel, method))(states, xs)
+        jacobian = partial(bind(system, carry, xs).jacobian, method=method)
+        return jax.vmap(jacobian)(states, xs)
 
     functions: dict[str, Callable] = {
         WRITE: partial(jax.jit(_written), states),

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 import jacobian_rnn as jrnn
-from jacobian_rnn.frames import generic_frames
+from jacobian_rnn.linalg.frames import generic_frames
 
 INPUT_SIZE = 8
 

@@ -7,14 +7,7 @@ cells, and `frozen_growth` gates that stand still as well.
 """
 
 from jacobian_rnn.mean_field.critical_lines import critical_weight_std
-from jacobian_rnn.mean_field.finite_depth import SquaredSingularValues, squared_singular_values
-from jacobian_rnn.mean_field.full_spectrum import (
-    SpectrumSummary,
-    full_spectrum,
-    spectrum_summary,
-)
-from jacobian_rnn.mean_field.quadrature import gaussian_average
-from jacobian_rnn.mean_field.random_products import (
+from jacobian_rnn.mean_field.exact_products import (
     ExactExponents,
     critical_weight_std_of_width,
     fuss_catalan_edge,
@@ -23,7 +16,14 @@ from jacobian_rnn.mean_field.random_products import (
     ginibre_exponents,
     newman_exponents,
 )
+from jacobian_rnn.mean_field.finite_depth import SquaredSingularValues, squared_singular_values
+from jacobian_rnn.mean_field.quadrature import gaussian_average
 from jacobian_rnn.mean_field.reference_values import Reference, reference, reference_names
+from jacobian_rnn.mean_field.singular_values import (
+    SpectrumSummary,
+    full_spectrum,
+    spectrum_summary,
+)
 from jacobian_rnn.mean_field.tied import FrozenGrowth, TiedGrowth, frozen_growth, tied_growth
 from jacobian_rnn.mean_field.units import Gate, GRUUnits, LSTMUnits, MinimalUnits, SimpleUnits
 from jacobian_rnn.mean_field.untied import UntiedGrowth, untied_growth

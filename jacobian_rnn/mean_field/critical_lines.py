@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jacobian_rnn.checks import check_scales
 from jacobian_rnn.mean_field.activations import Activation, check_activation, moments
 from jacobian_rnn.mean_field.roots import increasing_root
-from jacobian_rnn.mean_field.scalars import checked_scales
 
 
 def critical_weight_std(
@@ -44,7 +44,7 @@ def critical_weight_std(
         1.327
     """
     check_activation(activation)
-    scales = checked_scales(bias_std=bias_std, input_std=input_std)
+    scales = check_scales(bias_std=bias_std, input_std=input_std)
     return _critical_weight_std(*scales, activation)
 
 

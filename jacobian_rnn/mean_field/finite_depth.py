@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jacobian_rnn.checks import check_count
+from jacobian_rnn.checks import check_count, check_scales
 from jacobian_rnn.mean_field.activations import Activation, check_activation, moments
-from jacobian_rnn.mean_field.scalars import checked_scales
 from jacobian_rnn.mean_field.vanilla import fixed_variance
 
 
@@ -70,7 +69,7 @@ def squared_singular_values(
         msg = f"num_steps: received {num_steps}, expected 0 or above"
         raise ValueError(msg)
     check_activation(activation)
-    scales = checked_scales(weight_std=weight_std, bias_std=bias_std, input_std=input_std)
+    scales = check_scales(weight_std=weight_std, bias_std=bias_std, input_std=input_std)
     return _squared_singular_values(*scales, num_steps, activation, orthogonal)
 
 

@@ -16,7 +16,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jacobian_rnn.mean_field.scalars import check_scalar
+from jacobian_rnn.checks import check_scalar
 
 NUM_NODES = 64
 NUM_FEWER = 48  # nodes of the rule that tells whether the first one converges

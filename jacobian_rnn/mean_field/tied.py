@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from jacobian_rnn.checks import check_count
 from jacobian_rnn.mean_field.roots import increasing_root
-from jacobian_rnn.mean_field.units import Gate, Units, checked_units
+from jacobian_rnn.mean_field.units import Gate, Units, check_units
 
 # Correlations closer to one than this are taken as noise of the population.
 RIDGE = 1e-6
@@ -119,7 +119,7 @@ def tied_growth(
         >>> print(abs(float(growth.rate) - 0.3102) < 0.02)  # λ₁ of the tanh network
         True
     """
-    units = checked_units(units)
+    units = check_units(units)
     _check_counts(num_units=num_units, num_steps=num_steps, num_populations=num_populations)
     check_count("num_warmup", num_warmup)
     if not 0 <= num_warmup <= num_steps - 4:
@@ -172,7 +172,7 @@ def frozen_growth(
         >>> print(f"{growth.rate:.3f}")  # a GRU at rest: log(1/2 + 1/4)
         -0.288
     """
-    units = checked_units(units)
+    units = check_units(units)
     _check_counts(num_units=num_units, num_steps=num_steps, num_populations=num_populations)
     keys = jax.random.split(key, num_populations)
     return _frozen_growth(units, keys, num_units, num_steps)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jacobian_rnn.mean_field.scalars import check_scalar, checked_scales
+from jacobian_rnn.checks import check_scalar, check_scales
 
 Scalar = Float[Array, ""] | float
 
@@ -119,7 +119,7 @@ class LSTMUnits(NamedTuple):
 Units = SimpleUnits | MinimalUnits | GRUUnits | LSTMUnits
 
 
-def checked_units(units: Any) -> Units:
+def check_units(units: Any) -> Units:
     """Return units with scalars in one float dtype.
 
     Raises:
@@ -150,7 +150,7 @@ def checked_units(units: Any) -> Units:
         if not isinstance(unused, Tracer) and unused != 0:
             msg = f"units.embedding.weight_std: received {unused}, expected 0: it reads no output"
             raise ValueError(msg)
-    checked = checked_scales(**scales)
+    checked = check_scales(**scales)
     dtype = jnp.result_type(*checked, *means.values())
     numbers = dict(zip(scales, checked, strict=True)) | means
     return type(units)(

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from jacobian_rnn.checks import check_count
 from jacobian_rnn.mean_field.quadrature import gaussian_nodes, known_average
 from jacobian_rnn.mean_field.roots import increasing_root
-from jacobian_rnn.mean_field.units import GRUUnits, LSTMUnits, MinimalUnits, checked_units
+from jacobian_rnn.mean_field.units import GRUUnits, LSTMUnits, MinimalUnits, check_units
 
 NUM_UNITS = 20_000
 
@@ -84,7 +84,7 @@ def untied_growth(
         >>> print(f"{theory.squared_gain:.3f}")  # the published critical initialisation
         0.999
     """
-    checked = checked_units(units)
+    checked = check_units(units)
     check_count("num_steps", num_steps)
     if num_steps < 20:
         msg = f"num_steps: received {num_steps}, expected at least 20"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jacobian_rnn.checks import check_scales
 from jacobian_rnn.mean_field.activations import (
     Activation,
     check_activation,
@@ -21,7 +22,6 @@ from jacobian_rnn.mean_field.activations import (
 )
 from jacobian_rnn.mean_field.quadrature import gaussian_correlation
 from jacobian_rnn.mean_field.roots import increasing_root
-from jacobian_rnn.mean_field.scalars import checked_scales
 
 
 class OrderParameters(NamedTuple):
@@ -97,7 +97,7 @@ def order_parameters(
         6.305, 0.3102 nats per step
     """
     check_activation(activation)
-    scales = checked_scales(weight_std=weight_std, bias_std=bias_std, input_std=input_std)
+    scales = check_scales(weight_std=weight_std, bias_std=bias_std, input_std=input_std)
     return _order_parameters(*scales, activation)
 
 
@@ -179,7 +179,7 @@ def correlation_fixed_point(
         1.000 0.653
     """
     check_activation(activation)
-    scales = checked_scales(
+    scales = check_scales(
         weight_std=weight_std,
         bias_std=bias_std,
         input_std=input_std,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jacobian_rnn.growth import FiniteTimeGrowth
+from jacobian_rnn.growth.finite_times import FiniteTimeGrowth
+from jacobian_rnn.lyapunov.result import EnsembleSpectrum, LyapunovSpectrum
 from jacobian_rnn.plotting.marks import (
     BLUE,
     VERMILION,
@@ -19,7 +20,6 @@ from jacobian_rnn.plotting.marks import (
     mark_edge,
     ordinal,
 )
-from jacobian_rnn.spectrum import EnsembleSpectrum, LyapunovSpectrum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jacobian_rnn.agreement import Agreement
-from jacobian_rnn.observation import Outcome
 from jacobian_rnn.plotting.marks import (
     BLACK,
     BLUE,
@@ -18,7 +16,9 @@ from jacobian_rnn.plotting.marks import (
     check_result,
     mark_edge,
 )
-from jacobian_rnn.regimes import THRESHOLDS, Regime, RegimePrediction, Thresholds
+from jacobian_rnn.regimes.observation import Outcome
+from jacobian_rnn.regimes.prediction import THRESHOLDS, Regime, RegimePrediction, Thresholds
+from jacobian_rnn.regimes.score import Agreement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,23 +37,23 @@ NARROW = 0.15  # of the axis: a band in which its name has to lie flat
 def regime_against_gain(
     axes: "Axes",
     gain: Float[AnyArray, " networks"],
-    log_gain: Float[AnyArray, " networks"],
+    log_growth: Float[AnyArray, " networks"],
     interval: Float[AnyArray, "networks 2"],
     outcome: Int[AnyArray, " networks"],
     *,
     thresholds: Thresholds = THRESHOLDS,
 ) -> "Axes":
-    """Plot the predicted log gain of networks against their recurrent gain, coloured by outcome.
+    """Plot the predicted log growth of networks against their recurrent gain, coloured by outcome.
 
     The band between the thresholds is where learning is predicted; networks for which training
-    disagrees with that are ringed. A log gain of −inf (a saturated network whose derivatives are
+    disagrees with that are ringed. A log growth of −inf (a saturated network whose derivatives are
     exactly zero) is a triangle on the lower edge, one of +inf on the upper; one whose digits are
     lost (NaN) is not drawn.
 
     Args:
         axes: where to draw; the gain axis becomes logarithmic.
         gain: recurrent gain, `(networks,)`.
-        log_gain: median predicted log gain over the horizon, nats, `(networks,)`.
+        log_growth: median predicted log growth over the horizon, nats, `(networks,)`.
         interval: its interval over sequences, nats, `(networks, 2)`.
         outcome: values of `Outcome`, `(networks,)`.
         thresholds: nats.
@@ -68,16 +68,16 @@ def regime_against_gain(
     Example:
         >>> import matplotlib.pyplot as plt, numpy as np
         >>> _, axes = plt.subplots()
-        >>> gains, log_gains = np.array([0.5, 1.0]), np.array([-30.0, 0.0])
-        >>> intervals = np.stack([log_gains - 1, log_gains + 1], axis=1)
-        >>> regime_against_gain(axes, gains, log_gains, intervals, np.array([-1, 0])) is axes
+        >>> gains, log_growths = np.array([0.5, 1.0]), np.array([-30.0, 0.0])
+        >>> intervals = np.stack([log_growths - 1, log_growths + 1], axis=1)
+        >>> regime_against_gain(axes, gains, log_growths, intervals, np.array([-1, 0])) is axes
         True
         >>> plt.close()
     """
     check_axes(axes)
-    gain, log_gain = np.asarray(gain), np.asarray(log_gain)
+    gain, log_growth = np.asarray(gain), np.asarray(log_growth)
     interval, outcome = np.asarray(interval), np.asarray(outcome)
-    received = {"log_gain": log_gain, "interval": interval, "outcome": outcome}
+    received = {"log_growth": log_growth, "interval": interval, "outcome": outcome}
     for name, array in received.items():
         shape = (gain.size, 2) if name == "interval" else (gain.size,)
         if array.shape != shape or gain.ndim != 1:
@@ -93,19 +93,19 @@ def regime_against_gain(
     if not np.isin(outcome, list(Outcome)).all():
         msg = f"outcome: received {np.unique(outcome).tolist()}, expected -1, 0 and 1 alone"
         raise ValueError(msg)
-    inside = (log_gain >= thresholds.vanishing) & (log_gain <= thresholds.exploding)
-    finite = np.concatenate([log_gain, *interval])
+    inside = (log_growth >= thresholds.vanishing) & (log_growth <= thresholds.exploding)
+    finite = np.concatenate([log_growth, *interval])
     finite = finite[np.isfinite(finite)]
     limits = (min(-45.0, *(finite - 3)), max(35.0, *(finite + 3))) if finite.size else (-45.0, 35.0)
     interval = np.clip(interval, *limits)
-    below, above = log_gain - interval[:, 0], interval[:, 1] - log_gain
+    below, above = log_growth - interval[:, 0], interval[:, 1] - log_growth
     _stable_band(axes, thresholds)
     for kind, (colour, marker) in OUTCOME_STYLE.items():
-        these = (outcome == kind) & np.isfinite(log_gain)
+        these = (outcome == kind) & np.isfinite(log_growth)
         if these.any():
             axes.errorbar(
                 gain[these],
-                log_gain[these],
+                log_growth[these],
                 yerr=np.maximum(np.stack([below[these], above[these]]), 0),
                 fmt=marker,
                 color=colour,
@@ -119,18 +119,18 @@ def regime_against_gain(
         for end, name in ((-np.inf, "−∞"), (np.inf, "+∞")):
             mark_edge(
                 axes,
-                gain[(outcome == kind) & (log_gain == end)],
-                f"{kind.name.lower()}, log gain {name}",
+                gain[(outcome == kind) & (log_growth == end)],
+                f"{kind.name.lower()}, log growth {name}",
                 upper=end > 0,
                 colour=colour,
             )
     wrong = inside != (outcome == Outcome.LEARNED)
     low, high = limits
     margin = EDGE * (high - low)
-    edges = np.where(log_gain < 0, low + margin, high - margin)
+    edges = np.where(log_growth < 0, low + margin, high - margin)
     axes.scatter(
         gain[wrong],
-        np.where(np.isinf(log_gain), edges, log_gain)[wrong],
+        np.where(np.isinf(log_growth), edges, log_growth)[wrong],
         s=75,
         facecolors="none",
         edgecolors="black",
@@ -139,18 +139,18 @@ def regime_against_gain(
         zorder=4,
     )
     axes.set_xscale("log")
-    axes.set(xlabel="recurrent gain", ylabel="predicted log gain (nats)", ylim=limits)
+    axes.set(xlabel="recurrent gain", ylabel="predicted log growth (nats)", ylim=limits)
     return axes
 
 
 def predicted_regimes(
     axes: "Axes", predictions: RegimePrediction | Mapping[str, RegimePrediction]
 ) -> "Axes":
-    """Plot the log gain of every sequence, in nats, with median and interval, over the regimes.
+    """Plot the log growth of every sequence, in nats, with median and interval, over the regimes.
 
     Grey is the band in which learning is predicted. Thick bars are the central 90 % of sequences,
-    diamonds medians. Triangles on the lower edge are log gains of −inf; sequences whose digits are
-    lost are counted below their network.
+    diamonds medians. Triangles on the lower edge are log growths of −inf. Sequences whose digits
+    are lost are counted below their network.
 
     Args:
         axes: where to draw.
@@ -174,7 +174,7 @@ def predicted_regimes(
         >>> both = {"SimpleCell": predicted(nn.SimpleCell(16)), "GRU": predicted(nn.GRUCell(16))}
         >>> _, axes = plt.subplots()
         >>> predicted_regimes(axes, both).get_ylabel()
-        'log gain over 50 steps (nats)'
+        'log growth over 50 steps (nats)'
         >>> plt.close()
     """
     check_axes(axes)
@@ -192,14 +192,14 @@ def predicted_regimes(
         msg = f"predictions: received thresholds {sorted(bounds)}, expected the same for all"
         raise ValueError(msg)
     thresholds = Thresholds(*bounds.pop())
-    every = np.concatenate([np.asarray(one.log_gain_of_output, float) for one in named.values()])
+    every = np.concatenate([np.asarray(one.log_growth_of_output, float) for one in named.values()])
     every = every[np.isfinite(every)]
     low, high = min([thresholds[0], *every]), max([thresholds[1], *every])
     beyond = max(OUTER_BAND, NARROW * (high - low))
     _stable_band(axes, thresholds)
     labels = []
     for place, (name, one) in enumerate(named.items()):
-        gains = np.asarray(one.log_gain_of_output, float)
+        gains = np.asarray(one.log_growth_of_output, float)
         apart = place + np.linspace(-0.25, 0.25, gains.size)
         first = place == 0
         axes.plot(
@@ -212,7 +212,7 @@ def predicted_regimes(
             label="sequences" if first else None,
             zorder=2,
         )
-        mark_edge(axes, apart[np.isneginf(gains)], "log gain −∞", colour=BLUE)
+        mark_edge(axes, apart[np.isneginf(gains)], "log growth −∞", colour=BLUE)
         # Where the median is −∞ the triangles say it.
         if np.isfinite(median := np.nanmedian(gains) if (~np.isnan(gains)).any() else np.nan):
             ends = np.clip(np.asarray(one.interval, float), low - 2 * beyond, None)
@@ -236,7 +236,7 @@ def predicted_regimes(
     axes.set(
         xlim=(-0.6, len(labels) - 0.4),
         ylim=(low - beyond, high + beyond),
-        ylabel=f"log gain over {over} (nats)",
+        ylabel=f"log growth over {over} (nats)",
     )
     return label_regimes(axes, thresholds=thresholds)
 
@@ -259,8 +259,8 @@ def confusion_matrix(axes: "Axes", agreement: Agreement) -> "Axes":
 
     Example:
         >>> import jax, matplotlib.pyplot as plt, numpy as np
-        >>> from jacobian_rnn import agreement
-        >>> result = agreement(
+        >>> from jacobian_rnn import score_regimes
+        >>> result = score_regimes(
         ...     np.array([-1, -1, 0, 0]),
         ...     np.array([-1, -1, 0, 1]),
         ...     groups=np.arange(4),
@@ -305,7 +305,7 @@ def label_regimes(axes: "Axes", *, thresholds: Thresholds = THRESHOLDS) -> "Axes
     """Write the names of the three regimes at the right edge of a log-gain axis.
 
     Args:
-        axes: an axes whose vertical axis is a log gain in nats.
+        axes: an axes whose vertical axis is a log growth in nats.
         thresholds: nats.
 
     Returns:

@@ -17,8 +17,8 @@ from jacobian_rnn.plotting.marks import (
     mark_edge,
     ordinal,
 )
-from jacobian_rnn.products import JacobianProduct
-from jacobian_rnn.regimes import LOST_DIGITS
+from jacobian_rnn.products.product import JacobianProduct
+from jacobian_rnn.regimes.prediction import LOST_DIGITS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def product_singular_values(
 ) -> "Axes":
     """Plot the log singular values of a product, in nats, against (i − ½)/n, from the largest down.
 
-    Bars are the product's own estimates of its numerical error: `log_gain_error` on σ₁ and
+    Bars are the product's own estimates of its numerical error: `log_growth_error` on σ₁ and
     `log_error`, which is that of the worst value, on the others. Where it exceeds 0.01 nats the
     digits are lost and the points are open. Triangles on the lower edge are lost directions, whose
     log is −inf.
@@ -74,7 +74,7 @@ def product_singular_values(
     n = values.size
     places = (np.arange(n) + 0.5) / n
     errors = np.full(n, float(product.log_error))
-    errors[0] = float(product.log_gain_error)
+    errors[0] = float(product.log_growth_error)
     lost = np.isneginf(values)
     mark_edge(axes, places[lost], f"lost (−∞): {lost.sum()} of {n}", colour=colour)
     draw_points(

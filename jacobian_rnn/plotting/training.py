@@ -14,7 +14,7 @@ from jacobian_rnn.plotting.marks import (
     chosen,
     mark_edge,
 )
-from jacobian_rnn.training import TrainingHistory
+from jacobian_rnn.training.loop import TrainingHistory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def training_loss(axes: "Axes", history: TrainingHistory, *, window: int = 1) ->
 
     Example:
         >>> import matplotlib.pyplot as plt, numpy as np
-        >>> from jacobian_rnn.training import TrainingHistory
+        >>> from jacobian_rnn.training.loop import TrainingHistory
         >>> blank = dict.fromkeys(TrainingHistory._fields, np.zeros(0))
         >>> record = blank | {"loss": np.geomspace(2, 0.1, 50), "baseline_loss": 1.4}
         >>> _, axes = plt.subplots()
@@ -103,7 +103,7 @@ def gradient_norms_by_lag(axes: "Axes", history: TrainingHistory, *, most: int =
 
     Example:
         >>> import matplotlib.pyplot as plt, numpy as np
-        >>> from jacobian_rnn.training import TrainingHistory
+        >>> from jacobian_rnn.training.loop import TrainingHistory
         >>> blank = dict.fromkeys(TrainingHistory._fields, np.zeros(0))
         >>> norms = np.array([[1.0, 0.1, 0.01], [1.0, 0.9, 0.8]])
         >>> record = blank | {"gradient_norm_by_lag": norms, "lag_updates": np.array([0, 100])}

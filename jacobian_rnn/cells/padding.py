@@ -1,0 +1,145 @@
+"""Sequences of different lengths in one batch: a network waits where a sequence is padded.
+
+Padding at the end is turned into padding at the start, where the network waits in its initial
+carry. All sequences then end together, and what looks back from the end needs no lengths.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Int, PyTree
+
+from jacobian_rnn.cells.recurrence import Recurrence, zero_carry
+
+
+def with_padding(recurrence: Recurrence) -> Recurrence:
+    """Return the same system with inputs `(x, active)`, which waits where it is not active.
+
+    A step that waits keeps the carry, and its Jacobian is the identity.
+
+    Args:
+        recurrence: the system.
+
+    Raises:
+        TypeError: not a `Recurrence`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jacobian_rnn import Recurrence, jacobian_product
+        >>> def decay(params, carry, x):
+        ...     return params * carry + x
+        >>> xs, active = align_ends(jnp.ones((1, 5, 1)), [3])
+        >>> system = with_padding(Recurrence(decay, jnp.array(0.5)))
+        >>> product = jacobian_product(system, jnp.zeros(1), (xs[0], active[0]))
+        >>> print(product.singular_values())
+        [0.125]
+    """
+    if not isinstance(recurrence, Recurrence):
+        msg = f"recurrence: received {type(recurrence).__name__}, expected a Recurrence"
+        raise TypeError(msg)
+    jacobian = recurrence.jacobian and WaitingJacobian(recurrence.jacobian)
+    step = WaitingStep(recurrence.step)
+    return Recurrence(step, recurrence.params, jacobian, recurrence.output)
+
+
+def align_ends(
+    xs: PyTree, seq_lengths: Sequence[int] | Int[Array, " sequences"]
+) -> tuple[PyTree, Bool[Array, "sequences steps"]]:
+    """Move the padding of a batch of sequences from their ends to their starts.
+
+    Args:
+        xs: `(B, T, ...)`, the first `seq_lengths[i]` steps of sequence i are real.
+        seq_lengths: B numbers from 1 to T, concrete.
+
+    Returns:
+        xs: the same with real steps last, the first of them repeated where it is padded.
+        active: `(B, T)`, False where a sequence is padded.
+
+    Raises:
+        ValueError: lengths beyond the data, or not one for each sequence.
+        TypeError: lengths that are not integers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> xs, active = align_ends(jnp.array([[1, 2, 0], [3, 4, 5]]), [2, 3])
+        >>> print(xs, active[0])
+        [[1 1 2]
+         [3 4 5]] [False  True  True]
+    """
+    xs = jax.tree.map(jnp.asarray, xs)
+    shapes = {x.shape[:2] for x in jax.tree.leaves(xs)}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        msg = f"xs: received {sorted(shapes)}, expected arrays of one shape (batch, time, ...)"
+        raise ValueError(msg)
+    ((num_sequences, num_steps),) = shapes
+    shifts = num_steps - check_lengths(seq_lengths, num_sequences, num_steps)
+    # Where a network waits it is shown its first real input: nothing else is safe to compute on.
+    source = jnp.asarray(np.maximum(np.arange(num_steps) - shifts[:, None], 0))
+    active = jnp.arange(num_steps) >= jnp.asarray(shifts)[:, None]
+    return jax.tree.map(lambda x: jax.vmap(lambda one, i: one[i])(x, source), xs), active
+
+
+def check_lengths(
+    seq_lengths: Sequence[int] | Array, num_sequences: int, num_steps: int
+) -> np.ndarray:
+    """Check the lengths of padded sequences; return them as an array."""
+    if isinstance(seq_lengths, Tracer):
+        msg = "seq_lengths: received a traced array, expected numbers: pass it from outside jit"
+        raise TypeError(msg)
+    lengths = np.asarray(seq_lengths)
+    if not np.issubdtype(lengths.dtype, np.integer):
+        msg = f"seq_lengths: received {lengths.dtype}, expected integers: numbers of steps"
+        raise TypeError(msg)
+    if lengths.shape != (num_sequences,):
+        msg = (
+            f"seq_lengths: received shape {lengths.shape} for {num_sequences} sequences, expected "
+            f"({num_sequences},): one length each"
+        )
+        raise ValueError(msg)
+    if lengths.min() < 1 or lengths.max() > num_steps:
+        bad = int(np.argmax((lengths < 1) | (lengths > num_steps)))
+        msg = (
+            f"seq_lengths[{bad}]: received {lengths[bad]} for sequences of {num_steps} steps, "
+            f"expected 1 to {num_steps}"
+        )
+        raise ValueError(msg)
+    return lengths.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class WaitingStep:
+    """A step that keeps the carry where it is not active; equal for equal steps."""
+
+    step: Callable
+
+    @property
+    def num_feature_axes(self):
+        """Return how many axes a carry has without batch; None if unknown."""
+        return getattr(self.step, "num_feature_axes", None)
+
+    def carry_like(self, params):
+        """Return a carry of the right shape."""
+        return jax.eval_shape(lambda params: zero_carry(Recurrence(self.step, params)), params)
+
+    def __call__(self, params, carry, inputs):
+        """Return the new carry, or the old one."""
+        x, active = inputs
+        new = self.step(params, carry, x)
+        return jax.tree.map(lambda now, before: jnp.where(active, now, before), new, carry)
+
+
+@dataclass(frozen=True)
+class WaitingJacobian:
+    """The Jacobian of a step that may wait; equal for equal Jacobians."""
+
+    jacobian: Callable
+
+    def __call__(self, params, carry, inputs):
+        """Return ∂state'/∂state."""
+        x, active = inputs
+        jacobian = self.jacobian(params, carry, x)
+        return jnp.where(active, jacobian, jnp.eye(jacobian.shape[0], dtype=jacobian.dtype))

@@ -1,0 +1,6 @@
+"""What single tangent vectors do."""
+
+from jacobian_rnn.growth.finite_times import FiniteTimeGrowth, finite_time_growth
+from jacobian_rnn.growth.largest import largest_exponent
+
+__all__ = ["FiniteTimeGrowth", "finite_time_growth", "largest_exponent"]

@@ -1,0 +1,97 @@
+"""The largest Lyapunov exponent, from one tangent vector."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jacobian_rnn.cells.recurrence import Recurrence
+from jacobian_rnn.checks import check_precision, check_warmup
+from jacobian_rnn.jacobians.system import System, bind
+from jacobian_rnn.jacobians.time_loop import along
+from jacobian_rnn.linalg.frames import generic_frames
+from jacobian_rnn.linalg.graded_svd import scaled_norm
+
+
+def largest_exponent(
+    recurrence: Recurrence,
+    carry: PyTree,
+    xs: PyTree,
+    *,
+    num_steps: int | None = None,
+    num_warmup: int = 0,
+) -> Float[Array, ""]:
+    """Measure the largest Lyapunov exponent along one trajectory, without forming a Jacobian.
+
+    A fixed generic tangent vector is pushed through every step and normalised; the mean of its log
+    growth after the warm-up is the finite-time estimate of λ₁ (Benettin et al. 1980). Its bias
+    from the finite time is of order 1/T. `lyapunov_spectrum` gives more exponents, and error bars.
+
+    Args:
+        recurrence: the system.
+        carry: initial carry, without batch axis.
+        xs: one sequence, `(time, ...)`; None for a system without input.
+        num_steps: number of steps T where `xs` is None; includes the warm-up.
+        num_warmup: number of first steps that settle state and vector and are not counted. A
+            vector that one of them maps to zero starts anew.
+
+    Returns:
+        λ₁ in nats per step; −inf if a counted step maps the vector to zero. NaN if at any step,
+        those of the warm-up included, the state or its derivative is not finite.
+
+    Raises:
+        ValueError: nothing left to count after the warm-up; shapes that do not fit; values that
+            are not finite.
+        TypeError: float dtypes that differ.
+
+    References:
+        G. Benettin, L. Galgani, A. Giorgilli and J.-M. Strelcyn, "Lyapunov characteristic
+        exponents for smooth dynamical systems and for Hamiltonian systems", Meccanica 15 (1980).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def logistic(r, carry, x):
+        ...     return r * carry * (1 - carry)
+        >>> system = Recurrence(logistic, jnp.array(3.2))
+        >>> rate = largest_exponent(system, jnp.array([0.3]), None, num_steps=2000, num_warmup=1000)
+        >>> print(round(float(rate), 4))
+        -0.9163
+    """
+    system = bind(recurrence, carry, xs, num_steps)
+    check_precision(system.state.dtype)
+    check_warmup(num_warmup, system.num_steps)
+    return _largest_exponent(system, num_warmup)
+
+
+@partial(jax.jit, static_argnames="num_warmup")
+def _largest_exponent(system, num_warmup):
+    return exponent_along(system, num_warmup)
+
+
+def exponent_along(system: System, num_warmup: int) -> Float[Array, ""]:
+    """Measure the largest exponent along all steps of a system."""
+    generic = jnp.asarray(generic_frames(system.num_states)[0, :, 0], system.state.dtype)
+
+    def visit(tangent, now):
+        new, tangents = system.push(now.state, tangent[None], now.x)
+        tangent, norm = normalize(tangents[0])
+        tangent = jnp.where((norm == 0) & (now.number < num_warmup), generic, tangent)
+        return new, tangent, (norm, jnp.max(jnp.abs(new)))
+
+    _, _, (norms, largest) = along(system, visit, generic)
+    finite = jnp.all(jnp.isfinite(norms)) & jnp.all(jnp.isfinite(largest))
+    return jnp.where(finite, jnp.mean(log_norms(norms[num_warmup:])), jnp.nan)
+
+
+def normalize(vector: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, ""]]:
+    """Return the vector with norm one, or zero as it is, and its norm."""
+    norm = scaled_norm(vector)
+    return vector / jnp.where(norm > 0, norm, 1), norm
+
+
+def log_norms(norms: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Return logs of norms, −inf for zero, NaN for what is not finite."""
+    # The derivative of log at zero would be NaN even where nothing depends on it.
+    logs = jnp.where(norms > 0, jnp.log(jnp.where(norms > 0, norms, 1)), -jnp.inf)
+    return jnp.where(jnp.isfinite(norms), logs, jnp.nan)

@@ -1,0 +1,244 @@
+"""A recurrence with its carry and inputs, checked once and ravelled once.
+
+A public function binds what it is given to a `System`. Everything behind it works on flat arrays:
+the state is one vector `(n,)`, tangents and cotangents are rows `(k, n)`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from jacobian_rnn.cells.recurrence import Recurrence, has_batch_axis
+from jacobian_rnn.checks import check_count, check_finite, check_type, list_shapes, refuse
+from jacobian_rnn.jacobians.traced_steps import derivative_of, has_forward_mode, pull_back
+from jacobian_rnn.linalg.graded_svd import matmul
+
+Method = Literal["auto", "forward", "reverse", "closed_form"]
+
+START_ADVICE = (
+    "a start value that is not finite has no derivative; a running maximum that starts at -inf "
+    "can start at 0 instead, with a normaliser of 1"
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A recurrence at a state, with the inputs that it will see. A pytree.
+
+    Attributes:
+        recurrence: how the carry moves.
+        state: the carry, ravelled, `(n,)`.
+        xs: inputs, `(time, ...)` each; None for a system without input.
+        num_steps: T. Static.
+        unravel: turns a state into a carry. Static.
+    """
+
+    recurrence: Recurrence
+    state: Float[Array, " n"]
+    xs: PyTree
+    num_steps: int = dataclasses.field(metadata={"static": True})
+    unravel: Callable[[Array], PyTree] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def num_states(self) -> int:
+        """The size n of the state."""
+        return self.state.shape[-1]
+
+    @property
+    def one_input(self) -> PyTree:
+        """The shape and dtype of the input of one step."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.xs)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the closed form gives the Jacobian in parts, as a `GatedJacobian`."""
+        return hasattr(self.recurrence.jacobian, "parts")
+
+    def step(self, state: Float[Array, " n"], x: PyTree) -> Float[Array, " n"]:
+        """Return the next state.
+
+        Matrix products have all bits of their dtype: devices that take fewer by themselves (TF32)
+        are told not to, unless the step asks for it.
+        """
+        with jax.default_matmul_precision("highest"):
+            carry = self.recurrence.step(self.recurrence.params, self.unravel(state), x)
+        return ravel_pytree(carry)[0]
+
+    def jacobian(
+        self, state: Float[Array, " n"], x: PyTree, method: Method = "auto"
+    ) -> Float[Array, "n n"]:
+        """Return ∂state'/∂state, rows as outputs."""
+        if self.recurrence.jacobian is not None and method in ("auto", "closed_form"):
+            with jax.default_matmul_precision("highest"):
+                return self.recurrence.jacobian(self.recurrence.params, self.unravel(state), x)
+        differentiate = {"auto": derivative_of, "reverse": jax.jacrev}.get(method, jax.jacfwd)
+        return differentiate(self.step)(state, x)
+
+    def parts(self, state: Float[Array, " n"], x: PyTree) -> Any:
+        """Return the parts of ∂state'/∂state, where `has_parts`."""
+        closed_form: Any = self.recurrence.jacobian
+        with jax.default_matmul_precision("highest"):
+            return closed_form.parts(self.recurrence.params, self.unravel(state), x)
+
+    def push(
+        self, state: Float[Array, " n"], rows: Float[Array, "k n"], x: PyTree
+    ) -> tuple[Float[Array, " n"], Float[Array, "k n"]]:
+        """Return the next state, and tangents pushed to it: V Jᵀ.
+
+        No Jacobian is formed, unless the step has no forward mode.
+        """
+        if has_forward_mode(self.step, state, x):
+            state, differential = jax.linearize(lambda state: self.step(state, x), state)
+            return state, jax.vmap(differential)(rows)
+        return self.step(state, x), matmul(rows, self.jacobian(state, x).T)
+
+    def pull(
+        self, state: Float[Array, " n"], row: Float[Array, " n"], x: PyTree
+    ) -> Float[Array, " n"]:
+        """Return a cotangent of the next state, pulled back to this one: v J."""
+        return pull_back(lambda state: self.step(state, x), state, row)
+
+    def input_jacobian(self, state: Float[Array, " n"], x: Array) -> Float[Array, "n inputs"]:
+        """Return ∂state'/∂x."""
+        if self.has_parts:
+            return self.parts(state, x).dense_input()
+        return derivative_of(self.step, argnums=1)(state, x)
+
+    def log_abs_det(self, state: Float[Array, " n"], x: PyTree) -> Float[Array, ""]:
+        """Return log|det ∂state'/∂state|, nats."""
+        if self.has_parts:
+            return self.parts(state, x).log_abs_det()
+        return jnp.linalg.slogdet(self.jacobian(state, x))[1]
+
+    def output(self, state: Float[Array, " n"]) -> Float[Array, " outputs"]:
+        """Return what the recurrence shows of a state, ravelled."""
+        return jnp.ravel(self.recurrence.output(self.unravel(state)))
+
+    def params_share(self, state: Float[Array, " n"], row: Float[Array, " n"], x: PyTree) -> PyTree:
+        """Return a cotangent of the next state, pulled back to the parameters of this step."""
+
+        def new_state(params):
+            return dataclasses.replace(
+                self, recurrence=dataclasses.replace(self.recurrence, params=params)
+            ).step(state, x)
+
+        return pull_back(new_state, self.recurrence.params, row)
+
+
+def bind(recurrence: Recurrence, carry: PyTree, xs: PyTree, num_steps: int | None = None) -> System:
+    """Check a recurrence, its carry and its inputs before anything runs, and put them together.
+
+    Raises:
+        ValueError: structures, shapes or time axes that do not fit, or concrete values that are
+            not finite.
+        TypeError: not a `Recurrence`, or float dtypes that differ.
+    """
+    check_recurrence(recurrence)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(recurrence.params):
+        if not hasattr(leaf, "dtype"):
+            name, received = f"params{jax.tree_util.keystr(path)}", f"a {type(leaf).__name__}"
+            refuse(name, received, "arrays", "wrap it in jnp.asarray", error=TypeError)
+    carry, xs = jax.tree.map(jnp.asarray, (carry, xs))
+    num_steps = _count_steps(xs, num_steps)
+    _check_dtypes({"params": recurrence.params, "carry": carry, "xs": xs})
+    check_finite("params", recurrence.params)
+    check_finite("carry", carry, START_ADVICE)
+    check_finite("xs", xs)
+    if not jax.tree.leaves(carry):
+        refuse("carry", "no arrays", "the initial state of the recurrence")
+    if any(not jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(carry)):
+        refuse("carry", list_shapes(carry), "floating-point arrays", error=TypeError)
+    state, unravel = ravel_pytree(carry)
+    system = System(recurrence, state, xs, num_steps, unravel)
+    _check_step(recurrence, carry, system.one_input)
+    return system
+
+
+def check_recurrence(recurrence: object) -> None:
+    """Raise a TypeError for what is not a `Recurrence`."""
+    advice = (
+        "convert a cell with from_linen(cell, variables) or from_nnx(cell), or wrap a function "
+        "with Recurrence(step, params)"
+    )
+    check_type("recurrence", recurrence, Recurrence, "a Recurrence", advice)
+
+
+def check_loss(loss: Any, system: System) -> None:
+    """Raise a TypeError for what is no function of all states that returns a real scalar."""
+    received = f"a {type(loss).__name__}"
+    if callable(loss):
+        shape = (system.num_steps + 1, system.num_states)
+        value = jax.eval_shape(loss, jax.ShapeDtypeStruct(shape, system.state.dtype))
+        if getattr(value, "shape", None) == () and jnp.issubdtype(value.dtype, jnp.floating):
+            return
+        received = f"one that returns {list_shapes(value)}"
+    expected = "a function of the states (T + 1, n) that returns a real scalar"
+    refuse("loss", received, expected, "such as lambda states: states[-1].sum()", error=TypeError)
+
+
+def _count_steps(xs: PyTree, num_steps: int | None) -> int:
+    leaves = jax.tree.leaves(xs)
+    if num_steps is not None:
+        check_count("num_steps", num_steps)
+    if any(x.ndim == 0 for x in leaves):
+        refuse("xs", "a scalar", "one sequence, time first: (time, inputs)")
+    lengths = {int(x.shape[0]) for x in leaves}
+    if len(lengths) > 1:
+        refuse("xs", f"arrays of different lengths {sorted(lengths)}", "one time axis")
+    if not lengths:
+        if num_steps is None or num_steps < 0:
+            refuse("num_steps", f"{num_steps} with xs=None", "how many steps to take")
+        return int(num_steps)
+    (length,) = lengths
+    if num_steps is not None and num_steps != length:
+        refuse("num_steps", f"{num_steps} with xs of {length} steps", "one of the two")
+    return length
+
+
+def _check_dtypes(trees: dict[str, PyTree]) -> None:
+    dtypes: dict[Any, str] = {}
+    for name, tree in trees.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            where = name + jax.tree_util.keystr(path)
+            if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+                advice = "hold a complex state as a pair of reals"
+                refuse(where, leaf.dtype, "real numbers", advice, error=TypeError)
+            if jnp.issubdtype(leaf.dtype, jnp.floating):
+                dtypes.setdefault(leaf.dtype, where)
+    if len(dtypes) > 1:
+        found = ", ".join(f"{where} is {dtype}" for dtype, where in dtypes.items())
+        advice = (
+            "cast with jax.tree.map(lambda a: a.astype(dtype), tree); float64 also needs "
+            'jax.config.update("jax_enable_x64", True), and Flax cells param_dtype (nnx.SimpleCell '
+            "dtype too)"
+        )
+        refuse("dtypes", found, "one float dtype", advice, error=TypeError)
+
+
+def _check_step(recurrence: Recurrence, carry: PyTree, x: PyTree) -> None:
+    if has_batch_axis(recurrence.step, carry):
+        received = f"{list_shapes(carry)}, with a batch axis"
+        refuse("carry", received, "the carry of one sequence", "use jax.vmap over sequences")
+    try:
+        new = jax.eval_shape(recurrence.step, recurrence.params, carry, x)
+    except Exception as error:
+        msg = (
+            f"step: failed for carry {list_shapes(carry)} and one input {list_shapes(x)}: {error} "
+            "Expected an unbatched carry and xs of shape (time, inputs), as the cell was built "
+            "for; batch with jax.vmap"
+        )
+        raise ValueError(msg) from error
+    if list_shapes(new) != list_shapes(carry):
+        msg = (
+            f"step: turned carry {list_shapes(carry)} into {list_shapes(new)} for one input "
+            f"{list_shapes(x)}, expected the same structure, shapes and dtype. A batch axis in xs "
+            "or carry? Time is the first axis and there is no batch axis: use jax.vmap. Another "
+            "dtype? Give the cell the dtype of its parameters"
+        )
+        raise ValueError(msg)

@@ -1,0 +1,291 @@
+"""Lyapunov spectra: the rates, in nats per step, at which tangent vectors grow on a trajectory."""
+
+from functools import partial
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jacobian_rnn.cells.recurrence import Recurrence
+from jacobian_rnn.checks import (
+    check_choice,
+    check_count,
+    check_matrices,
+    check_precision,
+    check_type,
+    check_warmup,
+    refuse,
+)
+from jacobian_rnn.jacobians.system import bind
+from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
+from jacobian_rnn.linalg.batch_means import running_means, time_average
+from jacobian_rnn.linalg.frames import Factorization, check_frame, generic_frames
+from jacobian_rnn.linalg.graded_svd import matmul
+from jacobian_rnn.lyapunov.result import LyapunovSpectrum
+from jacobian_rnn.lyapunov.tangent_run import Tangents, advance, count_anew, new_run
+
+
+def lyapunov_spectrum(
+    recurrence: Recurrence,
+    carry: PyTree,
+    xs: PyTree,
+    *,
+    num_steps: int | None = None,
+    num_exponents: int | None = None,
+    num_warmup: int = 0,
+    qr_every: int | Literal["auto"] = "auto",
+    factorization: Factorization = "elimination",
+    frame: Float[Array, "n k"] | None = None,
+    resume: LyapunovSpectrum | None = None,
+) -> LyapunovSpectrum:
+    """Compute the k largest Lyapunov exponents along one trajectory.
+
+    A frame of k tangent vectors is pushed through every step, and factored whenever its directions
+    grow too unequal; the exponents are the mean log growth of its nested volumes, exactly those of
+    Benettin's method with QR at every step and the same starting frame. Between blocks of steps the
+    frame is orthonormalised, inside them elimination keeps it well conditioned at a third of the
+    cost. No Jacobian is formed unless a closed form makes that cheaper, or for a check.
+
+    Args:
+        recurrence: the system.
+        carry: initial carry, without batch axis; None with `resume`.
+        xs: one sequence, `(time, ...)`; None for a system without input.
+        num_steps: number of steps where `xs` is None; includes the warm-up.
+        num_exponents: k, from 1 to n; all n by default. Static.
+        num_warmup: number of first steps that settle state and frame and are not counted.
+            Directions that they lose start anew. Static.
+        qr_every: number of steps between factorisations. "auto" adapts it so that at most a third
+            of the digits cancel, and repeats a block of steps with one after each step where that
+            failed. Static. Under `jax.vmap` give an integer: "auto" runs all its alternatives.
+        factorization: "elimination", "householder" or "cholesky", see
+            `linalg.frames.factor_columns`. Static.
+        frame: starting frame `(n, k)`, orthonormal columns; a fixed generic one by default.
+        resume: a result of the same system to go on from. The exponents are those of one run; its
+            k and its warm-up hold, and batches for the error bars may be cut elsewhere.
+
+    Returns:
+        The spectrum with its errors and checks; `print` shows them.
+
+    Raises:
+        ValueError: nothing left to count after the warm-up; k, interval or frame out of range;
+            shapes that do not fit; values that are not finite; arguments that `resume` excludes.
+        TypeError: float dtypes that differ, a step that computes in fewer bits than its state has,
+            or counts that are not integers.
+
+    Cost: per step the step itself, k tangents, and a share of a factorisation of `(n, k)`; memory
+    O(n k), whatever T is. Works under `jit`, `vmap` and `grad`; the derivative is that of the
+    finite-time exponents along this trajectory, errors and checks carry none, and reverse mode
+    stores O(T n k). In a chaotic system it grows like the tangent vectors do and means little
+    beyond a few Lyapunov times.
+
+    References:
+        G. Benettin, L. Galgani, A. Giorgilli and J.-M. Strelcyn, "Lyapunov characteristic
+        exponents for smooth dynamical systems and for Hamiltonian systems", Meccanica 15 (1980).
+        L. Dieci and E. S. Van Vleck, "Lyapunov spectral intervals: theory and computation", SIAM
+        J. Numer. Anal. 40 (2002).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def henon(params, carry, x):
+        ...     return jnp.array([1 - 1.4 * carry[0] ** 2 + carry[1], 0.3 * carry[0]])
+        >>> system = Recurrence(henon, ())
+        >>> spectrum = lyapunov_spectrum(
+        ...     system, jnp.array([0.1, 0.1]), None, num_steps=20_000, num_warmup=100
+        ... )
+        >>> print([round(float(rate), 2) for rate in spectrum.exponents])
+        [0.42, -1.62]
+    """
+    given = carry
+    if resume is not None:
+        _check_resume(resume)
+        carry = resume.carry
+    system = bind(recurrence, carry, xs, num_steps)
+    n, dtype = system.num_states, system.state.dtype
+    _check_options(system.num_steps, num_warmup, qr_every, factorization)
+    if resume is None:
+        run = new_run(system.state, _starting_frame(n, num_exponents, dtype, frame))
+    else:
+        excluded = {
+            "carry": given,
+            "num_exponents": num_exponents,
+            "num_warmup": num_warmup,
+            "frame": frame,
+        }
+        run = _resumed_run(resume, n, n, dtype, excluded)
+    run, carry = _run_along(system, run, num_warmup, qr_every, factorization)
+    return _finish(run, carry)
+
+
+def lyapunov_spectrum_of(
+    jacobians: Float[Array, "steps n n"],
+    *,
+    num_exponents: int | None = None,
+    num_warmup: int = 0,
+    qr_every: int | Literal["auto"] = "auto",
+    factorization: Factorization = "elimination",
+    frame: Float[Array, "n k"] | None = None,
+    resume: LyapunovSpectrum | None = None,
+) -> LyapunovSpectrum:
+    """Compute the k largest Lyapunov exponents of given matrices.
+
+    Args:
+        jacobians: shape `(T, n, n)`, rows are outputs, earliest first.
+        num_exponents: k, from 1 to n; all n by default. Static.
+        num_warmup: number of first matrices that settle the frame and are not counted. Static.
+        qr_every: as in `lyapunov_spectrum`.
+        factorization: as in `lyapunov_spectrum`.
+        frame: as in `lyapunov_spectrum`.
+        resume: as in `lyapunov_spectrum`.
+
+    Returns:
+        The spectrum with its errors and checks, as `lyapunov_spectrum` returns it.
+
+    Raises:
+        ValueError: as in `lyapunov_spectrum`.
+        TypeError: as in `lyapunov_spectrum`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> spectrum = lyapunov_spectrum_of(jnp.tile(jnp.diag(jnp.array([2.0, 0.5])), (100, 1, 1)),
+        ...                                 num_warmup=50)
+        >>> print(spectrum.exponents.round(4))
+        [ 0.6931 -0.6931]
+    """
+    jacobians = check_matrices("jacobians", jacobians)
+    num_steps, n, _ = jacobians.shape
+    _check_options(num_steps, num_warmup, qr_every, factorization)
+    if resume is None:
+        frame = _starting_frame(n, num_exponents, jacobians.dtype, frame)
+        run = new_run(jnp.zeros(0, jacobians.dtype), frame)
+    else:
+        _check_resume(resume)
+        excluded = {"num_exponents": num_exponents, "num_warmup": num_warmup, "frame": frame}
+        run = _resumed_run(resume, n, 0, jacobians.dtype, excluded)
+    run = _run_through(jacobians, run, num_warmup, qr_every, factorization)
+    return _finish(run, ())
+
+
+STATIC = ("num_warmup", "qr_every", "factorization")
+
+
+@partial(jax.jit, static_argnames=STATIC)
+def _run_along(system, run, num_warmup, qr_every, factorization):
+    refuse_coarse_step(system)
+    n, k = run.frame.shape
+
+    def push_by_jacobian(state, rows, x):
+        return system.step(state, x), matmul(rows, system.jacobian(state, x).T)
+
+    # Measured: a closed form pays where steps have many more weights than their Jacobian entries,
+    # as a GRU's three kernels (N = 64: from n/4 tangents on), and not for SimpleCell and LSTM.
+    num_weights = sum(leaf.size for leaf in jax.tree.leaves(system.recurrence.params))
+    dense = system.recurrence.jacobian is not None and 4 * k >= n and num_weights > 2 * n**2
+    tangents = Tangents(push_by_jacobian if dense else system.push, system.log_abs_det)
+    run = _count(tangents, run, system.xs, system.num_steps, num_warmup, qr_every, factorization)
+    return run, system.unravel(run.state)
+
+
+@partial(jax.jit, static_argnames=STATIC)
+def _run_through(jacobians, run, num_warmup, qr_every, factorization):
+    tangents = Tangents(
+        lambda state, rows, jacobian: (state, matmul(rows, jacobian.T)),
+        lambda _, jacobian: jnp.linalg.slogdet(jacobian)[1],
+    )
+    num_steps = jacobians.shape[0]
+    return _count(tangents, run, jacobians, num_steps, num_warmup, qr_every, factorization)
+
+
+def _count(tangents, run, xs, num_steps, num_warmup, qr_every, factorization):
+    if num_warmup:
+        # To settle, no precision is needed, and a second adaptive loop would compile for long.
+        often = 1 if qr_every == "auto" else qr_every
+        run = advance(tangents, run, xs, 0, num_warmup, often, factorization, settling=True)
+        run = count_anew(run)
+    return advance(tangents, run, xs, num_warmup, num_steps, qr_every, factorization)
+
+
+@jax.jit
+def _finish(run, carry):
+    # Compiled by itself: whatever the system and the sequence, it is the same for a size.
+    n, k = run.frame.shape
+    sums = jnp.where(run.alive, run.batches.sums, 0)
+    average = time_average(run.batches._replace(sums=sums))
+    # After the first step that is not finite, which can be one of the warm-up, nothing is known.
+    broken = run.first_nonfinite_step >= 0
+    exponents = jnp.where(broken, jnp.nan, jnp.where(run.alive, average.mean, -jnp.inf))
+    known = run.alive & ~broken
+    covariance = jnp.where(known & known[:, None], average.covariance, jnp.nan)
+    history, history_steps = running_means(run.batches)
+    order = jnp.argsort(-exponents)
+
+    mean_log_det = run.log_det / jnp.maximum(run.num_checked, 1)
+    if k == n:
+        residual = run.log_det_error / jnp.maximum(run.num_checked, 1)
+    else:
+        # A sample of steps stands for all: its own error is allowed for.
+        num = jnp.maximum(run.num_checked, 1)
+        spread = jnp.sqrt(jnp.maximum(run.log_det_squares / num - mean_log_det**2, 0) / num)
+        bound = jnp.where(jnp.isneginf(mean_log_det), -jnp.inf, (mean_log_det - 4 * spread) / n)
+        # A mean of −inf falls short of any, and says nothing.
+        mean = jnp.where(jnp.all(run.alive), jnp.mean(exponents), jnp.nan)
+        residual = jnp.maximum(bound - mean, 0)
+    return LyapunovSpectrum(
+        exponents=exponents[order],
+        standard_errors=jnp.sqrt(jnp.diagonal(covariance))[order],
+        covariance=covariance[order[:, None], order],
+        num_batches=average.num_batches[order],
+        long_enough=average.long_enough[order],
+        drift=average.drift[order],
+        history=history[:, order],
+        history_steps=history_steps,
+        num_steps=jnp.sum(run.batches.steps),
+        sum_rule_residual=jnp.where(run.num_checked > 0, residual, jnp.nan),
+        num_checked=run.num_checked,
+        digits_lost=run.log_loss / jnp.log(jnp.asarray(10, run.log_loss.dtype)),
+        first_lost_step=run.first_lost_step,
+        first_zero_step=run.first_zero_step,
+        first_nonfinite_step=run.first_nonfinite_step,
+        carry=carry,
+        run=run,
+    )
+
+
+def _starting_frame(n, num_exponents, dtype, frame):
+    check_precision(dtype)
+    k = n if num_exponents is None else num_exponents
+    check_count("num_exponents", k, least=1, most=n, advice="n is the size of the state")
+    if frame is None:
+        return jnp.asarray(generic_frames(n)[0, :, :k], dtype)
+    return check_frame(frame, (n, int(k)), dtype)
+
+
+def _check_options(num_steps, num_warmup, qr_every, factorization):
+    check_warmup(num_warmup, num_steps)
+    if not (isinstance(qr_every, str) and qr_every == "auto"):
+        check_count("qr_every", qr_every, least=1, advice="or 'auto'")
+    check_choice("factorization", factorization, get_args(Factorization))
+
+
+def _check_resume(resume):
+    check_type("resume", resume, LyapunovSpectrum, "a LyapunovSpectrum")
+    if resume.run.frame.ndim != 2:
+        received = f"a batch of runs, frames {resume.run.frame.shape}"
+        refuse("resume", received, "one", "use jax.vmap over both")
+
+
+def _resumed_run(resume, n, state_size, dtype, excluded):
+    given = [
+        name
+        for name, value in excluded.items()
+        if not (value is None or (name == "num_warmup" and value == 0))
+    ]
+    if given:
+        expected = "it without what it holds itself"
+        refuse("resume", f"it with {', '.join(given)}", expected, "leave them out (carry=None)")
+    run = resume.run
+    if (run.frame.shape[0], run.state.size, run.frame.dtype) != (n, state_size, dtype):
+        kind = "given matrices" if run.state.size == 0 else "a recurrence"
+        received = f"a run of {kind} with {run.frame.shape[0]} states in {run.frame.dtype}"
+        refuse("resume", received, f"one of the same function with {n} states in {dtype}")
+    return run

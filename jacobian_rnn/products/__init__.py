@@ -1,0 +1,14 @@
+"""Products of step Jacobians, with every singular value in logs."""
+
+from jacobian_rnn.products.by_lag import log_singular_values_by_lag
+from jacobian_rnn.products.credit import InputJacobians, input_jacobians
+from jacobian_rnn.products.product import JacobianProduct, jacobian_product, product_of
+
+__all__ = [
+    "InputJacobians",
+    "JacobianProduct",
+    "input_jacobians",
+    "jacobian_product",
+    "log_singular_values_by_lag",
+    "product_of",
+]

@@ -1,0 +1,119 @@
+"""Credit assignment through time: what the input at each lag does to the end."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from jacobian_rnn.cells.recurrence import Recurrence
+from jacobian_rnn.checks import check_lags, check_precision, refuse
+from jacobian_rnn.jacobians.system import bind
+from jacobian_rnn.jacobians.time_loop import back_along
+from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
+from jacobian_rnn.linalg.factored_form import extend, identity_form, orthonormalize
+from jacobian_rnn.linalg.graded_svd import matmul, row_norms
+from jacobian_rnn.products.by_lag import keep_at_lag, keep_none
+
+
+class InputJacobians(NamedTuple):
+    """∂states[T]/∂xs[T − lag] = exp(log_norm) · matrix, for several lags.
+
+    Attributes:
+        matrices: `(lags, n, inputs)`, each of Frobenius norm one; zero where nothing arrives.
+        log_norms: nats, `(lags,)`: log Frobenius norm of ∂states[T]/∂xs[T − lag]; −inf for zero.
+        digits_lost: decimal digits, `(lags,)`: how much smaller the norm is than what the product
+            makes of the same input in its fastest direction. Where it nears the digits of the
+            dtype, an input that points away from that direction is lost to rounding.
+    """
+
+    matrices: Float[Array, "lags n inputs"]
+    log_norms: Float[Array, " lags"]
+    digits_lost: Float[Array, " lags"]
+
+
+def input_jacobians(
+    recurrence: Recurrence, carry: PyTree, xs: Float[Array, "steps inputs"], *, lags: Sequence[int]
+) -> InputJacobians:
+    """Differentiate the last state with respect to the inputs at several lags.
+
+    ∂states[T]/∂xs[T − lag] = J[T−1] ··· J[T−lag+1] ∂step/∂x at step T − lag: the product of the
+    last lag − 1 step Jacobians, kept in logs in its factored form, applied to one more derivative.
+
+    Args:
+        recurrence: the system.
+        carry: initial carry, without batch axis.
+        xs: one sequence, `(time, inputs)`.
+        lags: from 1 (the last input) to T; static. Any order.
+
+    Returns:
+        Matrices of norm one and their log norms, one for each of `lags`.
+
+    Raises:
+        ValueError: lags beyond the sequence; xs that are not one array `(time, inputs)`; shapes
+            that do not fit; values that are not finite.
+        TypeError: lags that are not integers; float dtypes that differ.
+
+    Cost: one pass over the sequence, a QR of size n per step; memory T n for the states and n² per
+    lag.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def decay(params, carry, x):
+        ...     return params * carry + x
+        >>> system = Recurrence(decay, jnp.array(0.5))
+        >>> result = input_jacobians(system, jnp.zeros(1), jnp.ones((2000, 1)), lags=[2, 2000])
+        >>> print((result.log_norms / jnp.log(0.5)).round(2))
+        [1.000e+00 1.999e+03]
+    """
+    system = bind(recurrence, carry, xs)
+    arrays = jax.tree.leaves(system.xs)
+    floating = [x for x in arrays if x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.floating)]
+    if len(arrays) != 1 or len(floating) != 1:
+        received = [f"{x.dtype}{list(x.shape)}" for x in arrays]
+        refuse("xs", received, "one array (time, inputs) of real numbers")
+    wanted = check_lags(lags, 1, system.num_steps)
+    check_precision(system.state.dtype)
+    ascending, row_of = np.unique(wanted, return_inverse=True)
+    return jax.tree.map(lambda a: a[row_of], _input_jacobians(system, ascending))
+
+
+@jax.jit
+def _input_jacobians(system, lags):
+    """Extend (J[T-1] ··· J[T-lag+1])ᵀ backwards in time and keep it at each of the sorted lags."""
+    refuse_coarse_step(system)
+
+    def visit(carried, now):
+        form, kept = carried
+        kept = keep_at_lag(kept, (form, now.state, now.x), system.num_steps - now.number, lags)
+        jacobian = system.jacobian(now.state, now.x)
+        return (extend(form, jacobian.T)[0], kept), None
+
+    (x,) = jax.tree.leaves(system.xs)
+    start = identity_form(jnp.eye(system.num_states, dtype=system.state.dtype))
+    kept = keep_none((start, system.state, x[0]), lags)
+    (_, kept), _ = back_along(system, visit, (start, kept))
+
+    def of_lag(form, state, x):
+        form = orthonormalize(form)
+        log_scale = form.log_scale
+        derivative = system.input_jacobian(state, x)
+        shown = matmul(form.left.T, derivative)
+        sizes = jnp.max(jnp.abs(shown), axis=1)
+        reached = log_scale + jnp.log(sizes)
+        largest = jnp.max(reached)
+        largest = jnp.where(jnp.isneginf(largest), 0, largest)
+        # The input may miss the fastest direction: the largest row decides, not the largest scale.
+        rows = shown / jnp.where(sizes > 0, sizes, 1)[:, None]
+        matrix = matmul(form.right.T, jnp.exp(reached - largest)[:, None] * rows)
+        norm = jnp.linalg.norm(matrix)
+        log_norm = largest + jnp.log(norm)
+        possible = jnp.max(log_scale + jnp.log(row_norms(form.right)))
+        possible += jnp.log(jnp.linalg.norm(derivative))
+        lost = jnp.where(norm > 0, jnp.maximum(possible - log_norm, 0), 0) / math.log(10)
+        return matrix / jnp.where(norm > 0, norm, 1), log_norm, lost
+
+    return InputJacobians(*jax.vmap(of_lag)(*kept))

@@ -1,0 +1,178 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from paper_figures import claims
+from paper_figures.claims import Claim
+
+
+def claim(relation="within", expected=1.0, tolerance=0.1, measured=1.0, uncertainty=math.nan):
+    return Claim("s", "t", "q", relation, expected, tolerance, measured, uncertainty)
+
+
+@pytest.mark.parametrize(
+    ("relation", "tolerance", "holding", "failing"),
+    [
+        ("within", 0.25, (0.75, 1.0, 1.25), (0.74, 1.26, math.inf)),
+        ("at least", 0.25, (0.75, 9.0, math.inf), (0.74, -math.inf)),
+        ("at most", 0.25, (1.25, -9.0), (1.26, math.inf)),
+        ("at least", 0, (1.0,), (0.999,)),
+    ],
+)
+def test_a_claim_holds_up_to_and_with_its_tolerance(relation, tolerance, holding, failing):
+    for measured in holding:
+        assert claim(relation, 1.0, tolerance, measured).verdict == "holds"
+    for measured in failing:
+        assert claim(relation, 1.0, tolerance, measured).verdict == "fails"
+    assert claim(relation, 1.0, tolerance, math.nan).verdict == "not measured"
+
+
+def test_findings_are_written_to_two_digits_of_their_error():
+    assert claim(measured=0.80213, uncertainty=0.0569).finding == "0.802 ± 0.057"
+    assert claim(measured=123.456, uncertainty=12.3).finding == "123 ± 12"
+    assert claim(measured=3.0).finding == "3"
+    assert claim(measured=5e-6).finding == "5e-06"
+    assert claim(measured=1.0, uncertainty=1e-12).finding == "1 ± 1.0e-12"
+    assert claim(measured=math.nan, uncertainty=0.1).finding == "—"
+    assert claim("within", 0.5, 0.02).expectation == "0.5 ± 0.02"
+    assert claim("at least", 0.9, 0).expectation == "≥ 0.9"
+    assert claim("at most", 5, 0.5).expectation == "≤ 5 + 0.5"
+    assert claim("at most", 0, 1e-9).expectation == "≤ 1e-09"
+    assert claim("at least", 0, 0.1).expectation == "≥ −0.1"
+
+
+def test_the_files_cover_the_figures_of_this_run_alone(tmp_path):
+    stem = tmp_path / "out" / "claims-quick"
+    claims.write({"outdated": [claim()]}, stem, "Claims")
+    made = {
+        "new": [
+            claim()._replace(statement="log|det J| is\nright"),
+            claim(measured=np.float32(3.0), expected=np.int64(1)),
+            claim(measured=math.nan),
+        ],
+        "without": [],
+    }
+    claims.write(made, stem, "Claims, preset quick")
+    text = (tmp_path / "out" / "claims-quick.md").read_text()
+    assert "Covers the figures new, without, and no others" in text
+    assert "outdated" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| new")]
+    assert len(rows) == 3
+    # Every row has the columns of the header, whatever its text holds.
+    assert all(row.replace("\\|", "").count("|") == len(claims.HEADER) + 1 for row in rows)
+    assert "1 of 3 claims hold, 1 not measured." in text
+    data = json.loads((tmp_path / "out" / "claims-quick.json").read_text())
+    assert data["figures"] == ["new", "without"]
+    assert [one["verdict"] for one in data["claims"]] == ["holds", "fails", "not measured"]
+    assert data["claims"][1]["measured"] == 3.0
+    assert data["claims"][2]["measured"] is None
+    # Statements that stand more than once are told apart by their quantities.
+    assert [line.endswith("s: q") for line in claims.lines(made)[1:4]] == [False, True, True]
+    assert claims.lines(made)[-1] == "1 of 3 claims hold, 1 not measured"
+
+
+def test_half_the_width_of_an_interval_is_1_96_standard_errors():
+    assert claims.standard_error(-1.959964, 1.959964) == pytest.approx(1.0)
+
+
+def test_full_spectrum_claims_take_the_kind_farthest_from_theory():
+    from paper_figures import full_spectrum
+
+    case = ("kernel", "drive", "gain")
+    average = np.zeros((1, 2, 2, 2, 3))
+    average[0, 1, 0, 1] = (0.015, -0.02, 0.0)
+    average[0, 0, 0, 0] = 1.0  # at another width
+    dataset = xr.Dataset(
+        {
+            "average": ((*case, "width", "quantity"), average),
+            "standard_error": ((*case, "width", "quantity"), average / 10),
+            "theory": ((*case, "quantity"), np.zeros((1, 2, 2, 3))),
+            "sum_rule_residual": (case, [[[1e-9, 1.0], [2e-9, 1.0]]]),
+        },
+        {
+            "gain": [2.0, 5.0],
+            "width": [64, 256],
+            "quantity": ["largest", "fraction_positive", "dimension"],
+        },
+    )
+    made = full_spectrum.claims(dataset)
+    np.testing.assert_allclose([one.measured for one in made], [0.015, 0.02, 0.0, 2e-9])
+    assert made[0].uncertainty == pytest.approx(0.0015)
+    assert [one.verdict for one in made] == ["holds", "fails", "holds", "holds"]
+    other = full_spectrum.claims(dataset.isel(width=[0]))
+    assert [one.verdict for one in other[:3]] == ["not measured"] * 3
+
+
+def test_gated_growth_claims_count_signs_at_decided_points():
+    from paper_figures import gated_growth
+
+    point = ("cell", "bias", "gain")
+    middle = np.array([-0.5, 0.0, 0.2, 0.4])
+    rate = np.stack([middle + 0.1, np.array([-0.5, -0.1, -0.2, 0.1]), middle], axis=1)
+    interval = np.stack([middle - 0.05, middle + 0.05], axis=1)
+    wrong = ((interval[:, :1] > 0) & (rate < 0)) | ((interval[:, 1:] < 0) & (rate > 0))
+    dataset = xr.Dataset(
+        {
+            "interval": ((*point, "end"), interval[None, None]),
+            "rate": ((*point, "theory"), rate[None, None]),
+            "wrong": ((*point, "theory"), wrong[None, None]),
+        },
+        {"cell": ["GRUCell"], "theory": ["tied", "untied", "frozen"]},
+    )
+    tied, untied = gated_growth.claims(dataset)
+    assert (tied.measured, tied.verdict) == (0, "holds")
+    assert "of 3 whose" in tied.quantity
+    assert (untied.measured, untied.verdict) == (1, "holds")
+    assert "of 2 that explode" in untied.quantity
+
+
+def test_audit_claims_count_networks_that_grow_as_never_forgetting():
+    from paper_figures import initialization_audit
+
+    dataset = xr.Dataset(
+        {
+            "memory": (("scheme", "width"), [[2.0, 3.0], [4.0, 2.5]]),
+            "memory_interval": (("scheme", "width", "end"), np.full((2, 2, 2), [3.5, 4.5])),
+            "nonorthogonality": (
+                ("scheme", "width", "network", "gate"),
+                np.stack([np.full((2, 3, 2), 1e-7), np.full((2, 3, 2), 0.9)]),
+            ),
+        },
+        {"scheme": ["linen A", "nnx B"], "library": ("scheme", ["linen", "nnx"])},
+    )
+    longest, linen, nnx, keras = initialization_audit.claims(dataset)
+    assert (longest.measured, longest.verdict) == (4.0, "holds")
+    assert "nnx B" in longest.quantity
+    assert [one.verdict for one in (linen, nnx, keras)] == ["holds", "fails", "not measured"]
+    dataset["memory"][0, 1] = np.nan
+    longest = initialization_audit.claims(dataset)[0]
+    assert longest.measured == math.inf
+    assert longest.verdict == "fails"
+
+
+def test_regime_claims_score_predictions_beside_rules():
+    from paper_figures import regime_versus_training
+
+    dims = ("setting", "cell", "gain_index", "seed")
+    regime = np.tile([-1, 0, 0, 1], (2, 3, 2, 1)).reshape(2, 3, 4, 2)
+    outcome = np.where(regime == 0, 0, -1)
+    outcome[1] = -1 - outcome[1]  # wrong throughout with SGD
+    dataset = xr.Dataset(
+        {
+            "regime": (dims, regime),
+            "outcome": (dims, outcome),
+            "borderline": (dims, np.zeros(regime.shape, bool)),
+            **{
+                name: (dims, np.ones(regime.shape))
+                for name in ("spectral_radius", "kernel_norm", "exponent")
+            },
+            "gain": (dims[:3], np.ones((2, 3, 4))),
+            "log_growth": ((*dims, "sequence"), np.ones((2, 3, 4, 2, 5))),
+        },
+        coords={"setting": ["t, adam", "t, sgd"]},
+    )
+    verdicts = [one.verdict for one in regime_versus_training.claims(dataset)]
+    assert verdicts == ["holds"] * 4 + ["fails"] * 4
