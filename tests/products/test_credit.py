@@ -11,6 +11,7 @@ from jacobian_rnn import (
     parameter_gradients,
     stack,
     trajectory,
+    with_padding,
 )
 from tests.networks import mostly_slow, random_variables
 
