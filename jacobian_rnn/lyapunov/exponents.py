@@ -22,8 +22,9 @@ from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.linalg.batch_means import running_means, time_average
 from jacobian_rnn.linalg.frames import Factorization, check_frame, generic_frames
 from jacobian_rnn.linalg.graded_svd import matmul
+from jacobian_rnn.lyapunov._interval import Tangents
+from jacobian_rnn.lyapunov._run import advance, count_anew, new_run
 from jacobian_rnn.lyapunov.result import LyapunovSpectrum
-from jacobian_rnn.lyapunov.tangent_run import Tangents, advance, count_anew, new_run
 
 
 def lyapunov_spectrum(
@@ -212,20 +213,20 @@ def _finish(run, carry):
     sums = jnp.where(run.alive, run.batches.sums, 0)
     average = time_average(run.batches._replace(sums=sums))
     # After the first step that is not finite, which can be one of the warm-up, nothing is known.
-    broken = run.first_nonfinite_step >= 0
+    broken = run.faults.nonfinite >= 0
     exponents = jnp.where(broken, jnp.nan, jnp.where(run.alive, average.mean, -jnp.inf))
     known = run.alive & ~broken
     covariance = jnp.where(known & known[:, None], average.covariance, jnp.nan)
     history, history_steps = running_means(run.batches)
     order = jnp.argsort(-exponents)
 
-    mean_log_det = run.log_det / jnp.maximum(run.num_checked, 1)
+    check, num = run.check, jnp.maximum(run.check.num_steps, 1)
+    mean_log_det = check.log_det / num
     if k == n:
-        residual = run.log_det_error / jnp.maximum(run.num_checked, 1)
+        residual = check.log_det_error / num
     else:
         # A sample of steps stands for all: its own error is allowed for.
-        num = jnp.maximum(run.num_checked, 1)
-        spread = jnp.sqrt(jnp.maximum(run.log_det_squares / num - mean_log_det**2, 0) / num)
+        spread = jnp.sqrt(jnp.maximum(check.log_det_squares / num - mean_log_det**2, 0) / num)
         bound = jnp.where(jnp.isneginf(mean_log_det), -jnp.inf, (mean_log_det - 4 * spread) / n)
         # A mean of −inf falls short of any, and says nothing.
         mean = jnp.where(jnp.all(run.alive), jnp.mean(exponents), jnp.nan)
@@ -240,12 +241,12 @@ def _finish(run, carry):
         history=history[:, order],
         history_steps=history_steps,
         num_steps=jnp.sum(run.batches.steps),
-        sum_rule_residual=jnp.where(run.num_checked > 0, residual, jnp.nan),
-        num_checked=run.num_checked,
-        digits_lost=run.log_loss / jnp.log(jnp.asarray(10, run.log_loss.dtype)),
-        first_lost_step=run.first_lost_step,
-        first_zero_step=run.first_zero_step,
-        first_nonfinite_step=run.first_nonfinite_step,
+        sum_rule_residual=jnp.where(check.num_steps > 0, residual, jnp.nan),
+        num_checked=check.num_steps,
+        digits_lost=run.cancellation / jnp.log(jnp.asarray(10, run.cancellation.dtype)),
+        first_lost_step=run.faults.lost,
+        first_zero_step=run.faults.zero,
+        first_nonfinite_step=run.faults.nonfinite,
         carry=carry,
         run=run,
     )

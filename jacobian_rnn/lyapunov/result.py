@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jacobian_rnn.checks import check_number, check_type, refuse
 from jacobian_rnn.linalg.batch_means import FEWEST_BATCHES, Estimate, student_quantile
 from jacobian_rnn.linalg.graded_svd import matmul
-from jacobian_rnn.lyapunov.tangent_run import TangentRun
+from jacobian_rnn.lyapunov._run import TangentRun
 
 
 class LyapunovSpectrum(NamedTuple):
@@ -301,7 +301,7 @@ def _warnings(spectrum):
     precise = " (use float64)" if spectrum.exponents.dtype == jnp.float32 else ""
     lost, nonfinite = int(spectrum.first_lost_step), int(spectrum.first_nonfinite_step)
     if nonfinite >= 0:
-        if nonfinite == int(spectrum.run.first_nonfinite_state):
+        if nonfinite == int(spectrum.run.faults.nonfinite_state):
             yield (
                 f"  WARNING: the state stopped being finite at step {nonfinite}: the network "
                 "diverged, and states that are not finite have no exponents"
