@@ -75,6 +75,7 @@ def zero_carry(recurrence: Recurrence) -> PyTree:
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
+        >>> from jacobian_rnn import from_linen
         >>> cell = nn.LSTMCell(2)
         >>> variables = cell.init(jax.random.key(0), (jnp.zeros(2), jnp.zeros(2)), jnp.ones(3))
         >>> print(zero_carry(from_linen(cell, variables)))

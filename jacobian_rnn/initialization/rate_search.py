@@ -112,7 +112,7 @@ def draw(
         [2. 2. 2. 2.]
     """
     check_at_least(1, num_inputs=num_inputs)
-    recurrence = _drawn(cell, key, num_inputs)
+    recurrence = _draw_plain(cell, key, num_inputs)
     if not (isinstance(gain, int | float) and gain == 1):
         recurrence = with_gain(recurrence, gain)
     if forget_bias is not None:

@@ -98,22 +98,13 @@ def _check_keras_layer(name, layer, layout, num_inputs, reset_after) -> dict[str
     # Where a gate scales the bias of what reads h, the layer has two.
     two_biases = bool(layout.layers[layout.loaded_as].read_bias)
     if two_biases:
+        kind = f"a {layout.keras.name}"
         if reset_after is False or (bias and bias[0][1].shape == (columns,)):
             expected = f"True, with a bias of shape (2, {columns})"
-            refuse(
-                name,
-                f"a {layout.keras.name} with reset_after=False",
-                expected,
-                "linen has no such cell",
-            )
+            refuse(name, f"{kind} with reset_after=False", expected, "linen has no such cell")
         if not bias and reset_after is None:
             advice = "pass reset_after=True if its layer has that (Keras's default)"
-            refuse(
-                name,
-                f"a {layout.keras.name} without bias",
-                "one that tells its reset_after",
-                advice,
-            )
+            refuse(name, f"{kind} without bias", "one that tells its reset_after", advice)
     for key, array in bias:
         check_shape(key, array.shape, (2, columns) if two_biases else (columns,))
     return arrays
