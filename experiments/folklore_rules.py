@@ -47,7 +47,7 @@ def factor(config: Folklore, key: jax.Array) -> xr.Dataset:
 
 def sizes_of(recurrences: jrnn.Recurrence) -> np.ndarray:
     """Return largest |entry|, spectral radius and norm of W, of gated cells the candidate's."""
-    kernels = np.asarray(jax.vmap(networks.recurrent_kernel)(recurrences))
+    kernels = np.asarray(jax.vmap(networks.candidate_matrix)(recurrences))
     return np.stack(
         [
             np.abs(kernels).max((1, 2)),

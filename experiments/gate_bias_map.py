@@ -10,6 +10,7 @@ so does the measured λ₁ of the networks, which keep their weights.
 
 import dataclasses
 from operator import attrgetter
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +27,10 @@ from experiments.trainability import (
     part,
     recall,
     run_map,
-    weight_std,
 )
 from experiments.units import Report
 from jacobian_rnn import mean_field
 from jacobian_rnn.initialization.initializers import gaussian
-from jacobian_rnn.mean_field import Gate, GRUUnits, LSTMUnits
 
 NAME = "gate_bias_map"
 GRU, LSTM = "GRUCell", "LSTMCell"
@@ -125,31 +124,20 @@ def _draw(kind, config, bias, key):
 
 def gru_rate(config: GateBias, networks: jrnn.Recurrence, bias: float) -> tuple[float, bool]:
     """Return λ₁ in theory of the GRU with fresh weights at every step."""
-    del config
-    reset, update, candidate = (_gate(networks, name) for name in "rzn")
+    del config, bias
     with jax.enable_x64(True):
-        units = GRUUnits(reset, update._replace(bias_mean=bias), candidate)
+        units: Any = mean_field.units_of(networks, input_std=NOISE_STD)
         theory = mean_field.untied_growth(units)
         return float(theory.rate), bool(theory.settled)
 
 
 def lstm_rate(config: GateBias, networks: jrnn.Recurrence, bias: float) -> tuple[float, bool]:
     """Return λ₁ in theory of the LSTM with fresh weights at every step."""
-    i, f, g, o = (_gate(networks, name) for name in "ifgo")
     with jax.enable_x64(True):
-        units = LSTMUnits(i, f._replace(bias_mean=bias), g, o)
+        units: Any = mean_field.units_of(networks, input_std=NOISE_STD)
         num_steps = config.theory_steps[config.biases.index(bias)]
         theory = mean_field.untied_growth(units, num_steps=num_steps)
         return float(theory.rate), bool(theory.settled)
-
-
-def _gate(networks, name):
-    """Describe a gate of drawn networks to theory, by the measured variances of its kernels."""
-    layers = networks.params["params"]
-    return Gate(
-        weight_std=weight_std(layers[f"h{name}"]["kernel"]),
-        input_std=NOISE_STD * weight_std(layers[f"i{name}"]["kernel"]),
-    )
 
 
 CELLS = {

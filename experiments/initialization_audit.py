@@ -149,7 +149,7 @@ def measure(audit: Audit, scheme: Scheme, width: int) -> xr.Dataset:
         num_steps=audit.longer * audit.num_steps,
         num_warmup=audit.num_warmup,
     )
-    kernels = measures.of_kernels(jax.vmap(schemes.recurrent_kernels)(networks.params))
+    kernels = measures.of_kernels(schemes.recurrent_matrices(networks))
     return kernels.merge(measures.of_exponents(spectra, np.asarray(longer)))
 
 

@@ -22,24 +22,31 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 import jacobian_rnn as jrnn
+from jacobian_rnn.cells import layout_of
+from jacobian_rnn.cells.layout import ForeignLayer
 
 FLAX = {
     "linen": (nn.SimpleCell, nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell, nn.MGUCell),
     "nnx": (nnx.SimpleCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell),
 }
+
+
+def _foreign_layer(cell: type, library: str) -> ForeignLayer | None:
+    """Return the layer of a library whose weights this linen cell takes, if there is one."""
+    layout: Any = layout_of(cell)
+    return getattr(layout, library.lower()) if layout.loaded_as is cell else None
+
+
 # The linen cell with the same equations, and the gates in the order of the fused kernels.
 EQUIVALENT = {
-    ("PyTorch", "RNN"): (nn.SimpleCell, "h"),
-    ("PyTorch", "LSTM"): (nn.OptimizedLSTMCell, "ifgo"),
-    ("PyTorch", "GRU"): (nn.GRUCell, "rzn"),
-    ("Keras", "SimpleRNN"): (nn.SimpleCell, "h"),
-    ("Keras", "LSTM"): (nn.OptimizedLSTMCell, "ifgo"),
-    ("Keras", "GRU"): (nn.GRUCell, "zrn"),
+    (library, layer.name): (cell, layer.gates)
+    for library in ("PyTorch", "Keras")
+    for cell in FLAX["linen"]
+    if (layer := _foreign_layer(cell, library)) is not None
 }
-NNX_FUSED = {1: "h", 3: "rzn", 4: "ifgo"}
 
 
 class Scheme(NamedTuple):
@@ -142,21 +149,7 @@ def keras(gates: str, width: int, input_size: int, *, dtype, key: Array) -> Fuse
     )
 
 
-def recurrent_kernels(params: PyTree) -> dict[str, Float[Array, "width width"]]:
-    """Return the recurrent kernel of each gate, as the matrix that acts on the column h.
-
-    Args:
-        params: of a recurrence that `draw` returned.
-
-    Returns:
-        Matrices by gate, a plain cell's under "h".
-    """
-    params = params.get("params", params)
-    if "dense_h" in params:  # nnx keeps the gates side by side
-        fused = params["dense_h"]["kernel"]
-        gates = NNX_FUSED[fused.shape[1] // fused.shape[0]]
-        blocks = jnp.split(fused, len(gates), axis=1)
-        return {gate: block.T for gate, block in zip(gates, blocks, strict=True)}
-    return {
-        name[1:] or "h": layer["kernel"].T for name, layer in params.items() if name.startswith("h")
-    }
+def recurrent_matrices(network: jrnn.Recurrence) -> dict[str, Float[Array, "... width width"]]:
+    """Return the recurrent matrices of one or many networks by gate; they act on the column h."""
+    kernels = jrnn.recurrent_kernels(network)
+    return {gate: jnp.swapaxes(kernel, -1, -2) for gate, kernel in kernels.items()}

@@ -40,8 +40,7 @@ def zero_carry(cell_name: str, width: int, dtype):
     return (zeros, zeros) if cell_name == "LSTMCell" else zeros
 
 
-def recurrent_kernel(recurrence: jrnn.Recurrence) -> Array:
+def candidate_matrix(recurrence: jrnn.Recurrence) -> Array:
     """Return the recurrent matrix of the plain cell, or of a gated cell's candidate."""
-    params = recurrence.params["params"]
-    name = next(name for name in ("h", "hn", "hg") if name in params)
-    return params[name]["kernel"].T
+    kernels = jrnn.recurrent_kernels(recurrence)
+    return next(kernels[gate].T for gate in "hng" if gate in kernels)

@@ -11,7 +11,7 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,12 @@ from experiments import networks, results, sweep
 from experiments.chunk_store import ChunkStore, SweepStoppedError
 from experiments.phase_diagram_options import PRESETS, PhaseDiagram, gains_of
 from jacobian_rnn import tasks, training
+from jacobian_rnn.cells import layout_of
 
 NAME = "phase_diagram"
 NUMERIC_PACKAGES = ("jax", "jaxlib", "flax", "optax", "jacobian_rnn")
 COMPILER_OPTIONS = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
 PILOT_UPDATES = 4
-NUM_KERNELS = {"SimpleCell": 1, "GRUCell": 3, "LSTMCell": 4}  # recurrent, multiplied at each step
 NETWORK = ("cell", "horizon", "gain", "seed")
 
 
@@ -139,7 +139,9 @@ class Shape:
         )
         rows = {"gain": gain.ravel().astype(self.dtype), "seed": seed.ravel().astype(np.int32)}
         name = f"{self.cell}-{self.task.horizon}"
-        cost = self.task.horizon * NUM_KERNELS[self.cell]
+        # A step multiplies by the recurrent kernel of every gate.
+        layout: Any = layout_of(networks.CELLS[self.cell])
+        cost = self.task.horizon * len(layout.gates)
         return sweep.Group(name, rows, self.program, self.record, self.pilot, cost)
 
     def program(self, row: dict[str, jax.Array]) -> dict[str, jax.Array]:

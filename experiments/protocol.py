@@ -256,7 +256,7 @@ class Ensemble:
     def _predictions(self, gain, seed):
         member = self._member(gain, seed)
         recurrences = self._draw_all(member)
-        kernels = jax.vmap(networks.recurrent_kernel)(recurrences)
+        kernels = jax.vmap(networks.candidate_matrix)(recurrences)
         prediction = jax.tree.map(np.asarray, self._predict_all(recurrences, member))
         return prediction, np.asarray(kernels, float)
 

@@ -252,11 +252,6 @@ def measured_rates(networks: jrnn.Recurrence, config: Trainability) -> jax.Array
     return jax.vmap(jax.vmap(one), in_axes=(0, None))(networks, seeds)
 
 
-def weight_std(kernels: jax.Array) -> float:
-    """Return σ of kernels `(..., rows, units)`: entries have the mean square σ²/rows."""
-    return float(np.sqrt(kernels.shape[-2] * np.mean(np.square(np.asarray(kernels, float)))))
-
-
 def joined(
     config: Trainability, cells: dict[str, Cell], parts: dict[Unit, xr.Dataset], *, gated: bool
 ) -> xr.Dataset:

@@ -9,10 +9,10 @@ inputs add, is measured from the networks drawn.
 
 import dataclasses
 from operator import attrgetter
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import xarray as xr
 from flax import linen as nn
 from rich.console import Console
@@ -26,16 +26,13 @@ from experiments.trainability import (
     part,
     recall,
     run_map,
-    weight_std,
 )
 from experiments.units import Report
 from jacobian_rnn import mean_field
 from jacobian_rnn.initialization.initializers import gaussian
-from jacobian_rnn.mean_field import Gate, MinimalUnits
 
 NAME = "trainable_depth"
 PLAIN, MINIMAL = "SimpleCell", "minimalRNN"
-NUM_SAMPLES = 4096  # of noise, for the size of a minimalRNN's embedding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,36 +114,19 @@ def draw_minimal(config: Depth, bias: jax.Array, key: jax.Array) -> jrnn.Recurre
 def plain_rate(config: Depth, networks: jrnn.Recurrence, std: float) -> tuple[float, bool]:
     """Return λ₁ in theory of the plain network; fresh and kept weights are the same to it."""
     del config, std
-    kernels = networks.params["params"]
     with jax.enable_x64(True):
-        theory = mean_field.order_parameters(
-            weight_std(kernels["h"]["kernel"]),
-            input_std=NOISE_STD * weight_std(kernels["i"]["kernel"]),
-        )
+        units: Any = mean_field.units_of(networks, input_std=NOISE_STD)
+        theory = mean_field.order_parameters(units.unit.weight_std, input_std=units.unit.input_std)
         return float(theory.rate), True
 
 
 def minimal_rate(config: Depth, networks: jrnn.Recurrence, bias: float) -> tuple[float, bool]:
     """Return λ₁ in theory of the minimalRNN with fresh weights at every step."""
-    del config
-    params = networks.params
-    embedded = np.tanh(_noise(params["embedding"]["kernel"]))
-    embedding_std = float(np.sqrt(np.mean(embedded**2)))
-    gate = Gate(
-        weight_std=weight_std(params["recurrent"]["kernel"]),
-        input_std=embedding_std * weight_std(params["input"]["kernel"]),
-        bias_mean=bias,
-    )
+    del config, bias
     with jax.enable_x64(True):
-        theory = mean_field.untied_growth(MinimalUnits(gate, Gate(0.0, embedding_std)))
+        units: Any = mean_field.units_of(networks, input_std=NOISE_STD)
+        theory = mean_field.untied_growth(units)
         return float(theory.rate), bool(theory.settled)
-
-
-def _noise(kernels):
-    """Return what the noise of the task adds through input kernels `(seeds, inputs, units)`."""
-    kernels = np.asarray(kernels, float)
-    noise = np.random.default_rng(0).normal(size=(NUM_SAMPLES, kernels.shape[1]))
-    return NOISE_STD * noise @ kernels
 
 
 CELLS = {

@@ -1,16 +1,17 @@
 """Recurrences: Flax cells, cells of the literature, stacks and chains, and changes of them."""
 
+from jacobian_rnn.cells.antisymmetric import antisymmetric_rnn
 from jacobian_rnn.cells.changes import with_chrono_biases, with_gain, with_gate_bias
 from jacobian_rnn.cells.dense_layers import dense_chain
+from jacobian_rnn.cells.flax import from_linen, from_nnx
+from jacobian_rnn.cells.identity_rnn import irnn
+from jacobian_rnn.cells.known_cells import layout_of, layouts, recurrent_kernels
+from jacobian_rnn.cells.leaky import leaky_rate_network
 from jacobian_rnn.cells.linear_recurrent_unit import lru
-from jacobian_rnn.cells.literature_cells import (
-    antisymmetric_rnn,
-    irnn,
-    leaky_rate_network,
-    minimal_rnn,
-)
+from jacobian_rnn.cells.minimal import minimal_rnn
 from jacobian_rnn.cells.padding import align_ends, with_padding
-from jacobian_rnn.cells.recurrence import Recurrence, from_linen, from_nnx, stack, zero_carry
+from jacobian_rnn.cells.recurrence import Recurrence, zero_carry
+from jacobian_rnn.cells.stacking import stack
 
 __all__ = [
     "Recurrence",
@@ -20,9 +21,12 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "irnn",
+    "layout_of",
+    "layouts",
     "leaky_rate_network",
     "lru",
     "minimal_rnn",
+    "recurrent_kernels",
     "stack",
     "with_chrono_biases",
     "with_gain",

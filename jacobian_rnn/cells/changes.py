@@ -4,16 +4,14 @@ They reach what no initialiser can: one gate of a linen cell, which has one `bia
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
-from flax import nnx
 from jaxtyping import Array, Key
 
-from jacobian_rnn.cells.literature_cells import AntisymmetricStep, LeakyStep, MinimalStep
-from jacobian_rnn.cells.recurrence import LinenStep, NNXStep, Recurrence, StackStep, zero_carry
+from jacobian_rnn.cells.known_cells import describe, kind_of
+from jacobian_rnn.cells.recurrence import Recurrence, zero_carry
 from jacobian_rnn.checks import check_finite, check_number, refuse
 
 
@@ -44,13 +42,13 @@ def with_gain(recurrence: Recurrence, gain: float | Array) -> Recurrence:
         >>> print(jnp.linalg.norm(kernel, 2).round(4))
         2.0
     """
-    layout = _layout_of(recurrence)
+    _, layers = _layout_of(recurrence)
     _check_shape("gain", gain, ((),))
 
     def change(old):
         return jnp.asarray(gain, old.dtype) * old
 
-    return _with_changed(recurrence, layout.kernels, "kernel", change)
+    return _with_changed(recurrence, layers.recurrent, "kernel", change)
 
 
 def with_gate_bias(recurrence: Recurrence, gate: str, bias: float | Array) -> Recurrence:
@@ -77,13 +75,13 @@ def with_gate_bias(recurrence: Recurrence, gate: str, bias: float | Array) -> Re
         >>> print(with_gate_bias(network, "z", 3.0).params["dense_i"]["bias"])
         [0. 0. 3. 3. 0. 0.]
     """
-    layout = _layout_of(recurrence)
-    name = layout.keeps if gate == "forget" else gate
-    if len(name) != 1 or name not in layout.gates:
-        known = f'{", ".join(layout.gates)} or "forget"' if layout.gates else "a cell with gates"
-        refuse("gate", f"{gate!r} of a {_kind(recurrence)}", known)
-    position, fused = layout.gates.index(name), len(layout.biases) < len(layout.gates)
-    num_gates = len(layout.gates) if fused else 1
+    layout, layers = _layout_of(recurrence)
+    name, gates = layout.keeps if gate == "forget" else gate, layout.gates
+    if not layout.keeps or len(name) != 1 or name not in gates:
+        known = f'{", ".join(gates)} or "forget"' if layout.keeps else "a cell with gates"
+        refuse("gate", f"{gate!r} of a {kind_of(recurrence)}", known)
+    position, fused = gates.index(name), len(layers.biases) < len(gates)
+    num_gates = len(gates) if fused else 1
 
     def change(old):
         units = old.shape[0] // num_gates
@@ -91,7 +89,7 @@ def with_gate_bias(recurrence: Recurrence, gate: str, bias: float | Array) -> Re
         new = jnp.broadcast_to(jnp.asarray(bias, old.dtype), (units,))
         return old.at[position * units : (position + 1) * units].set(new) if fused else new
 
-    return _with_changed(recurrence, (layout.biases[0 if fused else position],), "bias", change)
+    return _with_changed(recurrence, (layers.biases[0 if fused else position],), "bias", change)
 
 
 def with_chrono_biases(
@@ -127,72 +125,16 @@ def with_chrono_biases(
         True
     """
     check_lag(max_lag)
-    layout = _layout_of(recurrence)
+    layout, _ = _layout_of(recurrence)
     state = jax.tree.leaves(zero_carry(recurrence))[0]
     bias = log_uniform(key, state.size, state.dtype, max_lag)
     recurrence = with_gate_bias(recurrence, "forget", bias)
     return with_gate_bias(recurrence, "i", -bias) if "i" in layout.gates else recurrence
 
 
-class Layout(NamedTuple):
-    """Where a cell keeps what its gates need.
-
-    Attributes:
-        gates: one letter each, in the order of fused biases.
-        biases: the layers with their biases, one for each gate or one for all.
-        kernels: the layers whose kernels read h.
-        keeps: the gate that keeps the state when it is open; empty where there is none.
-    """
-
-    gates: str
-    biases: tuple[str, ...]
-    kernels: tuple[str, ...]
-    keeps: str
-
-
-_PLAIN = Layout("", (), ("recurrent",), "")
-_LSTM = Layout("ifgo", ("hi", "hf", "hg", "ho"), ("hi", "hf", "hg", "ho"), "f")
-LAYOUTS: dict[type, Layout] = {
-    nn.SimpleCell: _PLAIN._replace(kernels=("h",)),
-    nn.LSTMCell: _LSTM,
-    nn.OptimizedLSTMCell: _LSTM,
-    nn.GRUCell: Layout("rzn", ("ir", "iz", "in"), ("hr", "hz", "hn"), "z"),
-    nn.MGUCell: Layout("fn", ("if", "in"), ("hf", "hn"), "f"),
-    nnx.SimpleCell: _PLAIN._replace(kernels=("dense_h",)),
-    nnx.LSTMCell: _LSTM,
-    nnx.OptimizedLSTMCell: Layout("ifgo", ("dense_h",), ("dense_h",), "f"),
-    nnx.GRUCell: Layout("rzn", ("dense_i",), ("dense_h",), "z"),
-    MinimalStep: Layout("u", ("recurrent",), ("recurrent",), "u"),
-    LeakyStep: _PLAIN,
-    AntisymmetricStep: _PLAIN,
-}
-
-
 def _layout_of(recurrence):
-    kind = _kind(recurrence)
-    cell = _class_of(recurrence.step, recurrence.params)
-    if cell in LAYOUTS:
-        return LAYOUTS[cell]
-    known = f"one of {', '.join(sorted({one.__name__ for one in LAYOUTS}))}"
     advice = "change its params by hand, with dataclasses.replace(recurrence, params=...)"
-    if isinstance(recurrence.step, StackStep):
-        advice = "change each layer before it is stacked"
-    return refuse("recurrence", f"a {kind}", known, advice, error=TypeError)
-
-
-def _kind(recurrence):
-    if not isinstance(recurrence, Recurrence):
-        advice = "convert a cell with from_linen(cell, variables) or from_nnx(cell)"
-        received = f"a {type(recurrence).__name__}"
-        refuse("recurrence", received, "a Recurrence", advice, error=TypeError)
-    cell = _class_of(recurrence.step, recurrence.params)
-    return getattr(recurrence.step, "__name__", cell.__name__)
-
-
-def _class_of(step, params):
-    if isinstance(step, NNXStep):
-        return type(nnx.merge(step.graphdef, params))
-    return type(step.cell if isinstance(step, LinenStep) else step)
+    return describe(recurrence, advice)
 
 
 def _with_changed(recurrence, layers, entry, change):
@@ -209,7 +151,7 @@ def _with_changed(recurrence, layers, entry, change):
     params = jax.tree_util.tree_map_with_path(visit, recurrence.params)
     if sorted(changed) != sorted(layers):
         missing = ", ".join(sorted(set(layers) - set(changed)))
-        received = f"a {_kind(recurrence)} without the {entry} of {missing}"
+        received = f"a {kind_of(recurrence)} without the {entry} of {missing}"
         refuse("recurrence", received, "the layers of its class", "change its params by hand")
     return dataclasses.replace(recurrence, params=params)
 

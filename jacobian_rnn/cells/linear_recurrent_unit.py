@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from jacobian_rnn.cells._own_cells import check_sizes, normal_kernel, recurrence_of
 from jacobian_rnn.cells.gated_jacobian import GatedJacobian
-from jacobian_rnn.cells.literature_cells import normal_kernel, recurrence_of
 from jacobian_rnn.cells.recurrence import Recurrence, whole_carry
-from jacobian_rnn.checks import check_at_least, check_dtype
+from jacobian_rnn.checks import refuse
 
 
 def lru(
@@ -53,11 +53,9 @@ def lru(
         >>> jax.tree.map(jnp.shape, network.step(network.params, carry, jnp.ones(3)))
         ((4,), (4,))
     """
-    check_at_least(1, num_inputs=num_inputs, num_units=num_units)
-    check_dtype("dtype", dtype)
+    check_sizes(num_inputs, num_units, dtype)
     if not (len(radii) == 2 and 0 < radii[0] < radii[1] < 1):
-        msg = f"radii: received {radii}, expected (lower, upper) with 0 < lower < upper < 1"
-        raise ValueError(msg)
+        refuse("radii", radii, "(lower, upper) with 0 < lower < upper < 1")
     radius, phase, real, imaginary = jax.random.split(key, 4)
     lower, upper = (jnp.asarray(r, dtype) for r in radii)
     squared = lower**2 + (upper**2 - lower**2) * jax.random.uniform(radius, (num_units,), dtype)

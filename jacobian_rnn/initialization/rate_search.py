@@ -14,7 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
 from jacobian_rnn.cells.changes import with_gain, with_gate_bias
-from jacobian_rnn.cells.recurrence import Recurrence, from_linen, from_nnx, zero_carry
+from jacobian_rnn.cells.flax import from_linen, from_nnx
+from jacobian_rnn.cells.recurrence import Recurrence, zero_carry
 from jacobian_rnn.checks import check_at_least, check_count, refuse
 from jacobian_rnn.growth.largest import largest_exponent
 from jacobian_rnn.initialization._rate_curve import RateCurve
@@ -111,7 +112,7 @@ def draw(
         [2. 2. 2. 2.]
     """
     check_at_least(1, num_inputs=num_inputs)
-    recurrence = _drawn(cell, key, num_inputs)
+    recurrence = _draw_plain(cell, key, num_inputs)
     if not (isinstance(gain, int | float) and gain == 1):
         recurrence = with_gain(recurrence, gain)
     if forget_bias is not None:

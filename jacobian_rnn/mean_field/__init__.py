@@ -17,6 +17,7 @@ from jacobian_rnn.mean_field.exact_products import (
     newman_exponents,
 )
 from jacobian_rnn.mean_field.finite_depth import SquaredSingularValues, squared_singular_values
+from jacobian_rnn.mean_field.from_networks import units_of
 from jacobian_rnn.mean_field.quadrature import gaussian_average
 from jacobian_rnn.mean_field.reference_values import Reference, reference, reference_names
 from jacobian_rnn.mean_field.singular_values import (
@@ -66,5 +67,6 @@ __all__ = [
     "spectrum_summary",
     "squared_singular_values",
     "tied_growth",
+    "units_of",
     "untied_growth",
 ]

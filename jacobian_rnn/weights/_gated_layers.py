@@ -1,6 +1,6 @@
 """Trained weights from elsewhere, checked, and as the linen cells that compute the same function.
 
-`torch_weights`, `keras_weights` and `orbax_weights` read them. Nothing is ever unpickled, and no
+`pytorch`, `keras` and `orbax` read them. Nothing is ever unpickled, and no
 number changes its dtype unless asked to.
 """
 
@@ -11,43 +11,55 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jacobian_rnn.cells.recurrence import Recurrence, from_linen, stack
+from jacobian_rnn.cells.flax import from_linen
+from jacobian_rnn.cells.known_cells import layouts
+from jacobian_rnn.cells.layout import Layout, Weights
+from jacobian_rnn.cells.recurrence import Recurrence
+from jacobian_rnn.cells.stacking import stack
 from jacobian_rnn.checks import check_dtype, check_finite, refuse
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
 
-def gated_layers(gates: str, layers: Sequence[tuple], nonlinearity: str) -> Recurrence:
-    """Build linen cells from layers `(kernel_x, kernel_h, bias_x, bias_h)`; a None is zero."""
+def foreign_layouts(framework: str) -> dict[str, Layout]:
+    """Return the cells that "pytorch" or "keras" has a layer for, by the layer's name there."""
+    found = ((getattr(layout, framework), layout) for layout in layouts())
+    return {foreign.name: layout for foreign, layout in found if foreign is not None}
+
+
+def gated_layers(
+    layout: Layout, gates: str, layers: Sequence[tuple], nonlinearity: str
+) -> Recurrence:
+    """Build linen cells from layers `(kernel_x, kernel_h, bias_x, bias_h)`; a None is zero.
+
+    Args:
+        layout: of the cell.
+        gates: in the order in which the arrays have them side by side.
+        layers: lowest first.
+        nonlinearity: a key of `ACTIVATIONS`.
+    """
     dtypes = {str(array.dtype) for layer in layers for array in layer if array is not None}
     if len(dtypes) > 1:
         advice = "pass dtype=jnp.float32 or jnp.float64 to cast"
         refuse("weights", f"dtypes {sorted(dtypes)}", "one for all", advice, error=TypeError)
-    recurrences = [_gated_layer(gates, layer, nonlinearity) for layer in layers]
+    recurrences = [_gated_layer(layout, gates, layer, nonlinearity) for layer in layers]
     return recurrences[0] if len(recurrences) == 1 else stack(*recurrences)
 
 
-def _gated_layer(gates, layer, nonlinearity) -> Recurrence:
+def _gated_layer(layout, gates, layer, nonlinearity) -> Recurrence:
     num_units, dtype = len(layer[1]), layer[1].dtype
     zeros = np.zeros(len(gates) * num_units, dtype)
     blocks = [np.split(zeros if a is None else a, len(gates), axis=-1) for a in layer]
     # Copies: the weights may share memory with a model that is trained further.
-    u, w, b_x, b_h = (dict(zip(gates, map(jnp.array, block), strict=True)) for block in blocks)
-    bias = {gate: b_x[gate] + b_h[gate] for gate in gates}
-    if len(gates) == 1:
-        activation = ACTIVATIONS[nonlinearity]
-        cell = nn.SimpleCell(num_units, activation_fn=activation, param_dtype=dtype)
-        params = {"i": {"kernel": u["h"], "bias": bias["h"]}, "h": {"kernel": w["h"]}}
-    elif len(gates) == 4:
-        cell = nn.OptimizedLSTMCell(num_units, param_dtype=dtype)
-        params = {"i" + gate: {"kernel": u[gate]} for gate in gates}
-        params |= {"h" + gate: {"kernel": w[gate], "bias": bias[gate]} for gate in gates}
-    else:
-        cell = nn.GRUCell(num_units, param_dtype=dtype)
-        bias["n"] = b_x["n"]  # r multiplies the other: it stays apart
-        params = {"i" + gate: {"kernel": u[gate], "bias": bias[gate]} for gate in gates}
-        params |= {"h" + gate: {"kernel": w[gate]} for gate in gates}
-        params["hn"]["bias"] = b_h["n"]
+    named = [dict(zip(gates, map(jnp.array, block), strict=True)) for block in blocks]
+    u, w, b_x, b_h = (tuple(block[gate] for gate in layout.gates) for block in named)
+    biases = [x + h for x, h in zip(b_x, b_h, strict=True)]
+    layers = layout.layers[layout.loaded_as]
+    if layers.read_bias:  # A gate scales the other bias, which stays apart.
+        biases[-1] = b_x[-1]
+    params = layers.write(Weights(u, w, tuple(biases), b_h[-1]))
+    activation_fn = ACTIVATIONS[nonlinearity]
+    cell = layout.loaded_as(num_units, activation_fn=activation_fn, param_dtype=dtype)
     return from_linen(cell, {"params": params})
 
 
@@ -77,9 +89,8 @@ def to_floats(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
     return array
 
 
-def check_nonlinearity(gates: str, nonlinearity: str):
-    """Refuse a nonlinearity that the linen cell with these gates cannot have."""
-    expected = list(ACTIVATIONS) if len(gates) == 1 else ["tanh"]
+def check_nonlinearity(layout: Layout, name: str, nonlinearity: str):
+    """Refuse a nonlinearity that the named layer cannot have: with gates it is tanh."""
+    expected = ["tanh"] if layout.keeps else list(ACTIVATIONS)
     if nonlinearity not in expected:
-        kind = {1: "an RNN", 3: "a GRU", 4: "an LSTM"}[len(gates)]
-        refuse("nonlinearity", repr(nonlinearity), f"one of {expected} for {kind}")
+        refuse("nonlinearity", repr(nonlinearity), f"one of {expected} for layers of kind {name}")

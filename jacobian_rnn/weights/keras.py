@@ -7,16 +7,19 @@ import numpy as np
 
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_shape, refuse
-from jacobian_rnn.weights._gated_layers import check_nonlinearity, gated_layers, to_floats, to_numpy
-
-# The blocks of a weight matrix in Keras's order, by linen's names of the gates.
-KERAS_GATES = {"SimpleRNN": "h", "GRU": "zrn", "LSTM": "ifgo"}
+from jacobian_rnn.weights._gated_layers import (
+    check_nonlinearity,
+    foreign_layouts,
+    gated_layers,
+    to_floats,
+    to_numpy,
+)
 
 
 def from_keras(
     weights: Sequence,
     *,
-    kind: Literal["SimpleRNN", "LSTM", "GRU"],
+    kind: str,
     nonlinearity: Literal["tanh", "relu"] = "tanh",
     reset_after: bool | None = None,
     dtype: Any = None,
@@ -54,9 +57,11 @@ def from_keras(
     References:
         Keras documentation, layers.SimpleRNN, layers.LSTM, layers.GRU.
     """
-    if kind not in KERAS_GATES:
-        refuse("kind", repr(kind), f"one of {list(KERAS_GATES)}")
-    check_nonlinearity(KERAS_GATES[kind], nonlinearity)
+    known = foreign_layouts("keras")
+    if kind not in known:
+        refuse("kind", repr(kind), f"one of {list(known)}")
+    layout, (_, gates) = known[kind], known[kind].keras
+    check_nonlinearity(layout, kind, nonlinearity)
     if not isinstance(weights, list | tuple) or not weights:
         expected = "the list that layer.get_weights() returns"
         refuse("weights", type(weights).__name__, expected, error=TypeError)
@@ -66,15 +71,15 @@ def from_keras(
         named = {"weights": weights}
     layers, num_inputs = [], None
     for name, layer in named.items():
-        arrays = _check_keras_layer(name, layer, KERAS_GATES[kind], num_inputs, reset_after)
+        arrays = _check_keras_layer(name, layer, layout, num_inputs, reset_after)
         kernel, recurrent, *bias = (to_floats(*pair, dtype) for pair in arrays.items())
-        biases = bias[0] if bias and kind == "GRU" else (*bias, None, None)[:2]
+        biases = bias[0] if bias and bias[0].ndim == 2 else (*bias, None, None)[:2]
         layers.append((kernel, recurrent, *biases))
         num_inputs = len(recurrent)
-    return gated_layers(KERAS_GATES[kind], layers, nonlinearity)
+    return gated_layers(layout, gates, layers, nonlinearity)
 
 
-def _check_keras_layer(name, layer, gates, num_inputs, reset_after) -> dict[str, np.ndarray]:
+def _check_keras_layer(name, layer, layout, num_inputs, reset_after) -> dict[str, np.ndarray]:
     """Return the arrays of a layer, by what to call them in an error."""
     if len(layer) not in (2, 3):
         expected = "kernel, recurrent kernel and, unless use_bias=False, bias of a layer"
@@ -84,19 +89,22 @@ def _check_keras_layer(name, layer, gates, num_inputs, reset_after) -> dict[str,
     arrays = {key: to_numpy(key, array) for key, array in arrays.items()}
     (kernel_key, kernel), (key, recurrent), *bias = arrays.items()
     if recurrent.ndim != 2 or not recurrent.size:
-        refuse(key, f"shape {recurrent.shape}", f"(N, {len(gates)} * N)")
-    columns = len(gates) * len(recurrent)
+        refuse(key, f"shape {recurrent.shape}", f"(N, {len(layout.gates)} * N)")
+    columns = len(layout.gates) * len(recurrent)
     check_shape(key, recurrent.shape, (len(recurrent), columns))
     if num_inputs is None:
         num_inputs = kernel.shape[0] if kernel.ndim == 2 else "inputs"
     check_shape(kernel_key, kernel.shape, (num_inputs, columns))
-    if len(gates) == 3:
+    # Where a gate scales the bias of what reads h, the layer has two.
+    two_biases = bool(layout.layers[layout.loaded_as].read_bias)
+    if two_biases:
+        kind = f"a {layout.keras.name}"
         if reset_after is False or (bias and bias[0][1].shape == (columns,)):
             expected = f"True, with a bias of shape (2, {columns})"
-            refuse(name, "a GRU with reset_after=False", expected, "linen has no such cell")
+            refuse(name, f"{kind} with reset_after=False", expected, "linen has no such cell")
         if not bias and reset_after is None:
             advice = "pass reset_after=True if its layer has that (Keras's default)"
-            refuse(name, "a GRU without bias", "one that tells its reset_after", advice)
+            refuse(name, f"{kind} without bias", "one that tells its reset_after", advice)
     for key, array in bias:
-        check_shape(key, array.shape, (2, columns) if len(gates) == 3 else (columns,))
+        check_shape(key, array.shape, (2, columns) if two_biases else (columns,))
     return arrays

@@ -13,7 +13,8 @@ from flax import linen as nn
 from flax import nnx
 from jaxtyping import PyTree
 
-from jacobian_rnn.cells.recurrence import Recurrence, from_linen, from_nnx
+from jacobian_rnn.cells.flax import from_linen, from_nnx
+from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_finite, check_shape, check_x64, list_names, refuse
 
 UNDAMAGED = "a complete Orbax checkpoint that is not damaged"

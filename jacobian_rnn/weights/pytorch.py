@@ -11,11 +11,13 @@ import numpy as np
 
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_shape, list_names, refuse
-from jacobian_rnn.weights._gated_layers import check_nonlinearity, gated_layers, to_floats, to_numpy
-
-# The blocks of a weight matrix in PyTorch's order, by linen's names of the gates.
-TORCH_GATES = {1: "h", 3: "rzn", 4: "ifgo"}
-
+from jacobian_rnn.weights._gated_layers import (
+    check_nonlinearity,
+    foreign_layouts,
+    gated_layers,
+    to_floats,
+    to_numpy,
+)
 
 TORCH_NAME = re.compile(
     r"(?P<base>weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(_l(?P<layer>\d+))?(?P<back>_reverse)?"
@@ -82,14 +84,15 @@ def from_torch(
     else:
         expected = "a state dict (module.state_dict()) or the path of a safetensors file"
         refuse("weights", type(weights).__name__, expected, error=TypeError)
-    gates = _check_torch_shapes(layers)
-    check_nonlinearity(gates, nonlinearity)
+    layout = _check_torch_shapes(layers)
+    name, gates = layout.pytorch
+    check_nonlinearity(layout, name, nonlinearity)
     layers = [{base: to_floats(*named, dtype) for base, named in layer.items()} for layer in layers]
     ordered = [
         (layer["weight_ih"].T, layer["weight_hh"].T, layer.get("bias_ih"), layer.get("bias_hh"))
         for layer in layers
     ]
-    return gated_layers(gates, ordered, nonlinearity)
+    return gated_layers(layout, gates, ordered, nonlinearity)
 
 
 def _read_safetensors(path: Path, prefix: str) -> list[dict[str, tuple[str, np.ndarray]]]:
@@ -160,17 +163,20 @@ def _torch_layers(keys: list[str], prefix: str) -> list[dict[str, str]]:
     return [layers[index] for index in range(num_layers)]
 
 
-def _check_torch_shapes(layers: list[dict[str, tuple[str, np.ndarray]]]) -> str:
-    """Return the gates that the shape of the first weight_hh tells, in PyTorch's order."""
+def _check_torch_shapes(layers: list[dict[str, tuple[str, np.ndarray]]]) -> Any:
+    """Return the layout of the cell that the shape of the first weight_hh tells."""
+    known = {len(one.gates): (name, one) for name, one in foreign_layouts("pytorch").items()}
     key, first = layers[0]["weight_hh"]
     rows, num_units = first.shape if first.ndim == 2 and first.size else (1, 2)
-    gates = TORCH_GATES.get(rows // num_units) if rows % num_units == 0 else None
-    if gates is None:
-        refuse(key, f"shape {first.shape}", "(N, N) of an RNN, (3N, N) of a GRU or (4N, N)")
+    if rows % num_units != 0 or rows // num_units not in known:
+        sizes = {n: f"{n if n > 1 else ''}N" for n in sorted(known)}
+        expected = ", ".join(f"({size}, N) of {known[n][0]}" for n, size in sizes.items())
+        refuse(key, f"shape {first.shape}", expected)
+    _, layout = known[rows // num_units]
     for index, layer in enumerate(layers):
         for base, (key, array) in layer.items():
             expected: tuple = (rows,) if base.startswith("bias") else (rows, num_units)
             if index == 0 and base == "weight_ih":
                 expected = (rows, array.shape[-1] if array.ndim == 2 else "inputs")
             check_shape(key, array.shape, expected)
-    return gates
+    return layout

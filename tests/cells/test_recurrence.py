@@ -136,8 +136,8 @@ class Unhashable:  # as it compares by value and may change
         ),
         (lambda: zero_carry(Recurrence(len, ())), ValueError, "received step len"),
         (lambda: from_linen(nn.GRUCell(3), {"kernel": 0}), ValueError, "expected 'params'"),
-        (lambda: from_linen("GRU", {}), TypeError, "received str"),
-        (lambda: from_nnx(nn.GRUCell(3)), TypeError, "received GRUCell"),
+        (lambda: from_linen("GRU", {}), TypeError, "received a str"),
+        (lambda: from_nnx(nn.GRUCell(3)), TypeError, "received a GRUCell"),
         (
             lambda: from_linen(nn.GRUCell(3, activation_fn=Unhashable()), {"params": {}}),
             TypeError,
@@ -149,7 +149,7 @@ class Unhashable:  # as it compares by value and may change
             "cell: received an attribute of unhashable type: 'Unhashable', expected .*function",
         ),
         (lambda: stack(), ValueError, "received none"),
-        (lambda: stack(nn.GRUCell(3)), TypeError, r"recurrences\[0\]: received GRUCell"),
+        (lambda: stack(nn.GRUCell(3)), TypeError, r"recurrences\[0\]: received a GRUCell"),
     ],
 )
 def test_what_is_no_cell_is_refused(make, error, match):

@@ -56,7 +56,8 @@ def test_theory_of_the_gru_hears_of_the_variances_that_networks_have(grus, told)
         return leaf * factor if names[-1] == "kernel" else leaf
 
     changed = jax.tree_util.tree_map_with_path(scaled, grus)
-    assert experiment.gru_rate(QUICK, changed, 2.5) == (-1 / 400, True)
+    opened = jax.tree.map(lambda leaf: leaf[1], changed)
+    assert experiment.gru_rate(QUICK, opened, 2.5) == (-1 / 400, True)
     kernels = {name: np.asarray(layer["kernel"]) for name, layer in grus.params["params"].items()}
     size = {name: np.std(kernel) * kernel.shape[-2] ** 0.5 for name, kernel in kernels.items()}
     expected = GRUUnits(
@@ -69,15 +70,20 @@ def test_theory_of_the_gru_hears_of_the_variances_that_networks_have(grus, told)
 
 
 def test_theory_of_the_lstm_hears_of_every_gate_and_takes_the_steps_of_its_bias(told):
-    layers = {
-        f"{side}{gate}": {"kernel": jnp.full((2, rows, 4), size * rows**-0.5)}
-        for side, rows in (("h", 9), ("i", 4))
-        for gate, size in zip("ifgo", (1.0, 2.0, 3.0, 4.0), strict=True)
-    }
-    networks = experiment.jrnn.Recurrence(lambda *_: None, {"params": layers})
-    config = dataclasses.replace(QUICK, biases=(0.0, 6.0), theory_steps=(50, 200))
-    assert experiment.lstm_rate(config, networks, 0.0) == (-1 / 50, False)
-    assert experiment.lstm_rate(config, networks, 6.0) == (-1 / 200, True)
+    sizes = dict(zip("ifgo", (1.0, 2.0, 3.0, 4.0), strict=True))
+    biases = (0.0, 6.0)
+
+    def scaled(path, leaf):
+        names = [getattr(part, "key", "") for part in path]
+        size = sizes[names[-2][1]] / leaf.shape[-2] ** 0.5
+        return jnp.full_like(leaf, size) if names[-1] == "kernel" else leaf
+
+    networks = trainability.drawn(experiment.draw_lstm, QUICK, biases)
+    networks = jax.tree_util.tree_map_with_path(scaled, networks)
+    closed, opened = (jax.tree.map(lambda leaf, i=i: leaf[i], networks) for i in range(2))
+    config = dataclasses.replace(QUICK, biases=biases, theory_steps=(50, 200))
+    assert experiment.lstm_rate(config, closed, 0.0) == (-1 / 50, False)
+    assert experiment.lstm_rate(config, opened, 6.0) == (-1 / 200, True)
     expected = LSTMUnits(Gate(1, 0.5), Gate(2, 1.0, 6.0), Gate(3, 1.5), Gate(4, 2.0))
     np.testing.assert_allclose(np.array(told[1]), np.array(expected))
 

@@ -105,12 +105,12 @@ def test_every_scheme_draws_networks_whose_gates_are_all_found(scheme):
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, carry)
     kinds = {"LSTM": "ifgo", "GRU": "rzn", "MGU": "fn"}
     expected = next((gates for part, gates in kinds.items() if part in scheme.cell), "h")
-    assert sorted(schemes.recurrent_kernels(network.params)) == sorted(expected)
+    assert sorted(schemes.recurrent_matrices(network)) == sorted(expected)
 
 
 def test_the_blocks_of_a_fused_kernel_belong_to_their_gates():
     gru = drawn("nnx GRUCell", 4)
-    w = schemes.recurrent_kernels(gru.params)
+    w = schemes.recurrent_matrices(gru)
     h, c, x = jnp.array([0.1, -0.2, 0.3, 0.4]), jnp.array([0.5, 0.1, -0.3, 1]), jnp.ones(NUM_INPUTS)
     x_r, x_z, x_n = jnp.split(x @ gru.params["dense_i"]["kernel"], 3)
     r, z = jax.nn.sigmoid(x_r + w["r"] @ h), jax.nn.sigmoid(x_z + w["z"] @ h)
@@ -118,7 +118,7 @@ def test_the_blocks_of_a_fused_kernel_belong_to_their_gates():
     np.testing.assert_allclose(gru.step(gru.params, h, x), (1 - z) * n + z * h, rtol=1e-12)
 
     lstm = drawn("nnx OptimizedLSTMCell", 4)
-    w = schemes.recurrent_kernels(lstm.params)
+    w = schemes.recurrent_matrices(lstm)
     from_x = dict(zip("ifgo", jnp.split(x @ lstm.params["dense_i"]["kernel"], 4), strict=True))
     i, f, o = (jax.nn.sigmoid(from_x[gate] + w[gate] @ h) for gate in "ifo")
     new_c = f * c + i * jnp.tanh(from_x["g"] + w["g"] @ h)
@@ -144,7 +144,7 @@ def test_an_unknown_scheme_is_refused():
     ],
 )
 def test_only_kernels_drawn_gate_by_gate_are_orthogonal(name, num_gates, scale):
-    kernels = schemes.recurrent_kernels(drawn(name, 200).params)
+    kernels = schemes.recurrent_matrices(drawn(name, 200))
     one = measures.of_kernels({gate: kernel[None] for gate, kernel in kernels.items()})
     one = one.isel(network=0).dropna("gate")
     assert one.sizes["gate"] == num_gates

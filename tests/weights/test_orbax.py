@@ -173,7 +173,7 @@ def test_an_nnx_checkpoint_that_does_not_fit_its_cell_is_refused_by_name(tmp_pat
         from_orbax(single, tmp_path / "cell")
     with jax.enable_x64(False), pytest.raises(TypeError, match="float64 while JAX's x64 is off"):
         from_orbax(single, tmp_path / "cell")
-    with pytest.raises(TypeError, match="received str"):
+    with pytest.raises(TypeError, match="received a str"):
         from_orbax("GRU", tmp_path / "cell")
 
 

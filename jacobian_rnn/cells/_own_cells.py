@@ -1,0 +1,57 @@
+"""What the cells of the literature that this package draws have in common.
+
+Each function draws the parameters of one cell and returns a `Recurrence`; `zero_carry` gives its
+starting carry. Kernels have shape (inputs, outputs) and act on rows, as in Flax.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, Key
+
+from jacobian_rnn.cells.gated_jacobian import GatedJacobian
+from jacobian_rnn.cells.layout import Layers
+from jacobian_rnn.cells.recurrence import Recurrence, last_array
+from jacobian_rnn.checks import check_at_least, check_dtype
+
+OWN_LAYERS = Layers(inputs=("input",), recurrent=("recurrent",), biases=("recurrent",))
+
+
+@dataclass(frozen=True)
+class StepClosedForm:
+    """The closed-form Jacobian of a step that knows its parts; equal for equal steps.
+
+    Attributes:
+        step: has `parts(params, carry, x) -> GatedJacobian`.
+    """
+
+    step: Any
+
+    def parts(self, params: Any, carry: Any, x: Any) -> GatedJacobian:
+        """Return the parts of the Jacobian of one step."""
+        return self.step.parts(params, carry, x)
+
+    def __call__(self, params: Any, carry: Any, x: Any) -> Float[Array, "n n"]:
+        """Return ∂state'/∂state."""
+        return self.parts(params, carry, x).dense()
+
+
+def recurrence_of(
+    step: Any, params: Any, output: Callable[[Any], Array] = last_array
+) -> Recurrence:
+    """Return the recurrence of a step that knows the parts of its Jacobian."""
+    return Recurrence(step, params, StepClosedForm(step), output)
+
+
+def check_sizes(num_inputs: object, num_units: object, dtype: Any) -> None:
+    """Raise for sizes that are no integers above zero, or a dtype that parameters cannot have."""
+    check_at_least(1, num_inputs=num_inputs, num_units=num_units)
+    check_dtype("dtype", dtype)
+
+
+def normal_kernel(key: Key[Array, ""], num_rows: int, num_units: int, dtype: Any) -> Array:
+    """Draw a kernel with entries of variance 1 / rows."""
+    return jax.random.normal(key, (num_rows, num_units), dtype) / math.sqrt(num_rows)

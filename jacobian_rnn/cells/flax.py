@@ -1,0 +1,229 @@
+"""Cells and layers of Flax, of both its interfaces, as recurrences."""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax import nnx
+from jaxtyping import PyTree
+
+from jacobian_rnn.cells.closed_form import ELEMENTWISE, ClosedForm
+from jacobian_rnn.cells.known_cells import layout_of
+from jacobian_rnn.cells.layout import Layers
+from jacobian_rnn.cells.recurrence import Recurrence
+from jacobian_rnn.checks import check_type, refuse
+
+ADVICE = "linen cells go through from_linen, nnx cells through from_nnx, functions are a Recurrence"
+# How nnx casts unless it is told otherwise.
+PROMOTE_DTYPE = inspect.signature(nnx.Linear.__init__).parameters["promote_dtype"].default
+
+
+def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
+    """Turn a linen cell and its variables into a `Recurrence`.
+
+    Initialisers play no part in a step, so cells that differ only in them compile once.
+
+    Args:
+        cell: SimpleCell, LSTMCell, OptimizedLSTMCell, GRUCell, MGUCell, ConvLSTMCell, or any
+            module called as `cell(carry, x) -> (carry, y)`; or an `nn.RNN` layer of one.
+        variables: what `cell.init` returned, `{"params": ...}`.
+
+    Returns:
+        The recurrence, with a closed-form Jacobian where its file has one.
+
+    Raises:
+        TypeError: `cell` is not a linen module, or one of its attributes cannot be hashed.
+        ValueError: `variables` has no collection "params", or a layer runs in reverse.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen as nn
+        >>> cell = nn.GRUCell(4)
+        >>> carry, x = jnp.zeros(4), jnp.ones(3)
+        >>> recurrence = from_linen(cell, cell.init(jax.random.key(0), carry, x))
+        >>> recurrence.step(recurrence.params, carry, x).shape
+        (4,)
+    """
+    check_type("cell", cell, nn.Module, "a flax.linen module such as nn.LSTMCell(64)", ADVICE)
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        received = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
+        advice = "pass what `cell.init(...)` returned, or {'params': params}"
+        refuse("variables", received, "'params' among them", advice)
+    if isinstance(cell, nn.RNN):
+        _check_forward(cell)
+        if "cell" not in variables["params"]:
+            received = f"parameters {sorted(variables['params'])}"
+            refuse("variables", received, "'cell'", "pass what `layer.init(...)` returned")
+        cell, variables = cell.cell, {"params": variables["params"]["cell"]}
+    variables = nn.unbox(variables)  # from the boxes of `nn.with_partitioning`
+    step = _hashable(LinenStep(_without_initializers(cell), _num_feature_axes(cell)))
+    # A cell may compute in another dtype than its variables have, whatever it declares.
+    dtype = getattr(cell, "dtype", None)
+    kept = all(dtype in (None, getattr(leaf, "dtype", None)) for leaf in jax.tree.leaves(variables))
+    jacobian = closed_form_of(cell) if kept else None
+    return Recurrence(step, variables, jacobian)
+
+
+def from_nnx(cell: nnx.Module) -> Recurrence:
+    """Turn an nnx cell into a `Recurrence`.
+
+    Args:
+        cell: nnx.SimpleCell, LSTMCell, OptimizedLSTMCell, GRUCell, or any module called as
+            `cell(carry, x) -> (carry, y)`; or an `nnx.RNN` layer of one. For float64,
+            `nnx.SimpleCell` needs both `dtype` and `param_dtype`.
+
+    Returns:
+        The recurrence, with a closed-form Jacobian where its file has one.
+
+    Raises:
+        TypeError: `cell` is not an nnx module, or one of its attributes cannot be hashed.
+        ValueError: a layer that runs in reverse.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> recurrence = from_nnx(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)))
+        >>> recurrence.step(recurrence.params, jnp.zeros(4), jnp.ones(3)).shape
+        (4,)
+    """
+    if isinstance(cell, nnx.RNN):
+        _check_forward(cell)
+        cell = cell.cell
+    expected = "a flax.nnx module such as nnx.LSTMCell(8, 64, rngs=nnx.Rngs(0))"
+    check_type("cell", cell, nnx.Module, expected, ADVICE)
+    bare = nnx.clone(cell)
+    for _, module in nnx.iter_modules(bare):
+        for name, value in list(vars(module).items()):
+            if name.endswith("_init") and callable(value) and not isinstance(value, nnx.Variable):
+                setattr(module, name, None)
+    graphdef, state = nnx.split(bare)
+    step = _hashable(NNXStep(graphdef, _num_feature_axes(cell)))
+    return Recurrence(step, nnx.as_pure(state), closed_form_of(cell))
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenStep:
+    """The step of a linen cell; equal for equal cells."""
+
+    cell: nn.Module
+    num_feature_axes: int | None
+
+    def __call__(self, variables, carry, x):
+        """Return the new carry."""
+        return self.cell.apply(variables, carry, x)[0]
+
+    def cell_of(self, variables):
+        """Return the cell."""
+        del variables
+        return self.cell
+
+    def carry_like(self, variables):
+        """Return a carry of the right shape."""
+        del variables
+        cell: Any = self.cell
+        return cell.initialize_carry(jax.random.key(0), (1,))
+
+
+@dataclasses.dataclass(frozen=True)
+class NNXStep:
+    """The step of an nnx cell; equal for equal graph definitions."""
+
+    graphdef: nnx.GraphDef
+    num_feature_axes: int | None
+
+    def __call__(self, params, carry, x):
+        """Return the new carry."""
+        return self.cell_of(params)(carry, x)[0]
+
+    def cell_of(self, params):
+        """Return the cell with its parameters."""
+        return nnx.merge(self.graphdef, params)
+
+    def carry_like(self, params):
+        """Return a carry of the right shape."""
+        zeros = nnx.initializers.zeros_init()
+        return self.cell_of(params).initialize_carry((1,), nnx.Rngs(0), carry_init=zeros)
+
+
+def closed_form_of(cell: Any) -> ClosedForm | None:
+    """Return the closed-form Jacobian of a Flax cell, or None where there is none.
+
+    The class of the cell, its functions, its dtype and, of nnx, its layers decide. A function that
+    is not known to act on each unit alone has none, and JAX differentiates instead.
+    """
+    layout = layout_of(type(cell))
+    if layout is None or layout.jacobian is None or cell.dtype not in (None, cell.param_dtype):
+        return None
+    gate_fn, activation_fn = getattr(cell, "gate_fn", jax.nn.sigmoid), cell.activation_fn
+    layers = layout.layers[type(cell)]
+    if not {gate_fn, activation_fn} <= ELEMENTWISE or not _has_plain_layers(cell, layers):
+        return None
+    formula = layout.jacobian
+    for (name, value), variant in layout.variants.items():
+        if bool(getattr(cell, name, not value)) == value:
+            formula = variant
+    return ClosedForm(formula, layers, len(layout.gates), gate_fn, activation_fn)
+
+
+def _has_plain_layers(cell: Any, layers: Layers) -> bool:
+    """Say whether an nnx cell computes with the layers that its class makes, and no others."""
+    if not isinstance(cell, nnx.Module):
+        return True
+    own = {name: getattr(cell, name) for name in layers.inputs + layers.recurrent}
+    # Some layers have a bias, others none, and one may have it.
+    known = dict.fromkeys(layers.biases, (True,)) | {layers.read_bias: (True, False)}
+    return cell.promote_dtype is PROMOTE_DTYPE and all(
+        type(layer) is nnx.Linear
+        and layer.promote_dtype is PROMOTE_DTYPE
+        and layer.dot_general is jax.lax.dot_general
+        and layer.param_dtype == cell.param_dtype
+        and layer.dtype in (None, cell.param_dtype)
+        and (layer.bias is not None) in known.get(name, (False,))
+        for name, layer in own.items()
+    )
+
+
+def _check_forward(layer: Any) -> None:
+    if layer.reverse:
+        advice = "pass `layer.cell`, and the inputs in the order in which it meets them"
+        refuse("cell", "a layer with reverse=True", "one that runs forward", advice)
+
+
+def _hashable(step: Any) -> Any:
+    """Return a step, unless JAX could not find what it compiled for it."""
+    try:
+        hash(step)
+    except TypeError as error:
+        msg = (
+            f"cell: received an attribute of {error.__cause__ or error}, expected attributes that "
+            "compare by value: give a named function or a frozen dataclass as activation_fn or "
+            "gate_fn"
+        )
+        raise TypeError(msg) from error
+    return step
+
+
+def _num_feature_axes(cell: Any) -> int | None:
+    """Return how many axes of a carry are features; None where a cell does not say.
+
+    Such a cell runs all the same; it is only not checked for a batch axis.
+    """
+    try:
+        return getattr(cell, "num_feature_axes", None)
+    except NotImplementedError:  # by Flax's base class, for cells that do not define the property
+        return None
+
+
+def _without_initializers(cell: nn.Module) -> nn.Module:
+    """Copy a linen cell with default initialisers, and tuples for lists, so that it hashes."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(cell):  # pyright: ignore[reportArgumentType]
+        value, default = getattr(cell, field.name), field.default
+        if field.name.endswith("_init") and callable(value) and callable(default):
+            changes[field.name] = default
+        elif isinstance(value, list):
+            changes[field.name] = tuple(value)
+    return cell.clone(**changes)

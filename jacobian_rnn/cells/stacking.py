@@ -1,0 +1,111 @@
+"""Layers on top of each other as one recurrence."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from jacobian_rnn.cells.gated_jacobian import StackJacobian
+from jacobian_rnn.cells.recurrence import Recurrence, last_array, whole_carry
+from jacobian_rnn.checks import check_type, refuse
+
+
+def stack(*recurrences: Recurrence) -> Recurrence:
+    """Put layers on top of each other: the output of each is the input of the next.
+
+    Args:
+        *recurrences: lowest layer first, at least one.
+
+    Returns:
+        One recurrence. Its carry is the tuple of the layers' carries, its state all their states
+        (lowest layer first), its output that of the highest layer.
+
+    Raises:
+        ValueError: no layer was given.
+        TypeError: something that is no `Recurrence` was given.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def decay(params, carry, x):
+        ...     return params * carry + x
+        >>> two = stack(Recurrence(decay, jnp.array(0.5)), Recurrence(decay, jnp.array(2.0)))
+        >>> print(two.step(two.params, (jnp.ones(1), jnp.ones(1)), jnp.zeros(1)))
+        (Array([0.5], dtype=float32), Array([2.5], dtype=float32))
+    """
+    if not recurrences:
+        refuse("recurrences", "none", "at least one layer")
+    for position, recurrence in enumerate(recurrences):
+        name, advice = f"recurrences[{position}]", "convert cells with from_linen or from_nnx first"
+        check_type(name, recurrence, Recurrence, "a Recurrence", advice)
+    steps = tuple(recurrence.step for recurrence in recurrences)
+    outputs = tuple(recurrence.output for recurrence in recurrences)
+    params = tuple(recurrence.params for recurrence in recurrences)
+    forms = tuple(recurrence.jacobian for recurrence in recurrences)
+    closed = all(map(_shows_the_end, outputs)) and all(hasattr(form, "parts") for form in forms)
+    jacobian = StackClosedForm(forms, steps, outputs) if closed else None
+    return Recurrence(StackStep(steps, outputs), params, jacobian, StackOutput(outputs[-1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class StackStep:
+    """The step of layers on top of each other; equal for equal layers."""
+
+    steps: tuple[Callable, ...]
+    outputs: tuple[Callable, ...]
+
+    def __call__(self, params, carry, x):
+        """Return the tuple of the layers' new carries."""
+        new = []
+        for step, output, p, c in zip(self.steps, self.outputs, params, carry, strict=True):
+            new.append(step(p, c, x))
+            x = output(new[-1])
+        return tuple(new)
+
+
+@dataclasses.dataclass(frozen=True)
+class StackOutput:
+    """The output of the highest layer."""
+
+    output: Callable
+
+    def __call__(self, carry):
+        """Return what the highest layer shows of its carry."""
+        return self.output(carry[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class StackClosedForm:
+    """The closed-form Jacobian of layers on top of each other; equal for equal layers.
+
+    Attributes:
+        layers: the closed form of each layer, lowest first.
+        steps: `step(params, carry, x) -> carry` of each layer.
+        outputs: what each layer shows of its carry: the end of its state.
+    """
+
+    layers: tuple[Any, ...]
+    steps: tuple[Callable, ...]
+    outputs: tuple[Callable, ...]
+
+    def parts(self, params: Any, carry: Any, x: Any) -> StackJacobian:
+        """Return the Jacobians of all layers at one step."""
+        parts = []
+        for layer, step, output, p, c in zip(
+            self.layers, self.steps, self.outputs, params, carry, strict=True
+        ):
+            own = layer.parts(p, c, x)
+            parts += own.layers if isinstance(own, StackJacobian) else [own]
+            x = output(step(p, c, x))
+        return StackJacobian(tuple(parts))
+
+    def __call__(self, params: Any, carry: Any, x: Any) -> Float[Array, "n n"]:
+        """Return ∂state'/∂state."""
+        return self.parts(params, carry, x).dense()
+
+
+def _shows_the_end(output: Callable) -> bool:
+    """Say whether an output is the end of the ravelled carry."""
+    while isinstance(output, StackOutput):
+        output = output.output
+    return output in (last_array, whole_carry)
