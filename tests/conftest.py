@@ -29,9 +29,20 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True)
-def in_float64():
-    """Run in double precision; JAX's default is single."""
-    with jax.enable_x64(True):
+def strict_and_in_float64():
+    """Run in double precision, and let no array change its dtype or its rank silently."""
+    with (
+        jax.enable_x64(True),
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+    ):
+        yield
+
+
+@pytest.fixture
+def standard_promotion():
+    """Promote dtypes and ranks as users have it: for Flax cells in two dtypes, and other peers."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 

@@ -215,16 +215,16 @@ def _finish(run, carry):
     broken = run.first_nonfinite_step >= 0
     exponents = jnp.where(broken, jnp.nan, jnp.where(run.alive, average.mean, -jnp.inf))
     known = run.alive & ~broken
-    covariance = jnp.where(known & known[:, None], average.covariance, jnp.nan)
+    covariance = jnp.where(known[None] & known[:, None], average.covariance, jnp.nan)
     history, history_steps = running_means(run.batches)
     order = jnp.argsort(-exponents)
 
-    mean_log_det = run.log_det / jnp.maximum(run.num_checked, 1)
+    num = jnp.maximum(run.num_checked, 1).astype(run.log_det.dtype)
+    mean_log_det = run.log_det / num
     if k == n:
-        residual = run.log_det_error / jnp.maximum(run.num_checked, 1)
+        residual = run.log_det_error / num
     else:
         # A sample of steps stands for all: its own error is allowed for.
-        num = jnp.maximum(run.num_checked, 1)
         spread = jnp.sqrt(jnp.maximum(run.log_det_squares / num - mean_log_det**2, 0) / num)
         bound = jnp.where(jnp.isneginf(mean_log_det), -jnp.inf, (mean_log_det - 4 * spread) / n)
         # A mean of −inf falls short of any, and says nothing.

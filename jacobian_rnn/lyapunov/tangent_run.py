@@ -292,13 +292,13 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=None
     xs = jax.tree.map(lambda x: x.reshape(count, interval, *x.shape[1:]), xs)
     start = (run.state, run.frame.T, jnp.zeros(run.frame.shape[1], dtype))
     (state, rows, _), (states, peaks, reached, pivots, sizes) = lax.scan(
-        one_interval, start, (jnp.arange(count), xs)
+        one_interval, start, (jnp.arange(count, dtype=jnp.int32), xs)
     )
 
     finite = jnp.isfinite(pivots) & jnp.isfinite(sizes)
     gone = finite & (pivots <= rows.shape[1] * jnp.finfo(dtype).eps * sizes)
     log_pivots = jnp.where(gone, -jnp.inf, jnp.log(jnp.where(finite & ~gone, pivots, jnp.nan)))
-    counts = run.alive & finite & ~gone
+    counts = run.alive[None] & finite & ~gone
     log_loss = jnp.where(counts, jnp.log(jnp.where(counts, sizes, 1)) - log_pivots, 0)
     alive = run.alive & ~jnp.any(gone, axis=0)
     # Elimination can pass over a row that is not finite: the tangents themselves tell. And a slope
@@ -310,7 +310,7 @@ def _block(tangents, factorization, length, interval, run, xs, check, every=None
 
     # A row or a column of exact zeros loses its direction without anything to cancel; what else is
     # gone, rounding took.
-    newly = gone & run.alive & (jnp.cumsum(broken) == 0)[:, None]
+    newly = gone & run.alive[None] & (jnp.cumsum(broken) == 0)[:, None]
     ranks = jnp.minimum(jnp.sum(peaks != 0, axis=2), jnp.sum(reached, axis=2))
     num_zero = rows.shape[0] - jnp.min(ranks, axis=1)
     by_rounding = jnp.sum(gone, axis=1) > num_zero
@@ -398,7 +398,7 @@ def _check(tangents, check, states, xs, interval, growth, shape):
         return log_det + more, None
 
     def checked():
-        numbers = jnp.arange(longest, 0, -1)
+        numbers = jnp.arange(longest, 0, -1, dtype=jnp.int32)
         steps = lax.stop_gradient((numbers, states, xs))
         log_det, _ = lax.scan(of_step, zero, steps)
         difference = jnp.where(growth == log_det, 0, jnp.abs(lax.stop_gradient(growth) - log_det))
