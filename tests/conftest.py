@@ -15,6 +15,11 @@ environment.compile_fast(optimize=False)
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+from tests import annotations
+
+install_import_hook("jacobian_rnn", "tests.annotations.checked")
 
 from tests.networks import make_network
 
@@ -37,6 +42,14 @@ def strict_and_in_float64():
         jax.numpy_rank_promotion("raise"),
     ):
         yield
+
+
+@pytest.fixture(autouse=True)
+def annotations_hold(request):
+    """Check annotations, except in a test that passes what they forbid."""
+    annotations.switch(on=not annotations.refuses(request.function))
+    yield
+    annotations.switch(on=False)
 
 
 @pytest.fixture

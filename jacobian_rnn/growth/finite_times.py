@@ -79,7 +79,7 @@ def finite_time_growth(
     carry: PyTree,
     xs: PyTree,
     *,
-    lags: Sequence[int],
+    lags: Sequence[int] | np.ndarray,
     key: Array,
     num_vectors: int = 16,
     num_steps: int | None = None,
