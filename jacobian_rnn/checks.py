@@ -193,7 +193,7 @@ def check_matrices(name: str, matrices: Any) -> Float[Array, "steps n n"]:
     return matrices
 
 
-def check_lags(lags: Sequence[int], lowest: int, highest: int) -> np.ndarray:
+def check_lags(lags: Sequence[int] | np.ndarray, lowest: int, highest: int) -> np.ndarray:
     """Return numbers of steps as an array.
 
     Raises:

@@ -56,4 +56,4 @@ def benettin(jacobians, k):
 def chaotic_jacobians(n=12, steps=500):
     weights = gaussian(n, 2.0)
     states = trajectory(Recurrence(tanh_step, weights), jnp.ones(n), None, num_steps=steps)
-    return (1 - states[1:, :, None] ** 2) * weights
+    return (1 - states[1:, :, None] ** 2) * weights[None]

@@ -15,6 +15,11 @@ environment.compile_fast(optimize=False)
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+from tests import annotations
+
+install_import_hook("jacobian_rnn", "tests.annotations.checked")
 
 from tests.networks import make_network
 
@@ -29,9 +34,28 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True)
-def in_float64():
-    """Run in double precision; JAX's default is single."""
-    with jax.enable_x64(True):
+def strict_and_in_float64():
+    """Run in double precision, and let no array change its dtype or its rank silently."""
+    with (
+        jax.enable_x64(True),
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+    ):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def annotations_hold(request):
+    """Check annotations, except in a test that passes what they forbid."""
+    annotations.switch(on=not annotations.refuses(request.function))
+    yield
+    annotations.switch(on=False)
+
+
+@pytest.fixture
+def standard_promotion():
+    """Promote dtypes and ranks as users have it: for Flax cells in two dtypes, and other peers."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 

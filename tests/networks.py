@@ -35,7 +35,8 @@ def random_variables(cell, *inputs, generator=None):
 def linen_network(cell, generator):
     shape = (4, 4, 2) if isinstance(cell, nn.ConvLSTMCell) else (NUM_INPUTS,)
     carry = cell.initialize_carry(jax.random.key(0), shape)
-    variables = random_variables(cell, carry, jnp.zeros(shape), generator=generator)
+    x = jnp.zeros(shape, cell.param_dtype)
+    variables = random_variables(cell, carry, x, generator=generator)
     return from_linen(cell, variables), randomized(carry, generator)
 
 
@@ -50,26 +51,40 @@ def double(cell_class, *arguments, **options):
     return cell_class(*arguments, param_dtype=jnp.float64, **options)
 
 
-def double_nnx(cell_class, width):
+def linen_cell(cell_class, **options):
+    """Return a function that makes a linen cell of a width, in a dtype."""
+
+    def make(width, dtype=jnp.float64):
+        return cell_class(width, param_dtype=dtype, **options)
+
+    return make
+
+
+def nnx_cell(cell_class):
+    """Return a function that makes an nnx cell of a width, in a dtype."""
     blank = nnx.initializers.zeros  # which costs nothing to compile
-    return double(
-        cell_class, NUM_INPUTS, width, dtype=jnp.float64, rngs=nnx.Rngs(0),
-        kernel_init=blank, recurrent_kernel_init=blank,
-    )  # fmt: skip
+
+    def make(width, dtype=jnp.float64):
+        return cell_class(
+            NUM_INPUTS, width, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0),
+            kernel_init=blank, recurrent_kernel_init=blank,
+        )  # fmt: skip
+
+    return make
 
 
 LINEN = {
-    "SimpleCell": lambda n: double(nn.SimpleCell, n),
-    "SimpleCell residual": lambda n: double(nn.SimpleCell, n, residual=True),
-    "LSTMCell": lambda n: double(nn.LSTMCell, n),
-    "OptimizedLSTMCell": lambda n: double(nn.OptimizedLSTMCell, n),
-    "GRUCell": lambda n: double(nn.GRUCell, n),
-    "MGUCell": lambda n: double(nn.MGUCell, n),
-    "MGUCell no reset": lambda n: double(nn.MGUCell, n, reset_gate=False),
-    "ConvLSTMCell": lambda n: double(nn.ConvLSTMCell, n, kernel_size=[3, 3]),
+    "SimpleCell": linen_cell(nn.SimpleCell),
+    "SimpleCell residual": linen_cell(nn.SimpleCell, residual=True),
+    "LSTMCell": linen_cell(nn.LSTMCell),
+    "OptimizedLSTMCell": linen_cell(nn.OptimizedLSTMCell),
+    "GRUCell": linen_cell(nn.GRUCell),
+    "MGUCell": linen_cell(nn.MGUCell),
+    "MGUCell no reset": linen_cell(nn.MGUCell, reset_gate=False),
+    "ConvLSTMCell": linen_cell(nn.ConvLSTMCell, kernel_size=[3, 3]),
 }
 NNX = {
-    f"nnx {cell.__name__}": lambda n, cell=cell: double_nnx(cell, n)
+    f"nnx {cell.__name__}": nnx_cell(cell)
     for cell in (nnx.SimpleCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell)
 }
 CELLS = [*LINEN, *NNX]
@@ -92,12 +107,12 @@ def mostly_slow(values, quick):
 
 
 @functools.cache
-def make_network(name, width, seed=0):
+def make_network(name, width, seed=0, dtype=jnp.float64):
     """Make `(recurrence, carry, xs)` of a named cell, with random biases and a random carry."""
     generator = np.random.default_rng(seed)
     if name in LINEN:
-        recurrence, carry = linen_network(LINEN[name](width), generator)
+        recurrence, carry = linen_network(LINEN[name](width, dtype), generator)
     else:
-        recurrence, carry = nnx_network(NNX[name](width), generator)
+        recurrence, carry = nnx_network(NNX[name](width, dtype), generator)
     shape = (4, 4, 2) if name == "ConvLSTMCell" else (NUM_INPUTS,)
-    return recurrence, carry, jnp.asarray(generator.standard_normal((12, *shape)))
+    return recurrence, carry, jnp.asarray(generator.standard_normal((12, *shape)), dtype)

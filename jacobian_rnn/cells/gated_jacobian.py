@@ -107,7 +107,8 @@ class GatedJacobian(NamedTuple):
             (first, to_first), (from_first, _) = self.diagonals
             gone = first == 0
             ratio = jnp.where(gone, 0, from_first / jnp.where(gone, 1, first))
-            diagonal, slopes = diagonal - ratio * to_first, slopes - ratio * self.slopes[0]
+            diagonal = diagonal - ratio * to_first
+            slopes = slopes - ratio[None] * self.slopes[0]
             log_det = jnp.sum(jnp.log(jnp.abs(first)))
         matrix = _matrices(self.kernels, slopes[None], self.kernels[0].shape)
         return log_det + jnp.linalg.slogdet(jnp.diag(diagonal) + matrix)[1]
@@ -118,18 +119,18 @@ class GatedJacobian(NamedTuple):
 
     def _mixed(self, parts):
         if self.mixing is not None:
-            parts = parts.at[:, -1].add(self.mixing * parts[:, 0])
+            parts = parts.at[:, -1].add(self.mixing[None] * parts[:, 0])
         return parts.reshape(parts.shape[0], -1)
 
     def _mixed_slopes(self, slopes):
         if self.mixing is None:
             return slopes
-        return slopes.at[-1].add(self.mixing * slopes[0])
+        return slopes.at[-1].add(self.mixing[None] * slopes[0])
 
     def _unmixed(self, rows):
         parts = self._parts(rows)
         if self.mixing is not None:
-            parts = parts.at[:, 0].add(self.mixing * parts[:, -1])
+            parts = parts.at[:, 0].add(self.mixing[None] * parts[:, -1])
         return parts
 
 
@@ -217,7 +218,7 @@ def _pushed(rows, kernels, slopes):
     parts, _, units = slopes.shape
     moved = jnp.zeros((rows.shape[0], parts, units), rows.dtype)
     for gate, kernel in enumerate(kernels):
-        moved += matmul(rows, kernel)[:, None] * slopes[:, gate]
+        moved += matmul(rows, kernel)[:, None] * slopes[None, :, gate]
     return moved
 
 
@@ -225,7 +226,7 @@ def _pulled(parts, kernels, slopes):
     """Σ_g Σ_a V_a L_ag W_g: `(k, size of what the kernels read)`."""
     moved = jnp.zeros((), slopes.dtype)
     for gate, kernel in enumerate(kernels):
-        moved += matmul(jnp.sum(parts * slopes[:, gate], axis=1), kernel.T)
+        moved += matmul(jnp.sum(parts * slopes[None, :, gate], axis=1), kernel.T)
     return moved
 
 

@@ -79,7 +79,7 @@ def align_ends(
     shifts = num_steps - check_lengths(seq_lengths, num_sequences, num_steps)
     # Where a network waits it is shown its first real input: nothing else is safe to compute on.
     source = jnp.asarray(np.maximum(np.arange(num_steps) - shifts[:, None], 0))
-    active = jnp.arange(num_steps) >= jnp.asarray(shifts)[:, None]
+    active = jnp.arange(num_steps)[None] >= jnp.asarray(shifts)[:, None]
     return jax.tree.map(lambda x: jax.vmap(lambda one, i: one[i])(x, source), xs), active
 
 

@@ -1,6 +1,7 @@
 """Growth of random tangent vectors over finite times: what is typical, and what the mean hides."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -41,7 +42,8 @@ class FiniteTimeGrowth(NamedTuple):
         What a typical vector does (the quenched rate); it tends to λ₁ as the lag grows. Standard
         errors are over windows. A rate of −inf, where a vector was mapped to zero, has none: NaN.
         """
-        rates = jnp.mean(self.log_growth, axis=2) / self.lags
+        lags = self.lags.astype(self.log_growth.dtype)
+        rates = jnp.mean(self.log_growth, axis=2) / lags[None]
         num = rates.shape[0]
         return Estimate(jnp.mean(rates, axis=0), jnp.std(rates, axis=0, ddof=1) / jnp.sqrt(num))
 
@@ -62,14 +64,14 @@ class FiniteTimeGrowth(NamedTuple):
             advice = "for 0 see finite_time_exponents()"
             refuse("order", repr(order), "a finite number other than 0", advice)
         windows, _, vectors = self.log_growth.shape
-        log_moments = logsumexp(order * self.log_growth, axis=2) - np.log(vectors)
+        log_moments = logsumexp(order * self.log_growth, axis=2) - math.log(vectors)
         total = logsumexp(log_moments, axis=0)
-        scale = order * self.lags
+        scale = order * self.lags.astype(self.log_growth.dtype)
         # Leave one window out: log(S − s_i), stable because s_i < S.
-        share = jnp.exp(log_moments - total)
+        share = jnp.exp(log_moments - total[None])
         left_out = jnp.log1p(-jnp.minimum(share, 1 - jnp.finfo(share.dtype).eps))
         error = jnp.sqrt((windows - 1) * jnp.var(left_out, axis=0))
-        return Estimate((total - np.log(windows)) / scale, error / jnp.abs(scale))
+        return Estimate((total - math.log(windows)) / scale, error / jnp.abs(scale))
 
 
 def finite_time_growth(
@@ -77,7 +79,7 @@ def finite_time_growth(
     carry: PyTree,
     xs: PyTree,
     *,
-    lags: Sequence[int],
+    lags: Sequence[int] | np.ndarray,
     key: Array,
     num_vectors: int = 16,
     num_steps: int | None = None,

@@ -19,7 +19,7 @@ EPS_OF_DEFAULT_PRODUCTS = {"gpu": 2.0**-10, "tpu": 2.0**-7}
 
 
 def rounding_of_step(
-    step: Callable[[Array, PyTree], Array], state: jax.ShapeDtypeStruct, x: PyTree
+    step: Callable[[Array, PyTree], Array], state: Array | jax.ShapeDtypeStruct, x: PyTree
 ) -> float:
     """Find the relative rounding of the coarsest arithmetic in one step.
 

@@ -72,7 +72,7 @@ def add_block(batches: BatchMeans, total: Float[Array, " k"], num_steps: int) ->
 
     A block is never cut: it belongs to the batch in which it begins.
     """
-    position = jnp.sum(batches.steps)
+    position = jnp.sum(batches.steps, dtype=jnp.int32)
     full = position >= CAPACITY * batches.length
     batches = lax.cond(full, _merged, lambda batches: batches, batches)
     index = position // batches.length
@@ -103,8 +103,9 @@ def running_means(batches: BatchMeans) -> tuple[Float[Array, "batches k"], Int[A
 
     Also the number of steps up to there.
     """
-    steps = jnp.cumsum(batches.steps)
-    means = jnp.cumsum(batches.sums, axis=0) / jnp.maximum(steps, 1)[:, None]
+    steps = jnp.cumsum(batches.steps, dtype=jnp.int32)
+    counted = jnp.maximum(steps, 1).astype(batches.sums.dtype)
+    means = jnp.cumsum(batches.sums, axis=0) / counted[:, None]
     there = (batches.steps > 0)[:, None]
     return jnp.where(there, means, jnp.nan), steps
 
@@ -125,7 +126,8 @@ def time_average(batches: BatchMeans) -> TimeAverage:
         H. Flyvbjerg and H. G. Petersen, "Error estimates on averages of correlated data", J. Chem.
         Phys. 91 (1989).
     """
-    mean = jnp.sum(batches.sums, axis=0) / jnp.maximum(jnp.sum(batches.steps), 1)
+    num_steps = jnp.maximum(jnp.sum(batches.steps), 1).astype(batches.sums.dtype)
+    mean = jnp.sum(batches.sums, axis=0) / num_steps
     finest = _level(lax.stop_gradient(batches))
 
     def joined(_, so_far):
@@ -145,7 +147,7 @@ def time_average(batches: BatchMeans) -> TimeAverage:
     errors = jnp.sqrt(level.variance)
     scales = jnp.sqrt(jnp.diagonal(finest.covariance))
     rescaled = errors / jnp.where(scales > 0, scales, 1)
-    covariance = finest.covariance * rescaled[:, None] * rescaled
+    covariance = finest.covariance * jnp.outer(rescaled, rescaled)
     enough = level.num_batches >= FEWEST_BATCHES
     return TimeAverage(
         mean,
@@ -168,32 +170,34 @@ def _level(batches):
     """Summarise batches at least half full: variance of the mean, correlation, drift."""
     # The last batch, and those at which a run was resumed, may hold fewer steps than the others.
     counts = (2 * batches.steps >= batches.length) & (batches.steps > 0)
-    num = jnp.sum(counts)
-    weights = counts[:, None].astype(batches.sums.dtype)
-    means = jnp.where(weights > 0, batches.sums / jnp.maximum(batches.steps, 1)[:, None], 0)
-    mean = jnp.sum(means, axis=0) / jnp.maximum(num, 1)
-    deviations = (means - mean) * weights
+    dtype = batches.sums.dtype
+    num = jnp.sum(counts, dtype=jnp.int32)
+    weights = counts[:, None].astype(dtype)
+    steps = jnp.maximum(batches.steps, 1).astype(dtype)
+    means = jnp.where(weights > 0, batches.sums / steps[:, None], 0)
+    num_counted = jnp.maximum(num, 1).astype(dtype)
+    mean = jnp.sum(means, axis=0) / num_counted
+    deviations = (means - mean[None]) * weights
     # A log growth of a is known to eps · (1 + |a|), and sums of m of them, made in blocks, lose at
     # most 4 √m times that up to m = 10⁶. Batches that differ by no more are equal.
-    length = jnp.maximum(jnp.max(batches.steps), 1).astype(means.dtype)
-    rounding = 4 * jnp.finfo(means.dtype).eps * jnp.sqrt(length) * (1 + jnp.abs(mean))
-    differ = jnp.any(jnp.abs(deviations) > rounding, axis=0)
+    rounding = 4 * jnp.finfo(dtype).eps * jnp.sqrt(jnp.max(steps)) * (1 + jnp.abs(mean))
+    differ = jnp.any(jnp.abs(deviations) > rounding[None], axis=0)
     deviations = jnp.where(differ | jnp.isnan(mean), deviations, 0)
-    divisor = jnp.maximum(num * (num - 1), 1)
+    divisor = jnp.maximum(num * (num - 1), 1).astype(dtype)
     covariance = matmul(deviations.T, deviations) / divisor
     variance = jnp.diagonal(covariance)
     neighbours = jnp.sum(deviations[1:] * deviations[:-1], axis=0) / divisor
     # The sample mean makes deviations of independent batches anticorrelated by 1/B.
-    correlation = neighbours / jnp.where(variance > 0, variance, 1) + 1 / jnp.maximum(num, 1)
+    correlation = neighbours / jnp.where(variance > 0, variance, 1) + 1 / num_counted
 
-    half, index = num // 2, jnp.arange(CAPACITY)[:, None]
+    half, index = num // 2, jnp.arange(CAPACITY, dtype=jnp.int32)[:, None]
     early = jnp.sum(jnp.where(index < half, deviations, 0), axis=0)
     late = jnp.sum(jnp.where((index >= num - half) & (index < num), deviations, 0), axis=0)
     # The variance from neighbours, which a drift hardly changes; the difference of halves has four
     # times that of the mean.
     pairs = weights[1:] * weights[:-1]
     jumps = jnp.sum(pairs * (deviations[1:] - deviations[:-1]) ** 2, axis=0) / 2
-    error = 2 * jnp.sqrt(jumps / divisor) * jnp.maximum(half, 1)
+    error = 2 * jnp.sqrt(jumps / divisor) * jnp.maximum(half, 1).astype(dtype)
     return _Level(
         variance * jnp.maximum(1, 1 + 2 * correlation),
         correlation,

@@ -99,7 +99,7 @@ def extend(form: FactoredForm, jacobian: Float[Array, "n n"]) -> tuple[FactoredF
     lost = jnp.any(gone & alive & ((pivots > 0) | (survivors > 0)))
     log_scale, rounding = _compensated_sum(before, form.rounding[order], log_pivots)
     # In units of its column, no entry under- or overflows.
-    r = r / jnp.where(column_sizes > 0, column_sizes, 1)
+    r = r / jnp.where(column_sizes > 0, column_sizes, 1)[None]
     right, right_cut = absorb(r, reached[order], log_scale, form.right[order])
     zeros_are_exact = _smallest_log(jacobian) + _smallest_log(form.left) > _log_tiny(r.dtype)
     left, underflowed = _flush(left, log_scale, zeros_are_exact)
@@ -132,7 +132,7 @@ def _flush(left, log_scale, zeros_are_exact):
     # Some entry of a row of an orthogonal matrix is at least 1 / sqrt(n).
     large = sizes > 0.5 / sizes.shape[0] ** 0.5
     of_row = jnp.max(jnp.where(large, log_scale, -jnp.inf), axis=1, keepdims=True)
-    counts = log_scale - of_row > jnp.log(info.eps) - jnp.log(cut)
+    counts = log_scale[None] - of_row > jnp.log(info.eps) - jnp.log(cut)
     return jnp.where(tiny, 0, left), jnp.any(tiny & counts)
 
 
@@ -159,8 +159,8 @@ def absorb(
     """
     n = row_scale.shape[0]
     index = jnp.arange(n)
-    alive = ~(jnp.isneginf(column_scale) | jnp.isneginf(row_scale)[:, None])
-    counts = alive & (index[:, None] < index)
+    alive = ~(jnp.isneginf(column_scale)[None] | jnp.isneginf(row_scale)[:, None])
+    counts = alive & (index[:, None] < index[None])
 
     def scaled(rows, columns):
         here = counts[rows, columns]
@@ -207,14 +207,14 @@ def compose(
 
     def eliminate(k, carried):
         remaining, lower, upper, log_pivots = carried
-        logs = jnp.log(jnp.abs(remaining)) + d2[:, None] + d1
+        logs = jnp.log(jnp.abs(remaining)) + d2[:, None] + d1[None]
         i, j = jnp.divmod(jnp.argmax(logs), n)
         alive = ~jnp.isneginf(logs[i, j])
         pivot = jnp.where(alive, remaining[i, j], 1)
         column, row = remaining[:, j] / pivot, remaining[i]
         shift = jnp.where(alive, logs[i, j], 0)
         return (
-            (remaining - column[:, None] * row).at[i].set(0).at[:, j].set(0),
+            (remaining - jnp.outer(column, row)).at[i].set(0).at[:, j].set(0),
             lower.at[:, k].set(jnp.sign(column) * _exp_in_range(logs[:, j] - shift)),
             upper.at[k].set(jnp.sign(row) * _exp_in_range(logs[i] - shift)),
             log_pivots.at[k].set(logs[i, j]),
@@ -223,10 +223,13 @@ def compose(
     zeros = jnp.zeros((n, n), d1.dtype)
     middle = matmul(later.right, earlier.left)
     # In units of the product, what stands in its place and what a cut entry might have added.
-    sizes, log_cut = d2[:, None] + jnp.log(jnp.abs(middle)) + d1, _log_tiny(d1.dtype) / 2
-    possible = d2[:, None] + log_cut + d1
+    sizes = d2[:, None] + jnp.log(jnp.abs(middle)) + d1[None]
+    log_cut = _log_tiny(d1.dtype) / 2
+    possible = d2[:, None] + log_cut + d1[None]
     empty = jnp.abs(middle) <= n * jnp.exp(log_cut)
-    largest = jnp.minimum(jnp.max(sizes, axis=1)[:, None], jnp.max(sizes, axis=0))
+    largest = jnp.minimum(
+        jnp.max(sizes, axis=1, keepdims=True), jnp.max(sizes, axis=0, keepdims=True)
+    )
     counts = empty & (possible > largest + jnp.log(jnp.finfo(d1.dtype).eps))
     start = (middle, zeros, zeros, jnp.zeros((n,), d1.dtype))
     _, lower, upper, log_pivots = lax.fori_loop(0, n, eliminate, start)
@@ -245,7 +248,7 @@ def singular_vectors_of(
     log_values, vectors = graded_singular_values(log_scale, right)
     # Component j of the left vector i, as a row of `left`, is (V y_i)_j exp(d_j) / σ_i and also
     # (V⁻ᵀ y_i)_j σ_i / exp(d_j): the one whose factor is at most one has all its digits.
-    gaps = log_scale[:, None] - jnp.where(jnp.isneginf(log_values), jnp.inf, log_values)
+    gaps = log_scale[:, None] - jnp.where(jnp.isneginf(log_values), jnp.inf, log_values)[None]
     direct = matmul(right, vectors.T) * flushed_exp(jnp.minimum(gaps, 0))
     inverse = jnp.linalg.solve(right.T, vectors.T) * flushed_exp(-jnp.maximum(gaps, 0))
     return matmul(left, jnp.where(gaps <= 0, direct, inverse)), vectors
@@ -274,7 +277,7 @@ def log_growth_through_of(
     reached = log_scale + jnp.log(sizes)
     shift = jnp.max(reached)
     shift = jnp.where(jnp.isneginf(shift), 0, shift)
-    scaled = components / jnp.where(sizes > 0, sizes, 1) * flushed_exp(reached - shift)
+    scaled = components / jnp.where(sizes > 0, sizes, 1)[None] * flushed_exp(reached - shift)[None]
     norm = scaled_norm(matmul(scaled, right))
     return shift + jnp.log(norm) - jnp.log(scaled_norm(rows))
 

@@ -116,7 +116,7 @@ def positive_qr(columns: Float[Array, "n k"]) -> tuple[Float[Array, "n k"], Floa
     """
     q, r = jnp.linalg.qr(columns)
     signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
-    return q * signs, r * signs[:, None]
+    return q * signs[None], r * signs[:, None]
 
 
 def _right_solve(columns, upper):
@@ -154,7 +154,7 @@ def column_qr(
     eps = jnp.finfo(columns.dtype).eps
     scales = jnp.max(jnp.abs(columns), axis=0)
     scales = jnp.where(scales > 0, scales, 1)
-    q, r = _cholesky_round(columns / scales)
+    q, r = _cholesky_round(columns / scales[None])
     # The Gram matrix squares the condition number; below this pivot it has too few digits left.
     tall_enough = jnp.all(jnp.diagonal(r) > 8 * jnp.sqrt(eps * n**0.5))
     # NaN in the columns is no reason to begin again.
@@ -166,12 +166,12 @@ def column_qr(
         gone = jnp.abs(pivots) <= n * eps * sizes
         q, r = _cholesky_round(lower)
         signs = jnp.where(pivots < 0, -1, 1).astype(columns.dtype)
-        return jnp.zeros((), bool), q * signs, signs[:, None] * matmul(r, upper), gone
+        return jnp.zeros((), bool), q * signs[None], signs[:, None] * matmul(r, upper), gone
 
     # A loop that runs once at most: under `vmap`, `lax.cond` would always run both branches. The
     # columns are carried, and replaced by Q, lest XLA moves the elimination out of the loop.
     again = ~(tall_enough | broken)
-    start = (again, columns, r * scales, jnp.zeros(k, bool))
+    start = (again, columns, r * scales[None], jnp.zeros(k, bool))
     _, eliminated, r, gone = lax.while_loop(lambda carried: carried[0], eliminate_first, start)
     return jnp.where(again, eliminated, q), r, gone
 
@@ -207,7 +207,8 @@ def descending_order(values: Float[Array, " n"]) -> Int[Array, " n"]:
     """
     values = jnp.where(jnp.isnan(values), jnp.inf, values)
     index = jnp.arange(values.shape[0])
-    above = (values[:, None] > values) | ((values[:, None] == values) & (index[:, None] < index))
+    equal, before = values[:, None] == values[None], index[:, None] < index[None]
+    above = (values[:, None] > values[None]) | (equal & before)
     return _inverse(jnp.sum(above, axis=0, dtype=index.dtype))
 
 

@@ -89,7 +89,8 @@ def _graded_singular_values_jvp(primals, tangents):
     log_values, vectors = _graded_singular_values(*primals)
     lost = jnp.isneginf(log_values)
     scaled_left = jnp.linalg.solve(v.T, vectors.T).T
-    along = matmul(vectors, v.T) * jnp.where(jnp.isneginf(d), 0, d_dot) + matmul(vectors, v_dot.T)
+    of_scales = jnp.where(jnp.isneginf(d), 0, d_dot)[None]
+    along = matmul(vectors, v.T) * of_scales + matmul(vectors, v_dot.T)
     log_values_dot = jnp.where(lost, 0, jnp.sum(scaled_left * along, axis=1))
     return (log_values, vectors), (log_values_dot, jnp.zeros_like(vectors))
 
@@ -106,9 +107,8 @@ def _rescaled_qr_of_transpose(d, v):
 
 def descents(d: Float[Array, " n"]) -> Float[Array, "n n"]:
     """Tabulate d_j − d_i for i < j and descending d; −inf where d_j is −inf, and zero below."""
-    differences = jnp.where(
-        jnp.isneginf(d), -jnp.inf, d - jnp.where(jnp.isneginf(d), 0, d)[:, None]
-    )
+    finite = jnp.where(jnp.isneginf(d), 0, d)
+    differences = jnp.where(jnp.isneginf(d), -jnp.inf, d[None] - finite[:, None])
     return jnp.triu(jnp.minimum(differences, 0), 1)
 
 

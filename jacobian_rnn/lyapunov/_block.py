@@ -112,11 +112,11 @@ def take_block(
     start, count = state, num_steps // interval
     intervals = jax.tree.map(lambda x: x.reshape(count, interval, *x.shape[1:]), xs)
     state, rows, trace, renewals = push_and_renew(
-        tangents, factorization, state, frame.T, (jnp.arange(count), intervals), interval, every
+        tangents, factorization, state, frame.T, (jnp.arange(count, dtype=jnp.int32), intervals), interval, every
     )
     pivots = _read_pivots(renewals, n)
     faults, broken = _find_faults(trace, pivots, alive)
-    counts = alive & pivots.finite & ~pivots.gone
+    counts = alive[None] & pivots.finite & ~pivots.gone
     cancelled = jnp.log(jnp.where(counts, pivots.sizes, 1)) - pivots.logs
 
     logs, frame = pivots.logs, rows.T
@@ -220,7 +220,7 @@ def _find_faults(
 
     # A row or a column of exact zeros loses its direction without anything to cancel. What else is
     # gone, rounding took.
-    newly = pivots.gone & alive & (jnp.cumsum(broken) == 0)[:, None]
+    newly = pivots.gone & alive[None] & (jnp.cumsum(broken) == 0)[:, None]
     ranks = jnp.minimum(jnp.sum(trace.peaks != 0, axis=2), jnp.sum(trace.reached, axis=2))
     num_zero = k - jnp.min(ranks, axis=1)
     by_rounding = jnp.sum(pivots.gone, axis=1) > num_zero

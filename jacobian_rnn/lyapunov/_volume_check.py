@@ -64,7 +64,7 @@ def check_volume(
         return log_det + more, None
 
     def check():
-        steps = lax.stop_gradient((jnp.arange(longest, 0, -1), *last))
+        steps = lax.stop_gradient((jnp.arange(longest, 0, -1, dtype=jnp.int32), *last))
         log_det, _ = lax.scan(of_step, zero, steps)
         difference = jnp.where(growth == log_det, 0, jnp.abs(lax.stop_gradient(growth) - log_det))
         return VolumeCheck(

@@ -216,11 +216,12 @@ def _finish(run, carry):
     broken = run.faults.nonfinite >= 0
     exponents = jnp.where(broken, jnp.nan, jnp.where(run.alive, average.mean, -jnp.inf))
     known = run.alive & ~broken
-    covariance = jnp.where(known & known[:, None], average.covariance, jnp.nan)
+    covariance = jnp.where(known[None] & known[:, None], average.covariance, jnp.nan)
     history, history_steps = running_means(run.batches)
     order = jnp.argsort(-exponents)
 
-    check, num = run.check, jnp.maximum(run.check.num_steps, 1)
+    check = run.check
+    num = jnp.maximum(check.num_steps, 1).astype(check.log_det.dtype)
     mean_log_det = check.log_det / num
     if k == n:
         residual = check.log_det_error / num

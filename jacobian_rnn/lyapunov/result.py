@@ -108,7 +108,7 @@ class LyapunovSpectrum(NamedTuple):
         """Apply a function to the exponents and propagate their errors over time to first order."""
         value, gradient = jax.value_and_grad(function)(self.exponents)
         used = gradient != 0
-        covariance = jnp.where(used & used[:, None], self.covariance, 0)
+        covariance = jnp.where(used[None] & used[:, None], self.covariance, 0)
         return Estimate(value, jnp.sqrt(matmul(matmul(gradient, covariance), gradient)))
 
     @property

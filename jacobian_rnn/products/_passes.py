@@ -47,7 +47,7 @@ def extend_passes(
 ) -> Passes:
     """Multiply by the Jacobian of the next step, after which the state may not be finite."""
     shape, dtype = passes.forms.left.shape, jacobian.dtype
-    jacobians = jacobian * _perturbation(passes.num_steps, shape, dtype)
+    jacobians = jacobian[None] * _perturbation(passes.num_steps, shape, dtype)
     forms, faults = jax.vmap(extend)(passes.forms, jacobians)
     now = passes.num_steps
 

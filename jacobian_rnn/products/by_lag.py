@@ -21,7 +21,7 @@ def log_singular_values_by_lag(
     carry: PyTree,
     xs: PyTree,
     *,
-    lags: Sequence[int],
+    lags: Sequence[int] | np.ndarray,
     num_steps: int | None = None,
 ) -> Float[Array, "lags n"]:
     """Compute the spectrum of the product of the last `lag` steps, for several lags in one pass.

@@ -36,7 +36,11 @@ class InputJacobians(NamedTuple):
 
 
 def input_jacobians(
-    recurrence: Recurrence, carry: PyTree, xs: Float[Array, "steps inputs"], *, lags: Sequence[int]
+    recurrence: Recurrence,
+    carry: PyTree,
+    xs: Float[Array, "steps inputs"],
+    *,
+    lags: Sequence[int] | np.ndarray,
 ) -> InputJacobians:
     """Differentiate the last state with respect to the inputs at several lags.
 

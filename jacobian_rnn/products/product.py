@@ -134,7 +134,7 @@ class JacobianProduct(NamedTuple):
         log_norm = self.log_norm()
         finite = jnp.where(jnp.isneginf(log_norm), 0, log_norm)
         weights = flushed_exp(self.log_scale[0] - finite)
-        return matmul(self.left[0] * weights, self.right[0]), log_norm
+        return matmul(self.left[0] * weights[None], self.right[0]), log_norm
 
     @property
     def log_error(self) -> Float[Array, ""]:

@@ -216,7 +216,7 @@ def _predict_regime(system, xs, padding, horizon, num_warmup, thresholds):
         states = states_of(whole)
         start, end, overflowed = _last_finite_steps(states, horizon)
         window = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, horizon), xs)
-        active = start + jnp.arange(horizon) < end
+        active = start + jnp.arange(horizon, dtype=jnp.int32) < end
         last = System(
             with_padding(system.recurrence),
             states[start],
@@ -245,7 +245,8 @@ def _predict_regime(system, xs, padding, horizon, num_warmup, thresholds):
     inside = [(interval[0] <= bound) & (bound <= interval[1]) for bound in (lower, upper)]
     counted = ~jnp.isnan(exponents)
     exponent = jnp.mean(exponents, where=counted)
-    spread = jnp.std(exponents, ddof=1, where=counted) / jnp.sqrt(jnp.sum(counted))
+    num_counted = jnp.sum(counted).astype(exponents.dtype)
+    spread = jnp.std(exponents, ddof=1, where=counted) / jnp.sqrt(num_counted)
     return RegimePrediction(
         regime=jnp.where(median < lower, -1, jnp.where(median > upper, 1, 0)).astype(jnp.int32),
         log_growth=log_growth,
@@ -256,7 +257,7 @@ def _predict_regime(system, xs, padding, horizon, num_warmup, thresholds):
         standard_error=jnp.where(jnp.isfinite(exponent), spread, jnp.nan),
         log_growth_error=error,
         undetermined=jnp.all(jnp.isnan(of_output)),
-        first_nonfinite_step=jnp.where(broken >= 0, broken - padding, -1).astype(jnp.int32),
+        first_nonfinite_step=jnp.where(broken >= 0, broken - padding, -1),
         horizon=jnp.int32(horizon),
         thresholds=jnp.asarray(thresholds, log_growth.dtype),
     )
@@ -270,7 +271,7 @@ def _last_finite_steps(states, horizon):
     num_steps = states.shape[0] - 1
     finite = jnp.all(jnp.isfinite(states[1:]), axis=1)
     overflowed = ~jnp.all(finite)
-    end = jnp.where(overflowed, jnp.argmin(finite), num_steps)
+    end = jnp.where(overflowed, jnp.argmin(finite).astype(jnp.int32), num_steps)
     return jnp.maximum(end - horizon, 0), end, overflowed
 
 

@@ -127,7 +127,7 @@ def predictions(
     outputs = jax.vmap(lambda s: jnp.ravel(network.recurrence.output(unravel(s))))(
         states[states.shape[0] - num_scored_steps :]
     )
-    return outputs @ network.kernel + network.bias
+    return outputs @ network.kernel + network.bias[None]
 
 
 def apply(network: Network, carry: PyTree, task: tasks.Task, xs: Array) -> Array:
@@ -171,7 +171,9 @@ def advance(
         batch = task.sample(batch_key, batch_size)
         parameters = _floats(state.network)
         loss, gradient = jax.value_and_grad(loss_of)(parameters, state.network, batch)
-        changes, optimizer_state = optimizer.update(gradient, state.optimizer_state, parameters)
+        # Adam raises a float to an integer power, which strict promotion would forbid.
+        with jax.numpy_dtype_promotion("standard"):
+            changes, optimizer_state = optimizer.update(gradient, state.optimizer_state, parameters)
         network = _with_floats(state.network, optax.apply_updates(parameters, changes))
         norms = (scaled_norm(ravel_pytree(tree)[0]) for tree in (gradient, changes))
         record = Updates(loss, *norms)

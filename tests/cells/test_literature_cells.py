@@ -87,9 +87,9 @@ def test_steps_are_the_published_equations():
     np.testing.assert_allclose(network.step(p, h, x), expected, atol=1e-14)
 
     network, carry, xs = made("lru", 4)
-    p, x = network.params, xs[0]
+    p, carry, x = jax.tree.map(np.asarray, (network.params, carry, xs[0]))
     eigenvalues = np.exp(-np.exp(p["log_decay"]) + 1j * np.exp(p["log_phase"]))
-    read = x @ (np.asarray(p["real"]["kernel"]) + 1j * np.asarray(p["imaginary"]["kernel"]))
+    read = x @ (p["real"]["kernel"] + 1j * p["imaginary"]["kernel"])
     new = eigenvalues * (carry[0] + 1j * carry[1]) + np.exp(p["log_normalizer"]) * read
     np.testing.assert_allclose(network.step(p, carry, x), (new.real, new.imag), atol=1e-14)
 

@@ -51,7 +51,7 @@ def test_a_carry_may_be_any_pytree_of_arrays():
     carry = {"a": jnp.ones((2, 1)), "b": [jnp.ones((2, 1)), jnp.zeros(3)]}
 
     def legal(params, carry, x):
-        return {"a": carry["b"][0] * params, "b": [carry["a"] + x, carry["b"][1]]}
+        return {"a": carry["b"][0] * params, "b": [carry["a"] + x[None], carry["b"][1]]}
 
     states = trajectory(Recurrence(legal, jnp.array(0.5)), carry, jnp.ones((4, 1)))
     assert states.shape == (5, 7)
@@ -86,12 +86,13 @@ def test_the_jacobian_of_a_stack_is_block_lower_triangular_with_the_layers_on_it
 
 
 def test_cells_that_differ_only_in_initialisers_have_equal_steps():
+    h, x = jnp.zeros(4, jnp.float32), jnp.zeros(3, jnp.float32)
     for scale in (0.5, 2.0):
         init = nn.initializers.orthogonal(scale)
         linen = nn.GRUCell(4, recurrent_kernel_init=init)
-        one = from_linen(linen, random_variables(linen, jnp.zeros(4), jnp.zeros(3)))
+        one = from_linen(linen, random_variables(linen, h, x))
         plain = nn.GRUCell(4)
-        other = from_linen(plain, random_variables(plain, jnp.zeros(4), jnp.zeros(3)))
+        other = from_linen(plain, random_variables(plain, h, x))
         assert one.step == other.step
         assert hash(one.step) == hash(other.step)
         nnx_one = from_nnx(nnx.GRUCell(3, 4, recurrent_kernel_init=init, rngs=nnx.Rngs(0)))

@@ -96,7 +96,8 @@ def test_chrono_biases_make_times_uniform():
 
 def test_initializers_work_in_linen_keep_dtype_and_are_equal_for_equal_options():
     cell = nn.SimpleCell(4, recurrent_kernel_init=init.scaled_identity(0.5), bias_init=nn.zeros)
-    params = cell.init(jax.random.key(0), jnp.zeros(4), jnp.ones(3))["params"]
+    h, x = jnp.zeros(4, jnp.float32), jnp.ones(3, jnp.float32)
+    params = cell.init(jax.random.key(0), h, x)["params"]
     np.testing.assert_array_equal(params["h"]["kernel"], 0.5 * np.eye(4))
     makers = {
         (4, 4): (init.scaled_identity, init.gaussian, lambda s: init.orthogonal_per_gate(1, s)),

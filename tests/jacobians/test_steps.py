@@ -71,7 +71,7 @@ def test_closed_forms_agree_with_finite_differences_at_every_width(network, name
         return jax.vmap(end)(states)
 
     steps = 1e-6 * np.eye(state.size)
-    columns = (ends(state + steps) - ends(state - steps)) / 2e-6
+    columns = (ends(state[None] + steps) - ends(state[None] - steps)) / 2e-6
     np.testing.assert_allclose(jacobian, columns.T, atol=1e-8)
 
 

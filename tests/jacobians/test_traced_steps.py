@@ -76,6 +76,7 @@ def test_a_device_is_told_not_to_take_fewer_bits_by_itself(monkeypatch):
     ],
 )
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.usefixtures("standard_promotion")  # of Flax, inside the cell
 def test_a_step_that_computes_in_fewer_bits_than_its_state_is_refused(function, dtype):
     network, carry = in_float32(nn.GRUCell, 4, dtype)
     xs = jnp.asarray(normal(0, (40, 3)), jnp.float32)

@@ -36,7 +36,7 @@ def test_pivots_multiply_the_volumes_and_frames_span_the_same(factorization, sha
 
 @pytest.mark.parametrize("factorization", ["householder", "cholesky"])
 def test_orthonormal_factorizations_are(factorization):
-    columns = normal(0, (9, 4)) * jnp.array([1, 1e100, 1e-100, 1])
+    columns = normal(0, (9, 4)) * jnp.array([[1, 1e100, 1e-100, 1]])
     frame = factor_columns(columns, factorization).frame
     np.testing.assert_allclose(frame.T @ frame, np.eye(4), atol=1e-14)
 

@@ -161,7 +161,8 @@ def test_states_that_stop_being_finite_have_no_exponents(factorization, qr_every
     options = {"qr_every": qr_every, "factorization": factorization}
     spectrum = lyapunov_spectrum(system, jnp.zeros(3), xs, num_warmup=num_warmup, **options)
     states = np.asarray(trajectory(system, jnp.zeros(3), xs))
-    assert spectrum.first_nonfinite_step == np.argmin(np.isfinite(states).all(axis=1)) - 1
+    first = int(np.argmin(np.isfinite(states).all(axis=1))) - 1
+    assert spectrum.first_nonfinite_step == first
     assert bool(jnp.all(jnp.isnan(spectrum.exponents)))
     assert bool(jnp.all(jnp.isnan(spectrum.standard_errors)))
     text = str(spectrum)

@@ -123,7 +123,7 @@ def test_history_ends_at_the_result():
     spectrum = newman(0)
     last = int(jnp.sum(~jnp.isnan(spectrum.history[:, 0]))) - 1
     np.testing.assert_allclose(spectrum.history[last], spectrum.exponents, atol=1e-12)
-    assert spectrum.history_steps[last] == spectrum.num_steps == 4000
+    assert int(spectrum.history_steps[last]) == int(spectrum.num_steps) == 4000
 
 
 @pytest.mark.slow

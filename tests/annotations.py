@@ -1,0 +1,41 @@
+"""Types and shapes in annotations, checked at every call while tests run."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from beartype import beartype
+from beartype.roar import BeartypeCallHintViolation
+from jaxtyping import config
+
+
+def switch(*, on):
+    """Let calls be checked or not."""
+    config.update("jaxtyping_disable", not on)
+
+
+def refuses(function):
+    """Say whether a test passes on purpose what annotations forbid."""
+    return "raises" in getattr(getattr(function, "__code__", None), "co_names", ())
+
+
+def checked(function):
+    """Check the types of a call as beartype does; numpy arrays stand for jax ones, as for users."""
+    check = beartype(function)
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        try:
+            return check(*args, **kwargs)
+        except BeartypeCallHintViolation:
+            named = {name: _as_jax(value) for name, value in kwargs.items()}
+            return check(*map(_as_jax, args), **named)
+
+    return call
+
+
+def _as_jax(value):
+    # What JAX makes of a numpy array that a traced function closes over is no numpy array.
+    if isinstance(value, np.ndarray) or type(value).__name__ == "TypedNdArray":
+        return jnp.asarray(np.asarray(value))
+    return value

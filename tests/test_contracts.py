@@ -1,0 +1,397 @@
+"""One contract for every public function that takes a recurrence, and for every cell.
+
+A new function is one line of `FUNCTIONS`, a new cell one line of `CELLS_OF_CONTRACT`.
+"""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.monitoring import (
+    register_event_duration_secs_listener,
+    unregister_event_duration_listener,
+)
+
+import jacobian_rnn as jrnn
+from tests.networks import CELLS, NUM_INPUTS, make_network, mostly_slow, randomized
+
+NUM_STEPS = 4
+WIDTH = 2
+
+
+class Setting(NamedTuple):
+    """What a function is called with: a recurrence, its carry, and one sequence."""
+
+    recurrence: jrnn.Recurrence
+    carry: Any
+    xs: Any
+
+    @property
+    def n(self):
+        return sum(leaf.size for leaf in jax.tree.leaves(self.carry))
+
+
+def flax_cell(name):
+    def make(seed, dtype):
+        width = 1 if name == "ConvLSTMCell" else WIDTH
+        recurrence, carry, xs = make_network(name, width, seed, dtype)
+        return Setting(recurrence, carry, xs[:NUM_STEPS])
+
+    return make
+
+
+def literature_cell(draw):
+    def make(seed, dtype):
+        generator = np.random.default_rng(seed)
+        shapes = jax.eval_shape(
+            partial(draw, NUM_INPUTS, WIDTH, dtype=dtype), key=jax.random.key(0)
+        )
+        recurrence = randomized(shapes, generator)
+        carry = randomized(jrnn.zero_carry(recurrence), generator)
+        return Setting(recurrence, carry, inputs(generator, dtype))
+
+    return make
+
+
+def stack_of_two(seed, dtype):
+    lower = flax_cell("LSTMCell")(seed, dtype)
+    upper, carry, _ = make_network("nnx GRUCell", WIDTH, seed + 1, dtype)
+    # A layer reads what is shown below it, which is narrower than what the cell was built for.
+    params = upper.params | {
+        "dense_i": upper.params["dense_i"] | {"kernel": upper.params["dense_i"]["kernel"][:WIDTH]}
+    }
+    upper = jrnn.Recurrence(upper.step, params, upper.jacobian)
+    return Setting(jrnn.stack(lower.recurrence, upper), (lower.carry, carry), lower.xs)
+
+
+def chain_of_layers(seed, dtype):
+    generator = np.random.default_rng(seed)
+    layers = {"kernel": np.zeros((NUM_STEPS, WIDTH, WIDTH)), "bias": np.zeros((NUM_STEPS, WIDTH))}
+    layers = jax.tree.map(lambda a: jnp.asarray(a, dtype), layers)
+    return Setting(jrnn.dense_chain(), jnp.ones(WIDTH, dtype), randomized(layers, generator))
+
+
+@jax.custom_vjp
+def reverse_tanh(x):
+    return jnp.tanh(x)
+
+
+reverse_tanh.defvjp(
+    lambda x: (jnp.tanh(x), jnp.tanh(x)), lambda y, cotangent: ((1 - y**2) * cotangent,)
+)
+
+
+def reverse_step(params, carry, x):
+    return reverse_tanh(params["recurrent"] @ carry + params["read"] @ x)
+
+
+def without_forward_mode(seed, dtype):
+    generator = np.random.default_rng(seed)
+    params = {"recurrent": np.zeros((WIDTH, WIDTH)), "read": np.zeros((WIDTH, NUM_INPUTS))}
+    params = randomized(jax.tree.map(lambda a: jnp.asarray(a, dtype), params), generator)
+    carry = randomized(jnp.zeros(WIDTH, dtype), generator)
+    return Setting(jrnn.Recurrence(reverse_step, params), carry, inputs(generator, dtype))
+
+
+def inputs(generator, dtype):
+    return jnp.asarray(generator.standard_normal((NUM_STEPS, NUM_INPUTS)), dtype)
+
+
+CELLS_OF_CONTRACT: dict[str, Callable] = {name: flax_cell(name) for name in CELLS} | {
+    "minimal_rnn": literature_cell(jrnn.minimal_rnn),
+    "antisymmetric_rnn": literature_cell(jrnn.antisymmetric_rnn),
+    "leaky_rate_network": literature_cell(jrnn.leaky_rate_network),
+    "irnn": literature_cell(jrnn.irnn),
+    "lru": literature_cell(jrnn.lru),
+    "stack": stack_of_two,
+    "dense_chain": chain_of_layers,
+    "without forward mode": without_forward_mode,
+}
+
+UNKNOWN = {"ConvLSTMCell", "dense_chain", "without forward mode"}  # whose parameters nobody knows
+WITHOUT_ONE_KERNEL = UNKNOWN | {"lru", "stack"}
+WITHOUT_GATES = WITHOUT_ONE_KERNEL | {
+    "SimpleCell",
+    "SimpleCell residual",
+    "nnx SimpleCell",
+    "antisymmetric_rnn",
+    "leaky_rate_network",
+    "irnn",
+}
+
+
+class Function(NamedTuple):
+    """A function under contract.
+
+    Attributes:
+        call: `(recurrence, carry, xs) -> result`.
+        shapes: of the result in a setting; a dict names those fields of the result that the
+            contract looks at, where there are more.
+        refused_by: cells for which it raises.
+    """
+
+    call: Callable[[jrnn.Recurrence, Any, Any], Any]
+    shapes: Callable[[Setting], Any]
+    refused_by: set[str] = set()  # noqa: RUF012
+
+
+def loss(states):
+    return jnp.sum(states[-1] ** 2)
+
+
+def product(recurrence, carry, xs):
+    result = jrnn.jacobian_product(recurrence, carry, xs)
+    matrix, log_scale = result.dense()
+    return result._asdict() | {
+        "log_singular_values": result.log_singular_values(),
+        "log_rms_growth": result.log_rms_growth(),
+        "log_abs_det": result.log_abs_det(),
+        "log_adjoint_growth": result.log_adjoint_growth(jnp.ones_like(result.log_scale[0])),
+        "matrix": matrix,
+        "log_matrix_scale": log_scale,
+        "log_error": result.log_error,
+    }
+
+
+def regime(recurrence, carry, xs):
+    batch = jax.tree.map(lambda x: jnp.stack([x, x[::-1]]), xs)
+    return jrnn.predict_regime(recurrence, carry, batch, horizon=3)
+
+
+def padded(recurrence, carry, xs):
+    active = jnp.arange(NUM_STEPS) > 1
+    return jrnn.trajectory(jrnn.with_padding(recurrence), carry, (xs, active))
+
+
+def shapes_of(tree):
+    return jax.tree.map(jnp.shape, tree)
+
+
+def of_states(now):
+    return (NUM_STEPS + 1, now.n)
+
+
+def of_params(now):
+    return shapes_of(now.recurrence.params)
+
+
+FUNCTIONS = {
+    "trajectory": Function(jrnn.trajectory, of_states),
+    "step_jacobians": Function(jrnn.step_jacobians, lambda now: (NUM_STEPS, now.n, now.n)),
+    "state_gradients": Function(partial(jrnn.state_gradients, loss=loss), of_states),
+    "parameter_gradients": Function(
+        partial(jrnn.parameter_gradients, loss=loss),
+        lambda now: {"total": of_params(now), "norms": (NUM_STEPS,)},
+        {"dense_chain"},
+    ),
+    "jacobian_product": Function(
+        product,
+        lambda now: {
+            "log_singular_values": (now.n,),
+            "log_rms_growth": (),
+            "log_abs_det": (),
+            "log_adjoint_growth": (),
+            "matrix": (now.n, now.n),
+        },
+    ),
+    "log_singular_values_by_lag": Function(
+        partial(jrnn.log_singular_values_by_lag, lags=[2, 0]), lambda now: (2, now.n)
+    ),
+    "input_jacobians": Function(
+        partial(jrnn.input_jacobians, lags=[1, 3]),
+        lambda now: {"matrices": (2, now.n, NUM_INPUTS), "log_norms": (2,)},
+        {"ConvLSTMCell", "dense_chain"},
+    ),
+    "lyapunov_spectrum": Function(
+        partial(jrnn.lyapunov_spectrum, num_exponents=2, qr_every=1),
+        lambda _: {"exponents": (2,), "history": (128, 2)},
+    ),
+    "finite_time_growth": Function(
+        lambda *now: jrnn.finite_time_growth(
+            *now, lags=[1, 2], key=jax.random.key(0), num_vectors=2
+        ),
+        lambda _: {"log_growth": (2, 2, 2)},
+    ),
+    "largest_exponent": Function(partial(jrnn.largest_exponent, num_warmup=1), lambda _: ()),
+    "predict_regime": Function(
+        regime,
+        lambda _: {
+            "log_growth": (2,),
+            "log_growth_of_output": (2,),
+            "interval": (2,),
+            "exponent": (),
+        },
+        {"dense_chain"},
+    ),
+    "zero_carry": Function(
+        lambda recurrence, *_: jrnn.zero_carry(recurrence),
+        lambda now: shapes_of(now.carry),
+        UNKNOWN,
+    ),
+    "with_gain": Function(
+        lambda recurrence, *_: jrnn.with_gain(recurrence, 0.5).params,
+        of_params,
+        WITHOUT_ONE_KERNEL,
+    ),
+    "with_gate_bias": Function(
+        lambda recurrence, *_: jrnn.with_gate_bias(recurrence, "forget", 1.0).params,
+        of_params,
+        WITHOUT_GATES,
+    ),
+    "with_chrono_biases": Function(
+        lambda recurrence, *_: (
+            jrnn.with_chrono_biases(recurrence, 9.0, key=jax.random.key(0)).params
+        ),
+        of_params,
+        WITHOUT_GATES,
+    ),
+    "with_padding": Function(padded, of_states),
+    "stack": Function(
+        lambda recurrence, carry, xs: jrnn.trajectory(jrnn.stack(recurrence), (carry,), xs),
+        of_states,
+    ),
+}
+
+# These compile for long: they run for one cell of each kind, and their shapes are checked for all.
+HEAVY = {
+    "jacobian_product",
+    "log_singular_values_by_lag",
+    "input_jacobians",
+    "lyapunov_spectrum",
+    "predict_regime",
+}
+KINDS = {"GRUCell", "nnx OptimizedLSTMCell", "stack", "without forward mode"}
+
+PAIRS = [
+    (name, cell)
+    for name, function in FUNCTIONS.items()
+    for cell in CELLS_OF_CONTRACT
+    if cell not in function.refused_by
+]
+TRACED = [(name, cell) for name, cell in PAIRS if cell == "GRUCell" or name == "trajectory"]
+RUN = [(name, cell) for name, cell in PAIRS if name not in HEAVY or cell in KINDS]
+QUICK = [(name, cell) for name, cell in RUN if name not in HEAVY and cell == "GRUCell"]
+every_run = pytest.mark.parametrize(("name", "cell"), mostly_slow(RUN, QUICK))
+
+
+@functools.cache
+def setting(cell, seed=0, dtype=jnp.float64):
+    return CELLS_OF_CONTRACT[cell](seed, dtype)
+
+
+def looked_at(function, now, result):
+    """Return what the contract of a function looks at, and the shapes that it should have."""
+    shapes = function.shapes(now)
+    if hasattr(result, "_asdict"):
+        result = result._asdict()
+    if isinstance(shapes, dict) and isinstance(result, dict):
+        result = {name: result[name] for name in shapes}
+    return result, shapes
+
+
+def total(function, now):
+    """Add up all finite numbers that the contract looks at."""
+    result, _ = looked_at(function, now, function.call(*now))
+    leaves = jax.tree.leaves(result)
+    return sum(jnp.sum(jnp.where(jnp.isfinite(leaf), leaf, 0)) for leaf in leaves)
+
+
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def assert_equal(result, expected):
+    result, expected = (jax.tree_util.tree_leaves_with_path(tree) for tree in (result, expected))
+    assert len(result) == len(expected)
+    tolerance = 1e5 * np.finfo(float).eps
+    for (path, one), (_, other) in zip(result, expected, strict=True):
+        np.testing.assert_allclose(
+            one, other, tolerance, tolerance, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+@contextlib.contextmanager
+def compilations():
+    """Count what is compiled."""
+    names = []
+
+    def listen(event, seconds, **_):
+        del seconds
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(event)
+
+    register_event_duration_secs_listener(listen)
+    try:
+        yield names
+    finally:
+        unregister_event_duration_listener(listen)
+
+
+def test_every_public_function_of_a_recurrence_is_under_contract():
+    public = [getattr(jrnn, name) for name in jrnn.__all__]
+    of_recurrences = {
+        one.__name__
+        for one in public
+        if inspect.isfunction(one) and next(iter(inspect.signature(one).parameters), "") in (
+            "recurrence", "recurrences"
+        )
+    }  # fmt: skip
+    assert of_recurrences == set(FUNCTIONS)
+
+
+@pytest.mark.parametrize(("name", "cell"), mostly_slow(PAIRS, TRACED))
+@pytest.mark.parametrize("dtype", mostly_slow([jnp.float32, jnp.float64], [jnp.float32]))
+def test_results_have_their_shapes_and_the_dtype_of_the_system(name, cell, dtype):
+    function, now = FUNCTIONS[name], setting(cell, dtype=dtype)
+    result = jax.eval_shape(function.call, *now)
+    seen, shapes = looked_at(function, now, result)
+    assert jax.tree.map(lambda leaf: leaf.shape, seen) == shapes
+    leaves = jax.tree.leaves(result)
+    floats = {leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    assert floats == {jnp.dtype(dtype)}
+
+
+@every_run
+def test_other_numbers_compile_nothing_anew(name, cell):
+    call = FUNCTIONS[name].call
+    jax.block_until_ready(call(*setting(cell)))
+    other = setting(cell, seed=1)
+    with compilations() as compiled:
+        jax.block_until_ready(call(*other))
+    assert not compiled
+
+
+@every_run
+def test_compiled_and_mapped_over_networks_and_sequences_it_gives_what_plain_calls_give(name, cell):
+    call, both = FUNCTIONS[name].call, [setting(cell), setting(cell, seed=1)]
+    together = jax.jit(jax.vmap(call))(*stacked(both))
+    assert_equal(together, stacked([call(*now) for now in both]))
+
+
+@every_run
+def test_its_derivative_with_respect_to_the_parameters_is_finite(name, cell):
+    function, now = FUNCTIONS[name], setting(cell)
+    # A chain of layers has its parameters among its inputs.
+    field = "recurrence" if jax.tree.leaves(now.recurrence) else "xs"
+
+    @jax.jit
+    @jax.grad
+    def differentiate(value):
+        return total(function, now._replace(**{field: value}))
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(differentiate(getattr(now, field))):
+        assert np.all(np.isfinite(leaf)), path
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if FUNCTIONS[name].refused_by])
+def test_it_refuses_a_cell_that_it_cannot_serve(name):
+    for cell in FUNCTIONS[name].refused_by:
+        with pytest.raises((TypeError, ValueError), match="received"):
+            FUNCTIONS[name].call(*setting(cell))
