@@ -129,7 +129,7 @@ def gru_rate(config: GateBias, networks: jrnn.Recurrence, bias: float) -> tuple[
     reset, update, candidate = (_gate(networks, name) for name in "rzn")
     with jax.enable_x64(True):
         units = GRUUnits(reset, update._replace(bias_mean=bias), candidate)
-        theory = mean_field.untied_growth(units)
+        theory = mean_field.fresh_growth(units)
         return float(theory.rate), bool(theory.settled)
 
 
@@ -139,7 +139,7 @@ def lstm_rate(config: GateBias, networks: jrnn.Recurrence, bias: float) -> tuple
     with jax.enable_x64(True):
         units = LSTMUnits(i, f._replace(bias_mean=bias), g, o)
         num_steps = config.theory_steps[config.biases.index(bias)]
-        theory = mean_field.untied_growth(units, num_steps=num_steps)
+        theory = mean_field.fresh_growth(units, num_steps=num_steps)
         return float(theory.rate), bool(theory.settled)
 
 

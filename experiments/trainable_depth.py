@@ -138,7 +138,7 @@ def minimal_rate(config: Depth, networks: jrnn.Recurrence, bias: float) -> tuple
         bias_mean=bias,
     )
     with jax.enable_x64(True):
-        theory = mean_field.untied_growth(MinimalUnits(gate, Gate(0.0, embedding_std)))
+        theory = mean_field.fresh_growth(MinimalUnits(gate, Gate(0.0, embedding_std)))
         return float(theory.rate), bool(theory.settled)
 
 

@@ -29,7 +29,7 @@ class OrderParameters(NamedTuple):
 
     Attributes:
         variance: q*, the variance of a pre-activation; inf where activity grows without bound.
-        squared_gain: χ, the mean squared singular value of a step.
+        squared_growth: χ, the mean squared singular value of a step.
         rate: λ₁ = ½ log χ, nats per step.
         time_scale: ξ = 1/|log χ|, steps in which a squared gradient shrinks (rate below zero) or
             grows by a factor e; inf at criticality.
@@ -38,7 +38,7 @@ class OrderParameters(NamedTuple):
     """
 
     variance: Float[Array, ""]
-    squared_gain: Float[Array, ""]
+    squared_growth: Float[Array, ""]
     rate: Float[Array, ""]
     time_scale: Float[Array, ""]
     width_coefficient: Float[Array, ""]
@@ -111,7 +111,7 @@ def _order_parameters(weight_std, bias_std, input_std, activation):
     kurtosis = averages.slope_fourth / averages.slope_square**2
     return OrderParameters(
         variance=q,
-        squared_gain=chi,
+        squared_growth=chi,
         rate=rate,
         time_scale=1 / jnp.abs(2 * rate),
         width_coefficient=1 / 2 + 3 / 4 * (kurtosis - 1),

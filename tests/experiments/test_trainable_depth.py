@@ -60,11 +60,11 @@ def test_theory_of_the_plain_network_hears_of_the_variances_that_networks_have(m
 def test_theory_of_the_minimal_network_hears_of_its_embedding(monkeypatch):
     told = []
 
-    def untied_growth(units):
+    def fresh_growth(units):
         told.append(units)
-        return mean_field.UntiedGrowth(*np.zeros(2), -0.5, *np.zeros(2), True)
+        return mean_field.FreshGrowth(*np.zeros(2), -0.5, *np.zeros(2), True)
 
-    monkeypatch.setattr(mean_field, "untied_growth", untied_growth)
+    monkeypatch.setattr(mean_field, "fresh_growth", fresh_growth)
     params = {
         "embedding": {"kernel": flat(2.0, (4, 9))},
         "input": {"kernel": flat(1.5, (9, 9))},
