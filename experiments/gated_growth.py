@@ -357,8 +357,8 @@ def scores(dataset: xr.Dataset) -> list[str]:
     points = dataset["settled"].size
     return [
         *lines,
-        f"{int(decided.sum())} of {points} intervals exclude zero; the theory of kept weights had not "
-        f"settled at {unsettled} of {points} points",
+        f"{int(decided.sum())} of {points} intervals exclude zero; the theory of kept weights had "
+        f"not settled at {unsettled} of {points} points",
     ]
 
 

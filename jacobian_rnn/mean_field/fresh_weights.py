@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jacobian_rnn.checks import check_count
+from jacobian_rnn.checks import check_at_least, refuse
 from jacobian_rnn.mean_field.cell_units import GRUUnits, LSTMUnits, MinimalUnits, check_units
 from jacobian_rnn.mean_field.quadrature import gaussian_nodes, known_average
 from jacobian_rnn.mean_field.roots import increasing_root
@@ -85,10 +85,7 @@ def fresh_growth(
         0.999
     """
     checked = check_units(units)
-    check_count("num_steps", num_steps)
-    if num_steps < 20:
-        msg = f"num_steps: received {num_steps}, expected at least 20"
-        raise ValueError(msg)
+    check_at_least(20, num_steps=num_steps)
     match checked:
         case MinimalUnits():
             return _minimal(checked)
@@ -97,8 +94,8 @@ def fresh_growth(
         case LSTMUnits():
             return _lstm(checked, num_steps=num_steps)
         case _:
-            msg = f"units: received {type(units).__name__}, for which see order_parameters"
-            raise TypeError(msg)
+            known, advice = "units of a gated cell", "for a vanilla cell see order_parameters"
+            return refuse("units", "SimpleUnits", known, advice, error=TypeError)
 
 
 def _growth(activity, chi, standard_error: Array | float = 0.0, settled: Array | bool = True):

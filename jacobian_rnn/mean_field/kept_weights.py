@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
-from jacobian_rnn.checks import check_count
+from jacobian_rnn.checks import check_at_least, check_count
 from jacobian_rnn.mean_field.cell_units import Gate, Units, check_units
 from jacobian_rnn.mean_field.roots import increasing_root
 
@@ -120,14 +120,10 @@ def kept_growth(
         True
     """
     units = check_units(units)
-    _check_counts(num_units=num_units, num_steps=num_steps, num_populations=num_populations)
-    check_count("num_warmup", num_warmup)
-    if not 0 <= num_warmup <= num_steps - 4:
-        msg = f"num_warmup: received {num_warmup}, expected 0 to num_steps − 4 = {num_steps - 4}"
-        raise ValueError(msg)
-    if num_units < 4 * num_steps:
-        msg = f"num_units: received {num_units}, expected at least 4 num_steps = {4 * num_steps}"
-        raise ValueError(msg)
+    check_at_least(8, num_steps=num_steps)
+    check_at_least(2, num_populations=num_populations)
+    check_count("num_warmup", num_warmup, 0, num_steps - 4, "four steps at least are counted")
+    check_count("num_units", num_units, 4 * num_steps, advice="four for each step")
     keys = jax.random.split(key, num_populations)
     return _kept_growth(units, keys, num_units, num_steps, num_warmup)
 
@@ -173,7 +169,8 @@ def frozen_growth(
         -0.288
     """
     units = check_units(units)
-    _check_counts(num_units=num_units, num_steps=num_steps, num_populations=num_populations)
+    check_at_least(8, num_steps=num_steps)
+    check_at_least(2, num_units=num_units, num_populations=num_populations)
     keys = jax.random.split(key, num_populations)
     return _frozen_growth(units, keys, num_units, num_steps)
 
@@ -315,12 +312,3 @@ def _spectral_edge(units, state, recurrent, external):
     edge = slowest + jnp.exp(increasing_root(excess, eps, -eps / 4))
     # Where nothing is fed back only the units' own memory is left.
     return jnp.where(jnp.any(scaled != 0), edge, jnp.maximum(slowest, 0))
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        check_count(name, count)
-        least = 8 if name == "num_steps" else 2
-        if count < least:
-            msg = f"{name}: received {count}, expected at least {least}"
-            raise ValueError(msg)

@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jacobian_rnn.checks import check_scales
+from jacobian_rnn.checks import check_number, check_scales
 from jacobian_rnn.mean_field.activations import (
     Activation,
     check_activation,
@@ -179,15 +178,13 @@ def correlation_fixed_point(
         1.000 0.653
     """
     check_activation(activation)
+    check_number("input_correlation", input_correlation, least=0, most=1)
     scales = check_scales(
         weight_std=weight_std,
         bias_std=bias_std,
         input_std=input_std,
         input_correlation=input_correlation,
     )
-    if not isinstance(input_correlation, Tracer) and input_correlation > 1:
-        msg = f"input_correlation: received {input_correlation}, expected 0 to 1"
-        raise ValueError(msg)
     return _correlation_fixed_point(*scales, activation)
 
 

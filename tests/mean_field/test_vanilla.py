@@ -301,7 +301,7 @@ def test_every_table_of_reference_values_names_formula_source_and_check():
 
 @pytest.mark.parametrize("bad", [-1.0, float("inf"), float("nan")])
 def test_standard_deviations_that_are_none_are_refused(bad):
-    with pytest.raises(ValueError, match=r"weight_std: received .*expected a finite number, zero"):
+    with pytest.raises(ValueError, match=r"weight_std: received .*expected a finite number, at"):
         order_parameters(bad)
     with pytest.raises(ValueError, match="bias_std: received"):
         critical_weight_std(bias_std=bad)
@@ -337,7 +337,7 @@ def test_other_bad_arguments_are_refused():
         order_parameters(1.0, activation="gelu")
     with pytest.raises(ValueError, match=r"weight_std: received shape \(2,\), expected a scalar"):
         order_parameters(jnp.ones(2))
-    with pytest.raises(ValueError, match=r"input_correlation: received 1.5, expected 0 to 1"):
+    with pytest.raises(ValueError, match=r"input_correlation: received 1.5, .* 0 to 1"):
         correlation_fixed_point(1.0, input_correlation=1.5)
-    with pytest.raises(ValueError, match="num_steps: received -1, expected 0 or above"):
+    with pytest.raises(ValueError, match="num_steps: received -1, expected at least 0"):
         squared_singular_values(1.0, num_steps=-1)
