@@ -127,7 +127,7 @@ def gru_rate(config: GateBias, networks: jrnn.Recurrence, bias: float) -> tuple[
     del config, bias
     with jax.enable_x64(True):
         units: Any = mean_field.units_of(networks, input_std=NOISE_STD)
-        theory = mean_field.untied_growth(units)
+        theory = mean_field.fresh_growth(units)
         return float(theory.rate), bool(theory.settled)
 
 
@@ -136,7 +136,7 @@ def lstm_rate(config: GateBias, networks: jrnn.Recurrence, bias: float) -> tuple
     with jax.enable_x64(True):
         units: Any = mean_field.units_of(networks, input_std=NOISE_STD)
         num_steps = config.theory_steps[config.biases.index(bias)]
-        theory = mean_field.untied_growth(units, num_steps=num_steps)
+        theory = mean_field.fresh_growth(units, num_steps=num_steps)
         return float(theory.rate), bool(theory.settled)
 
 

@@ -26,16 +26,16 @@ import jacobian_rnn as jrnn
 from experiments import networks, results
 from experiments.units import run_units
 from jacobian_rnn.cells.changes import with_gain, with_gate_bias
-from jacobian_rnn.mean_field.tied import frozen_growth, tied_growth
-from jacobian_rnn.mean_field.units import Gate, GRUUnits, LSTMUnits
-from jacobian_rnn.mean_field.untied import untied_growth
+from jacobian_rnn.mean_field.cell_units import Gate, GRUUnits, LSTMUnits
+from jacobian_rnn.mean_field.fresh_weights import fresh_growth
+from jacobian_rnn.mean_field.kept_weights import frozen_growth, kept_growth
 
 NAME = "gated_growth"
 LEVEL = 0.95
 CELLS = ("GRUCell", "LSTMCell")
 THEORIES = {
-    "tied": "same weights",
-    "untied": "fresh weights",
+    "kept": "same weights",
+    "fresh": "fresh weights",
     "frozen": "gates stand still",
 }
 POINT = ("cell", "bias", "gain")
@@ -115,7 +115,7 @@ class Prediction(NamedTuple):
 
     rates: np.ndarray  # in the order of THEORIES
     standard_errors: np.ndarray
-    settled: bool  # of the tied theory
+    settled: bool  # of the theory of kept weights
 
 
 def run(config: Growth, preset: str, *, num_workers: int, console: Console) -> int:
@@ -254,21 +254,21 @@ def predict(config: Growth, cell_name: str, gain: float, bias: float) -> Predict
     num_steps = config.theory_steps[config.biases.index(bias)]
     with jax.enable_x64(True):
         units = units_of(cell_name, gain, bias, config.input_std)
-        tied_key, frozen_key = jax.random.split(jax.random.key(config.seed))
-        tied = tied_growth(
+        kept_key, frozen_key = jax.random.split(jax.random.key(config.seed))
+        kept = kept_growth(
             units,
-            key=tied_key,
+            key=kept_key,
             num_units=config.theory_units,
             num_steps=num_steps,
             num_warmup=num_steps // 2,
             num_populations=config.theory_populations,
         )
         frozen = frozen_growth(units, key=frozen_key, num_units=config.width, num_steps=num_steps)
-        growths = {"tied": tied, "untied": untied_growth(units), "frozen": frozen}
+        growths = {"kept": kept, "fresh": fresh_growth(units), "frozen": frozen}
         return Prediction(
             np.array([float(growths[theory].rate) for theory in THEORIES]),
             np.array([float(growths[theory].standard_error) for theory in THEORIES]),
-            bool(tied.settled),
+            bool(kept.settled),
         )
 
 
@@ -295,7 +295,7 @@ def compared(dataset: xr.Dataset) -> xr.Dataset:
         ("interval", "95 % interval of that mean", "nats per step"),
         ("rate", "the same in theory", "nats per step"),
         ("rate_error", "standard error of the theory's own random numbers", "nats per step"),
-        ("settled", "whether the populations of the tied theory had settled", "1"),
+        ("settled", "whether the populations of the theory of kept weights had settled", "1"),
         ("wrong", "theory has the other sign than an interval that excludes zero", "1"),
         ("rms_error", "root mean square of theory minus mean, over points", "nats per step"),
         ("num_wrong", "number of points of wrong sign", "1"),
@@ -357,13 +357,13 @@ def scores(dataset: xr.Dataset) -> list[str]:
     points = dataset["settled"].size
     return [
         *lines,
-        f"{int(decided.sum())} of {points} intervals exclude zero; the tied theory had not "
-        f"settled at {unsettled} of {points} points",
+        f"{int(decided.sum())} of {points} intervals exclude zero; the theory of kept weights had "
+        f"not settled at {unsettled} of {points} points",
     ]
 
 
 def _written(one, theory):
     rate = float(one["rate"].sel(theory=theory))
     mark = ("!" if rate < 0 else "†") if bool(one["wrong"].sel(theory=theory)) else ""
-    doubt = "?" if theory == "tied" and not bool(one["settled"]) else ""
+    doubt = "?" if theory == "kept" and not bool(one["settled"]) else ""
     return f"{rate:+.4f}{mark}{doubt}"

@@ -24,7 +24,7 @@ from scipy.optimize import root_scalar
 import jacobian_rnn as jrnn
 from experiments import gated_growth, networks, results
 from experiments.units import run_units
-from jacobian_rnn.mean_field.tied import frozen_growth
+from jacobian_rnn.mean_field.kept_weights import frozen_growth
 
 NAME = "jacobian_eigenvalues"
 POINT = ("cell", "bias")

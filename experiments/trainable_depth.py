@@ -125,7 +125,7 @@ def minimal_rate(config: Depth, networks: jrnn.Recurrence, bias: float) -> tuple
     del config, bias
     with jax.enable_x64(True):
         units: Any = mean_field.units_of(networks, input_std=NOISE_STD)
-        theory = mean_field.untied_growth(units)
+        theory = mean_field.fresh_growth(units)
         return float(theory.rate), bool(theory.settled)
 
 

@@ -80,12 +80,13 @@ def check_number(
     check_scalar(name, value)
     if isinstance(value, Tracer):
         return
+    number = float(value)  # which JAX does not trace, where a caller's jit closes over the value
     fits = (
-        math.isfinite(value)
-        and (above is None or value > above)
-        and (least is None or value >= least)
-        and (below is None or value < below)
-        and (most is None or value <= most)
+        math.isfinite(number)
+        and (above is None or number > above)
+        and (least is None or number >= least)
+        and (below is None or number < below)
+        and (most is None or number <= most)
     )
     if not fits:
         bounds = {"above": above, "at least": least, "below": below, "at most": most}

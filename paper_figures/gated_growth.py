@@ -13,8 +13,8 @@ from paper_figures.claims import Claim
 
 # Okabe and Ito's colours, each with a line style of its own.
 STYLES: dict[str, tuple[str, Any, str]] = {
-    "tied": ("#0072B2", "-", "theory, same weights at every step"),
-    "untied": ("#D55E00", "--", "theory, fresh weights at every step"),
+    "kept": ("#0072B2", "-", "theory, same weights at every step"),
+    "fresh": ("#D55E00", "--", "theory, fresh weights at every step"),
     "frozen": ("#009E73", ":", "theory, same weights, gates stand still"),
 }
 CELLS = {"GRUCell": ("GRUCell", "update"), "LSTMCell": ("OptimizedLSTMCell", "forget")}
@@ -78,7 +78,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
     for cell in dataset["cell"].to_numpy():
         name, _ = CELLS[str(cell)]
         decided = int(((low > 0) | (high < 0)).sel(cell=cell).sum())
-        wrong = dataset["wrong"].sel(cell=cell, theory="tied").astype(bool)
+        wrong = dataset["wrong"].sel(cell=cell, theory="kept").astype(bool)
         made.append(
             Claim(
                 f"Theory with the same weights at every step tells whether gradients of Flax's "
@@ -93,7 +93,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         )
     for cell in dataset["cell"].to_numpy():
         name, _ = CELLS[str(cell)]
-        called_vanishing = dataset["rate"].sel(cell=cell, theory="untied") < 0
+        called_vanishing = dataset["rate"].sel(cell=cell, theory="fresh") < 0
         exploding = explodes.sel(cell=cell)
         made.append(
             Claim(

@@ -30,7 +30,7 @@ from jax.nn import initializers
 from jaxtyping import Array
 
 from jacobian_rnn.cells.changes import check_lag, log_uniform
-from jacobian_rnn.checks import check_at_least, refuse
+from jacobian_rnn.checks import check_at_least, check_finite, check_number, refuse
 from jacobian_rnn.mean_field.activations import Activation
 from jacobian_rnn.mean_field.critical_lines import critical_weight_std
 
@@ -45,7 +45,9 @@ class Initializer:
     def __post_init__(self):
         """Turn known arrays into numbers, which have a hash: linen cells with it are static."""
         known = (
-            float(option) if isinstance(option, jax.Array) and _is_known(option) else option
+            float(option)
+            if isinstance(option, jax.Array) and not isinstance(option, Tracer) and option.ndim == 0
+            else option
             for option in self.options
         )
         object.__setattr__(self, "options", tuple(known))
@@ -62,7 +64,7 @@ def scaled_identity(scale: float | Array = 1.0) -> Initializer:
         Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize recurrent networks of
         rectified linear units", 2015.
     """
-    _check_scale("scale", scale)
+    check_number("scale", scale)
     return Initializer(_scaled_identity, (scale,))
 
 
@@ -72,7 +74,7 @@ def gaussian(weight_std: float | Array) -> Initializer:
     `weight_std` is σ_w of mean-field theory: without input and bias, a tanh network is critical at
     σ_w = 1 as N → ∞.
     """
-    _check_scale("weight_std", weight_std, lowest=0)
+    check_number("weight_std", weight_std, least=0)
     return Initializer(_gaussian, (weight_std,))
 
 
@@ -120,7 +122,7 @@ def orthogonal_per_gate(num_gates: int, scale: float | Array = 1.0) -> Initializ
         ValueError: a number of gates below one.
     """
     check_at_least(1, num_gates=num_gates)
-    _check_scale("scale", scale)
+    check_number("scale", scale)
     return Initializer(_orthogonal_per_gate, (num_gates, scale))
 
 
@@ -143,7 +145,7 @@ def forget_gate_bias(num_units: int, bias: float | Array = 1.0) -> Initializer:
         LSTM", Neural Computation 12 (2000).
     """
     check_at_least(1, num_units=num_units)
-    _check_scale("bias", bias)
+    check_finite("bias", jnp.asarray(bias), advice="")
     return Initializer(_forget_gate_bias, (num_units, bias))
 
 
@@ -167,15 +169,6 @@ def chrono_bias(num_units: int, max_lag: float) -> Initializer:
     check_at_least(1, num_units=num_units)
     check_lag(max_lag)
     return Initializer(_chrono_bias, (num_units, max_lag))
-
-
-def _is_known(number):
-    return jnp.ndim(number) == 0 and not isinstance(number, Tracer)
-
-
-def _check_scale(name, number, lowest=-math.inf):
-    if _is_known(number) and not (math.isfinite(number) and number >= lowest):
-        refuse(name, number, "a finite number" + (", zero or above" if lowest == 0 else ""))
 
 
 def _check_kernel(name, shape, num_gates=None):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from jacobian_rnn.cells.changes import with_gain, with_gate_bias
 from jacobian_rnn.cells.flax import from_linen, from_nnx
 from jacobian_rnn.cells.recurrence import Recurrence, zero_carry
-from jacobian_rnn.checks import check_at_least, check_count, refuse
+from jacobian_rnn.checks import check_at_least, check_count, check_number, refuse
 from jacobian_rnn.growth.largest import largest_exponent
 from jacobian_rnn.initialization._rate_curve import RateCurve
 from jacobian_rnn.linalg.batch_means import Estimate, student_quantile
@@ -179,9 +179,14 @@ def at_rate(
         >>> print(result.value.round(2), result.found)
         0.61 True
     """
-    _check_numbers(rate, input_std, tolerance)
-    _check_counts(num_networks=num_networks, num_steps=num_steps, num_warmup=num_warmup)
-    check_at_least(1, num_inputs=num_inputs)
+    check_number("rate", rate, advice="nats per step, of which 0 is criticality")
+    check_number("input_std", input_std, least=0)
+    check_number("tolerance", tolerance, above=0, advice="nats per step")
+    advice = "the interval is over networks"
+    check_count("num_networks", num_networks, FEWEST_NETWORKS, advice=advice)
+    check_at_least(1, num_steps=num_steps, num_inputs=num_inputs)
+    advice = "num_steps includes the warm-up"
+    check_count("num_warmup", num_warmup, 0, num_steps - 1, advice)
     grid = _grid(vary, bounds)
     change = CHANGES[vary] if isinstance(vary, str) else vary
 
@@ -278,27 +283,6 @@ def _grid(vary, bounds):
         refuse("bounds", bounds, f"(lowest, highest), finite{positive}")
     space = np.geomspace if vary == "gain" else np.linspace
     return space(float(bounds[0]), float(bounds[1]), GRID_SIZE)
-
-
-def _check_numbers(rate, input_std, tolerance):
-    if not math.isfinite(rate):
-        refuse("rate", rate, "a finite number of nats per step", "0 is criticality")
-    if not 0 <= input_std < math.inf:
-        refuse("input_std", input_std, "a finite number, zero or above")
-    if not 0 < tolerance < math.inf:
-        refuse("tolerance", tolerance, "a finite number of nats per step above zero")
-
-
-def _check_counts(**counts):
-    for name, count in counts.items():
-        check_count(name, count)
-    num_networks, num_steps, num_warmup = counts.values()
-    if num_networks < FEWEST_NETWORKS:
-        advice = "the interval is over networks"
-        refuse("num_networks", num_networks, f"at least {FEWEST_NETWORKS}", advice)
-    if not 0 <= num_warmup < num_steps:
-        advice = "num_steps includes the warm-up"
-        refuse("num_warmup", num_warmup, f"at least 0 and fewer than num_steps={num_steps}", advice)
 
 
 def _report(result):

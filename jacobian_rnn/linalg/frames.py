@@ -15,6 +15,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
+from jacobian_rnn.checks import check_shape, refuse
 from jacobian_rnn.linalg.graded_svd import matmul, row_norms
 
 Factorization = Literal["elimination", "householder", "cholesky"]
@@ -254,13 +255,10 @@ def check_frame(
         ValueError: another shape, values that are not finite, or columns that are not orthonormal.
     """
     frame = jnp.asarray(frame)
-    if frame.shape != shape:
-        msg = f"frame: received shape {frame.shape}, expected {shape}, orthonormal columns"
-        raise ValueError(msg)
+    check_shape("frame", frame.shape, shape, "give orthonormal columns")
     if not isinstance(frame, Tracer):
         columns = np.asarray(frame)
         skew = float(np.abs(columns.T @ columns - np.eye(shape[1])).max())
         if not skew <= 1e3 * shape[0] * jnp.finfo(dtype).eps:
-            msg = f"frame: received |FᵀF − 1| up to {skew:.1e}, expected orthonormal columns"
-            raise ValueError(msg)
+            refuse("frame", f"|FᵀF − 1| up to {skew:.1e}", "orthonormal columns")
     return frame.astype(dtype)

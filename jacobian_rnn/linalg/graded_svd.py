@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jacobian_rnn.checks import check_shape
+
 MAX_SWEEPS = 40
 matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
@@ -62,12 +64,8 @@ def graded_singular_values(
         >>> print(log_values)
         [ 3000. -3000.]
     """
-    if log_scales.ndim != 1 or factor.shape != 2 * log_scales.shape:
-        msg = (
-            f"log_scales, factor: received shapes {log_scales.shape} and {factor.shape}, expected "
-            "(n,) and (n, n)"
-        )
-        raise ValueError(msg)
+    check_shape("log_scales", log_scales.shape, ("n",))
+    check_shape("factor", factor.shape, 2 * log_scales.shape)
     log_values, vectors = _graded_singular_values(log_scales, factor)
     broken = jnp.any(jnp.isnan(log_scales)) | jnp.any(jnp.isnan(factor))
     return jnp.where(broken, jnp.nan, log_values), jnp.where(broken, jnp.nan, vectors)

@@ -112,7 +112,13 @@ def take_block(
     start, count = state, num_steps // interval
     intervals = jax.tree.map(lambda x: x.reshape(count, interval, *x.shape[1:]), xs)
     state, rows, trace, renewals = push_and_renew(
-        tangents, factorization, state, frame.T, (jnp.arange(count, dtype=jnp.int32), intervals), interval, every
+        tangents,
+        factorization,
+        state,
+        frame.T,
+        (jnp.arange(count, dtype=jnp.int32), intervals),
+        interval,
+        every,
     )
     pivots = _read_pivots(renewals, n)
     faults, broken = _find_faults(trace, pivots, alive)

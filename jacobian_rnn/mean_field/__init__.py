@@ -1,11 +1,12 @@
 """Infinite-width theory: what can be said of a recurrent network before one is drawn.
 
 Each prediction says what it assumes. `order_parameters` and `full_spectrum` (vanilla cells) hold
-for fresh and for kept weights alike; for gated cells `untied_growth` assumes fresh weights at
-every step, as the literature does, `tied_growth` weights that stay the same, as they do in real
+for fresh and for kept weights alike; for gated cells `fresh_growth` assumes fresh weights at
+every step, as the literature does, `kept_growth` weights that stay the same, as they do in real
 cells, and `frozen_growth` gates that stand still as well.
 """
 
+from jacobian_rnn.mean_field.cell_units import Gate, GRUUnits, LSTMUnits, MinimalUnits, SimpleUnits
 from jacobian_rnn.mean_field.critical_lines import critical_weight_std
 from jacobian_rnn.mean_field.exact_products import (
     ExactExponents,
@@ -17,7 +18,14 @@ from jacobian_rnn.mean_field.exact_products import (
     newman_exponents,
 )
 from jacobian_rnn.mean_field.finite_depth import SquaredSingularValues, squared_singular_values
+from jacobian_rnn.mean_field.fresh_weights import FreshGrowth, fresh_growth
 from jacobian_rnn.mean_field.from_networks import units_of
+from jacobian_rnn.mean_field.kept_weights import (
+    FrozenGrowth,
+    KeptGrowth,
+    frozen_growth,
+    kept_growth,
+)
 from jacobian_rnn.mean_field.quadrature import gaussian_average
 from jacobian_rnn.mean_field.reference_values import Reference, reference, reference_names
 from jacobian_rnn.mean_field.singular_values import (
@@ -25,9 +33,6 @@ from jacobian_rnn.mean_field.singular_values import (
     full_spectrum,
     spectrum_summary,
 )
-from jacobian_rnn.mean_field.tied import FrozenGrowth, TiedGrowth, frozen_growth, tied_growth
-from jacobian_rnn.mean_field.units import Gate, GRUUnits, LSTMUnits, MinimalUnits, SimpleUnits
-from jacobian_rnn.mean_field.untied import UntiedGrowth, untied_growth
 from jacobian_rnn.mean_field.vanilla import (
     CorrelationFixedPoint,
     OrderParameters,
@@ -38,9 +43,11 @@ from jacobian_rnn.mean_field.vanilla import (
 __all__ = [
     "CorrelationFixedPoint",
     "ExactExponents",
+    "FreshGrowth",
     "FrozenGrowth",
     "GRUUnits",
     "Gate",
+    "KeptGrowth",
     "LSTMUnits",
     "MinimalUnits",
     "OrderParameters",
@@ -48,11 +55,10 @@ __all__ = [
     "SimpleUnits",
     "SpectrumSummary",
     "SquaredSingularValues",
-    "TiedGrowth",
-    "UntiedGrowth",
     "correlation_fixed_point",
     "critical_weight_std",
     "critical_weight_std_of_width",
+    "fresh_growth",
     "frozen_growth",
     "full_spectrum",
     "fuss_catalan_edge",
@@ -60,13 +66,12 @@ __all__ = [
     "gaussian_average",
     "gaussian_generalized_exponent",
     "ginibre_exponents",
+    "kept_growth",
     "newman_exponents",
     "order_parameters",
     "reference",
     "reference_names",
     "spectrum_summary",
     "squared_singular_values",
-    "tied_growth",
     "units_of",
-    "untied_growth",
 ]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jacobian_rnn.checks import check_choice
 from jacobian_rnn.mean_field.quadrature import known_average
 
 Activation = Literal["tanh", "erf", "relu", "linear"]
@@ -30,12 +31,7 @@ class Moments(NamedTuple):
 
 def check_activation(activation: str) -> None:
     """Raise ValueError for a function that the theory does not know."""
-    if activation not in get_args(Activation):
-        msg = (
-            f"activation: received {activation!r}, expected one of "
-            f"{', '.join(map(repr, get_args(Activation)))}"
-        )
-        raise ValueError(msg)
+    check_choice("activation", activation, get_args(Activation))
 
 
 def value(activation: Activation, x: Array) -> Array:

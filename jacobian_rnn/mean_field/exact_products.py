@@ -4,11 +4,10 @@ import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.scipy.special import digamma, polygamma
 from jaxtyping import Array, Float
 
-from jacobian_rnn.checks import check_count, check_scales
+from jacobian_rnn.checks import check_at_least, check_number, check_scales
 
 
 class ExactExponents(NamedTuple):
@@ -115,12 +114,8 @@ def gaussian_generalized_exponent(
         0.118
     """
     std, _ = _ensemble(num_units, weight_std)
-    if not -num_units < order < math.inf:
-        msg = (
-            f"order: received {order}, expected a finite number above −{num_units}: from there "
-            "down the moment is infinite"
-        )
-        raise ValueError(msg)
+    advice = "from there down the moment is infinite"
+    check_number("order", order, above=-num_units, advice=advice)
     # Large terms cancel: in double precision, whatever that of JAX is.
     moment = math.lgamma((num_units + order) / 2) - math.lgamma(num_units / 2)
     return order * jnp.log(std) + (order / 2 * math.log(2 / num_units) + moment)
@@ -172,11 +167,7 @@ def fuss_catalan_moment(num_factors: int, order: int) -> float:
         >>> [fuss_catalan_moment(2, order) for order in (1, 2, 3)]
         [1.0, 3.0, 12.0]
     """
-    for name, count in (("num_factors", num_factors), ("order", order)):
-        check_count(name, count)
-        if count < 0:
-            msg = f"{name}: received {count}, expected 0 or above"
-            raise ValueError(msg)
+    check_at_least(0, num_factors=num_factors, order=order)
     s, n = int(num_factors), int(order)
     return float(math.comb((s + 1) * n, n) / (s * n + 1))
 
@@ -198,20 +189,12 @@ def fuss_catalan_edge(num_factors: int) -> float:
         >>> fuss_catalan_edge(2)
         6.75
     """
-    check_count("num_factors", num_factors)
-    if num_factors < 1:
-        msg = f"num_factors: received {num_factors}, expected at least 1"
-        raise ValueError(msg)
+    check_at_least(1, num_factors=num_factors)
     return (num_factors + 1) * (1 + 1 / num_factors) ** num_factors
 
 
 def _ensemble(num_units, weight_std):
-    check_count("num_units", num_units)
-    if num_units < 1:
-        msg = f"num_units: received {num_units}, expected at least 1"
-        raise ValueError(msg)
+    check_at_least(1, num_units=num_units)
+    check_number("weight_std", weight_std, above=0)
     (std,) = check_scales(weight_std=weight_std)
-    if not isinstance(weight_std, Tracer) and weight_std == 0:
-        msg = f"weight_std: received {weight_std}, expected above 0"
-        raise ValueError(msg)
     return std, jnp.arange(num_units, 0, -1).astype(std.dtype)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jacobian_rnn.checks import check_count, check_scales
+from jacobian_rnn.checks import check_at_least, check_scales
 from jacobian_rnn.mean_field.activations import Activation, check_activation, moments
 from jacobian_rnn.mean_field.vanilla import fixed_variance
 
@@ -64,10 +64,7 @@ def squared_singular_values(
         >>> print(at_criticality.normalized_variance.round(2))
         13.42
     """
-    check_count("num_steps", num_steps)
-    if num_steps < 0:
-        msg = f"num_steps: received {num_steps}, expected 0 or above"
-        raise ValueError(msg)
+    check_at_least(0, num_steps=num_steps)
     check_activation(activation)
     scales = check_scales(weight_std=weight_std, bias_std=bias_std, input_std=input_std)
     return _squared_singular_values(*scales, num_steps, activation, orthogonal)

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jacobian_rnn.checks import check_scalar
+from jacobian_rnn.checks import check_number, check_scalar, refuse
 
 NUM_NODES = 64
 NUM_FEWER = 48  # nodes of the rule that tells whether the first one converges
@@ -57,14 +56,10 @@ def gaussian_average(
         >>> print(gaussian_average(lambda x: x**2, 2.0).round(4))
         2.0
     """
-    for name, number in (("variance", variance), ("mean", mean)):
-        check_scalar(name, number)
-    if not isinstance(variance, Tracer) and not (np.isfinite(variance) and variance >= 0):
-        msg = f"variance: received {variance}, expected a finite number, zero or above"
-        raise ValueError(msg)
+    check_number("variance", variance, least=0)
+    check_scalar("mean", mean)
     if not centers:
-        msg = "centers: received none, expected at least one point"
-        raise ValueError(msg)
+        refuse("centers", "none", "at least one point")
     nodes, weights = gaussian_nodes(variance, mean, centers=centers)
     values = function(nodes)
     average = jnp.sum(weights * values)

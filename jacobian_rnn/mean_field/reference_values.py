@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jacobian_rnn.checks import check_choice
+
 
 class Reference(NamedTuple):
     """A table of values that the theory has to reproduce.
@@ -47,9 +49,7 @@ def reference(name: str) -> Reference:
         3.0 0.310249
     """
     tables = _tables()
-    if name not in tables:
-        msg = f"name: received {name!r}, expected one of {', '.join(sorted(tables))}"
-        raise ValueError(msg)
+    check_choice("name", name, sorted(tables))
     table = tables[name]
     columns = dict(zip(table["columns"], np.array(table["rows"], float).T, strict=True))
     return Reference(table["formula"], table["source"], table["checked"], columns)

@@ -20,7 +20,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jacobian_rnn.checks import check_scales
+from jacobian_rnn.checks import check_scales, check_shape, refuse
 from jacobian_rnn.mean_field.activations import (
     Activation,
     check_activation,
@@ -91,14 +91,11 @@ def full_spectrum(
     check_activation(activation)
     scales = check_scales(weight_std=weight_std, bias_std=bias_std, input_std=input_std)
     fractions = jnp.asarray(fractions, scales[0].dtype)
-    if fractions.ndim != 1:
-        msg = f"fractions: received shape {fractions.shape}, expected (K,)"
-        raise ValueError(msg)
+    check_shape("fractions", fractions.shape, ("K",))
     if not isinstance(fractions, Tracer):
         known = np.asarray(fractions)
         if not np.all((known > 0) & (known < 1)):
-            msg = f"fractions: received {fractions}, expected each above 0 and below 1"
-            raise ValueError(msg)
+            refuse("fractions", fractions, "each above 0 and below 1")
     return _full_spectrum(*scales, fractions, activation, orthogonal)
 
 

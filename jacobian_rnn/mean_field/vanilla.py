@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jacobian_rnn.checks import check_scales
+from jacobian_rnn.checks import check_number, check_scales
 from jacobian_rnn.mean_field.activations import (
     Activation,
     check_activation,
@@ -29,7 +28,7 @@ class OrderParameters(NamedTuple):
 
     Attributes:
         variance: q*, the variance of a pre-activation; inf where activity grows without bound.
-        squared_gain: χ, the mean squared singular value of a step.
+        squared_growth: χ, the mean squared singular value of a step.
         rate: λ₁ = ½ log χ, nats per step.
         time_scale: ξ = 1/|log χ|, steps in which a squared gradient shrinks (rate below zero) or
             grows by a factor e; inf at criticality.
@@ -38,7 +37,7 @@ class OrderParameters(NamedTuple):
     """
 
     variance: Float[Array, ""]
-    squared_gain: Float[Array, ""]
+    squared_growth: Float[Array, ""]
     rate: Float[Array, ""]
     time_scale: Float[Array, ""]
     width_coefficient: Float[Array, ""]
@@ -111,7 +110,7 @@ def _order_parameters(weight_std, bias_std, input_std, activation):
     kurtosis = averages.slope_fourth / averages.slope_square**2
     return OrderParameters(
         variance=q,
-        squared_gain=chi,
+        squared_growth=chi,
         rate=rate,
         time_scale=1 / jnp.abs(2 * rate),
         width_coefficient=1 / 2 + 3 / 4 * (kurtosis - 1),
@@ -179,15 +178,13 @@ def correlation_fixed_point(
         1.000 0.653
     """
     check_activation(activation)
+    check_number("input_correlation", input_correlation, least=0, most=1)
     scales = check_scales(
         weight_std=weight_std,
         bias_std=bias_std,
         input_std=input_std,
         input_correlation=input_correlation,
     )
-    if not isinstance(input_correlation, Tracer) and input_correlation > 1:
-        msg = f"input_correlation: received {input_correlation}, expected 0 to 1"
-        raise ValueError(msg)
     return _correlation_fixed_point(*scales, activation)
 
 

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jacobian_rnn.checks import check_at_least, check_shape, refuse
 from jacobian_rnn.growth.finite_times import FiniteTimeGrowth
 from jacobian_rnn.lyapunov.result import EnsembleSpectrum, LyapunovSpectrum
 from jacobian_rnn.plotting.marks import (
     BLUE,
     VERMILION,
     check_axes,
-    check_numbers,
+    check_logs,
     check_result,
-    chosen,
+    choose,
     draw_points,
     line,
     mark_edge,
@@ -80,7 +81,7 @@ def lyapunov_exponents(
         "spectrum", spectrum, LyapunovSpectrum if single else EnsembleSpectrum, "exponents", 1
     )
     values = np.asarray(spectrum.exponents, float)
-    check_numbers("spectrum", values, "see whether the Jacobians are finite")
+    check_logs("spectrum", values, "see whether the Jacobians are finite")
     k = values.size
     if single:
         known = spectrum.run.frame.shape[-2]
@@ -95,8 +96,7 @@ def lyapunov_exponents(
         distrusted = "error unknown"
     n = known if num_states is None else num_states
     if n < k or (single and n != known):
-        msg = f"num_states: received {n}, expected {'' if single else 'at least '}{known}"
-        raise ValueError(msg)
+        refuse("num_states", n, f"{'' if single else 'at least '}{known}")
     these = np.arange(k) if shown is None else np.asarray(shown)
     if (
         these.ndim != 1
@@ -105,19 +105,14 @@ def lyapunov_exponents(
         or these.min() < 0
         or these.max() >= k
     ):
-        msg = f"shown: received {these.tolist()}, expected integers, some of 0 to {k - 1}"
-        raise ValueError(msg)
+        refuse("shown", these.tolist(), f"integers, some of 0 to {k - 1}")
     others = axes.has_data()
     places = (np.arange(k) + 0.5) / n
     axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     if theory is not None:
         fractions, curve = (np.asarray(part, float) for part in theory)
-        if fractions.ndim != 1 or fractions.shape != curve.shape:
-            msg = (
-                f"theory: received shapes {fractions.shape}, {curve.shape}, expected fractions "
-                "and exponents, both (points,)"
-            )
-            raise ValueError(msg)
+        check_shape("theory[0]", fractions.shape, ("points",))
+        check_shape("theory[1]", curve.shape, fractions.shape, "an exponent for each fraction")
         curve = np.where(np.isfinite(curve), curve, np.nan)
         axes.plot(fractions, curve, color=colour, linewidth=1, label="theory", zorder=2)
     lost = these[np.isneginf(values[these])]
@@ -172,15 +167,13 @@ def convergence(axes: "Axes", spectrum: LyapunovSpectrum, *, most: int = 5) -> "
     """
     check_axes(axes)
     check_result("spectrum", spectrum, LyapunovSpectrum, "exponents", 1)
-    check_numbers("spectrum", np.asarray(spectrum.exponents), "see first_nonfinite_step")
-    if most < 1:
-        msg = f"most: received {most}, expected at least 1"
-        raise ValueError(msg)
+    check_logs("spectrum", np.asarray(spectrum.exponents), "see first_nonfinite_step")
+    check_at_least(1, most=most)
     history, steps = np.asarray(spectrum.history, float), np.asarray(spectrum.history_steps)
     made = ~np.isnan(history).all(axis=1)
     history = np.where(np.isfinite(history), history, np.nan)
     low, high = (np.asarray(end, float) for end in spectrum.interval())
-    for number, i in enumerate(chosen(history.shape[1], most)):
+    for number, i in enumerate(choose(history.shape[1], most)):
         colour, _, style = line(number)
         if np.isfinite(low[i]) and np.isfinite(high[i]):
             axes.axhspan(

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jacobian_rnn.checks import check_type, refuse
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -39,11 +41,8 @@ def line(number: int) -> Line:
 def check_axes(axes: Any) -> None:
     """Raise a TypeError for what is no Axes: a grid of them, a figure, pyplot."""
     if not hasattr(axes, "get_xaxis_transform"):
-        msg = (
-            f"axes: received {type(axes).__name__}, expected one matplotlib Axes, as "
-            "`_, axes = plt.subplots()` returns it"
-        )
-        raise TypeError(msg)
+        advice = "as `_, axes = plt.subplots()` returns it"
+        refuse("axes", f"a {type(axes).__name__}", "a matplotlib Axes", advice, error=TypeError)
 
 
 def check_result(name: str, result: Any, kind: type, field: str, rank: int) -> None:
@@ -53,22 +52,16 @@ def check_result(name: str, result: Any, kind: type, field: str, rank: int) -> N
         TypeError: another type.
         ValueError: a batch of results.
     """
-    if not isinstance(result, kind):
-        msg = f"{name}: received {type(result).__name__}, expected {kind.__name__}"
-        raise TypeError(msg)
+    check_type(name, result, kind, f"one {kind.__name__}")
     if np.ndim(getattr(result, field)) != rank:
-        msg = (
-            f"{name}: received a batch, expected one {kind.__name__}: index it with "
-            "jax.tree.map(lambda a: a[i], ...)"
-        )
-        raise ValueError(msg)
+        advice = "index it with jax.tree.map(lambda a: a[i], ...)"
+        refuse(name, "a batch", f"one {kind.__name__}", advice)
 
 
-def check_numbers(name: str, values: np.ndarray, why: str) -> None:
-    """Raise a ValueError that says why, if there is NaN or +inf among the values."""
+def check_logs(name: str, values: np.ndarray, advice: str) -> None:
+    """Raise a ValueError for logs of which one is NaN or +inf."""
     if np.any(np.isnan(values) | (values == np.inf)):
-        msg = f"{name}: received NaN or infinity, expected numbers or −inf; {why}"
-        raise ValueError(msg)
+        refuse(name, "NaN or infinity", "numbers or −inf", advice)
 
 
 def mark_edge(
@@ -126,7 +119,7 @@ def draw_points(
             )
 
 
-def chosen(count: int, most: int) -> np.ndarray:
+def choose(count: int, most: int) -> np.ndarray:
     """Return at most `most` of the indices 0 … count − 1, the first and the last among them."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jacobian_rnn.checks import check_shape, check_type, refuse
 from jacobian_rnn.plotting.marks import (
     BLACK,
     BLUE,
@@ -77,22 +78,14 @@ def regime_against_gain(
     check_axes(axes)
     gain, log_growth = np.asarray(gain), np.asarray(log_growth)
     interval, outcome = np.asarray(interval), np.asarray(outcome)
-    received = {"log_growth": log_growth, "interval": interval, "outcome": outcome}
-    for name, array in received.items():
-        shape = (gain.size, 2) if name == "interval" else (gain.size,)
-        if array.shape != shape or gain.ndim != 1:
-            msg = (
-                f"{name}: received shape {array.shape} beside {gain.shape} gains, expected {shape}"
-            )
-            raise ValueError(msg)
+    check_shape("gain", gain.shape, ("networks",))
+    check_shape("log_growth", log_growth.shape, gain.shape, "one for each gain")
+    check_shape("interval", interval.shape, (gain.size, 2), "one for each gain")
+    check_shape("outcome", outcome.shape, gain.shape, "one for each gain")
     if not (gain > 0).all():
-        msg = (
-            f"gain: received {gain.tolist()}, expected positive numbers: their axis is logarithmic"
-        )
-        raise ValueError(msg)
+        refuse("gain", gain.tolist(), "positive numbers", "their axis is logarithmic")
     if not np.isin(outcome, list(Outcome)).all():
-        msg = f"outcome: received {np.unique(outcome).tolist()}, expected -1, 0 and 1 alone"
-        raise ValueError(msg)
+        refuse("outcome", np.unique(outcome).tolist(), "-1, 0 and 1 alone")
     inside = (log_growth >= thresholds.vanishing) & (log_growth <= thresholds.exploding)
     finite = np.concatenate([log_growth, *interval])
     finite = finite[np.isfinite(finite)]
@@ -179,18 +172,14 @@ def predicted_regimes(
     """
     check_axes(axes)
     named = {"": predictions} if isinstance(predictions, RegimePrediction) else predictions
-    if not isinstance(named, Mapping) or not named:
-        msg = (
-            f"predictions: received {type(predictions).__name__}, expected a RegimePrediction, or "
-            "several by name: {name: prediction}"
-        )
-        raise (ValueError if isinstance(named, Mapping) else TypeError)(msg)
+    check_type("predictions", named, Mapping, "a RegimePrediction, or {name: RegimePrediction}")
+    if not named:
+        refuse("predictions", "none", "at least one")
     for name, one in named.items():
         check_result(f"predictions[{name!r}]", one, RegimePrediction, "regime", 0)
     bounds = {tuple(np.asarray(one.thresholds, float).tolist()) for one in named.values()}
     if len(bounds) > 1:
-        msg = f"predictions: received thresholds {sorted(bounds)}, expected the same for all"
-        raise ValueError(msg)
+        refuse("predictions", f"thresholds {sorted(bounds)}", "the same for all")
     thresholds = Thresholds(*bounds.pop())
     every = np.concatenate([np.asarray(one.log_growth_of_output, float) for one in named.values()])
     every = every[np.isfinite(every)]

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jacobian_rnn.checks import check_choice, check_shape, refuse
 from jacobian_rnn.plotting.marks import (
     BLUE,
     check_axes,
-    check_numbers,
+    check_logs,
     check_result,
-    chosen,
+    choose,
     draw_points,
     line,
     mark_edge,
@@ -70,7 +71,7 @@ def product_singular_values(
     check_axes(axes)
     check_result("product", product, JacobianProduct, "log_scale", 2)
     values = np.asarray(product.log_singular_values(), float)
-    check_numbers("product", values, f"see first_nonfinite_step = {product.first_nonfinite_step}")
+    check_logs("product", values, f"see first_nonfinite_step = {product.first_nonfinite_step}")
     n = values.size
     places = (np.arange(n) + 0.5) / n
     errors = np.full(n, float(product.log_error))
@@ -131,31 +132,22 @@ def singular_values_by_lag(
     """
     check_axes(axes)
     lags, values = np.asarray(lags), np.asarray(log_singular_values, float)
-    if lags.ndim != 1 or not lags.size or values.shape[:1] != lags.shape or values.ndim != 2:
-        msg = (
-            f"lags, log_singular_values: received shapes {lags.shape}, {values.shape}, expected "
-            "(lags,) and (lags, n)"
-        )
-        raise ValueError(msg)
-    whole = np.issubdtype(lags.dtype, np.integer)
+    check_shape("lags", lags.shape, ("lags",))
+    check_shape("log_singular_values", values.shape, (lags.size, "n"), "a spectrum for each lag")
+    whole = lags.size > 0 and np.issubdtype(lags.dtype, np.integer)
     if not whole or lags.min() < 0 or np.unique(lags).size < lags.size:
-        msg = f"lags: received {lags.tolist()}, expected integers, each once, from 0 on"
-        raise ValueError(msg)
-    if unknown := set(float_ranges) - set(get_args(FloatRange)):
-        msg = f"float_ranges: received {sorted(unknown)}, expected some of {get_args(FloatRange)}"
-        raise ValueError(msg)
-    check_numbers("log_singular_values", values, "see whether the Jacobians are finite")
+        refuse("lags", lags.tolist(), "integers, at least one, each once, from 0 on")
+    for name in float_ranges:
+        check_choice("float_ranges", name, get_args(FloatRange))
+    check_logs("log_singular_values", values, "see whether the Jacobians are finite")
     if (values[:, 1:] > values[:, :-1]).any():
-        msg = (
-            "log_singular_values: received rows that ascend, expected each to descend, as "
-            "log_singular_values_by_lag returns them"
-        )
-        raise ValueError(msg)
+        advice = "as log_singular_values_by_lag returns them"
+        refuse("log_singular_values", "rows that ascend", "rows that descend", advice)
     order = np.argsort(lags)
     lags, values = lags[order], values[order]
     shown = np.where(np.isfinite(values), values, np.nan)
     n = values.shape[1]
-    highlighted = chosen(n, 3)
+    highlighted = choose(n, 3)
     others = [i for i in range(n) if i not in highlighted]
     axes.plot(lags, shown[:, others], color="0.75", linewidth=0.6, zorder=1)
     for number, i in enumerate(highlighted):

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jacobian_rnn.checks import check_at_least, check_count
 from jacobian_rnn.plotting.marks import (
     BLUE,
     LINES,
@@ -11,7 +12,7 @@ from jacobian_rnn.plotting.marks import (
     VERMILION,
     check_axes,
     check_result,
-    chosen,
+    choose,
     mark_edge,
 )
 from jacobian_rnn.training.loop import TrainingHistory
@@ -52,9 +53,7 @@ def training_loss(axes: "Axes", history: TrainingHistory, *, window: int = 1) ->
     check_axes(axes)
     check_result("history", history, TrainingHistory, "loss", 1)
     loss = np.asarray(history.loss, float)
-    if not 1 <= window <= loss.size:
-        msg = f"window: received {window}, expected 1 to {loss.size}, the number of updates"
-        raise ValueError(msg)
+    check_count("window", window, 1, loss.size, "it averages over updates, which are so many")
     means = np.lib.stride_tricks.sliding_window_view(loss, window).mean(axis=1)
     updates = np.arange(window, loss.size + 1)
     finite = np.isfinite(means)
@@ -117,9 +116,7 @@ def gradient_norms_by_lag(axes: "Axes", history: TrainingHistory, *, most: int =
 
     check_axes(axes)
     check_result("history", history, TrainingHistory, "gradient_norm_by_lag", 2)
-    if most < 1:
-        msg = f"most: received {most}, expected at least 1"
-        raise ValueError(msg)
+    check_at_least(1, most=most)
     norms, updates = (
         np.asarray(history.gradient_norm_by_lag, float),
         np.asarray(history.lag_updates),
@@ -127,7 +124,7 @@ def gradient_norms_by_lag(axes: "Axes", history: TrainingHistory, *, most: int =
     lags = np.arange(norms.shape[1])
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.where(np.isfinite(norms) & (norms > 0), np.log(norms), np.nan)
-    shown = chosen(len(norms), most)
+    shown = choose(len(norms), most)
     # Not to the end of the map, which is light on a white page.
     colours = colormaps[SEQUENCE](np.linspace(0, 0.75, len(shown)))
     zero, broken = norms == 0, ~np.isfinite(norms)

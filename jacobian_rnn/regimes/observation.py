@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from jacobian_rnn.checks import check_number, check_shape, refuse
+
 
 class Outcome(IntEnum):
     """What training showed."""
@@ -85,26 +87,15 @@ def observe_regime(
         >>> print(observe_regime(record))
         stuck: skill 0.02 on held-out data, loss 1.01 times the trivial baseline's
     """
-    if not 0 < learned_above < 1 or not diverged_above > 1:
-        msg = (
-            f"learned_above, diverged_above: received {learned_above}, {diverged_above}, expected "
-            "a skill between 0 and 1 and a factor above 1"
-        )
-        raise ValueError(msg)
+    check_number("learned_above", learned_above, above=0, below=1)
+    check_number("diverged_above", diverged_above, above=1)
     loss, updates = np.asarray(history.loss, float), np.asarray(history.update_norm, float)
-    if loss.ndim != 1 or not loss.size:
-        msg = (
-            f"history: received losses of shape {loss.shape}, expected one network's, (updates,) "
-            "with at least one"
-        )
-        raise ValueError(msg)
+    check_shape("history.loss", loss.shape, ("updates",), "pass one network's")
+    if not loss.size:
+        refuse("history.loss", "none", "the loss of at least one update")
+    check_shape("history.update_norm", updates.shape, loss.shape, "one for each loss")
     baseline = float(history.baseline_loss)
-    if updates.shape != loss.shape or not 0 < baseline < np.inf:
-        msg = (
-            f"history: received {loss.size} losses, {updates.size} update norms and the baseline "
-            f"loss {baseline}, expected as many of one as of the other, and a positive loss"
-        )
-        raise ValueError(msg)
+    check_number("history.baseline_loss", baseline, above=0)
     skill = float(history.test_skill)
     finite = bool(np.all(np.isfinite(loss)) and np.all(np.isfinite(updates)) and np.isfinite(skill))
     relative = float(np.median(loss[-max(1, loss.size // 10) :]) / baseline)

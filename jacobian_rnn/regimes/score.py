@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from jacobian_rnn.checks import check_at_least, check_number, check_shape, refuse
 from jacobian_rnn.regimes.observation import Outcome
 from jacobian_rnn.regimes.prediction import Regime
 
@@ -144,27 +145,19 @@ def score_regimes(
         "borderline": np.asarray(borderline),
     }
     named |= {f"rules[{name!r}]": np.asarray(rule) for name, rule in rules.items()}
-    if predicted.ndim != 1 or not predicted.size:
-        msg = f"regimes: received shape {predicted.shape}, expected (networks,) with at least one"
-        raise ValueError(msg)
+    check_shape("regimes", predicted.shape, ("networks",))
+    if not predicted.size:
+        refuse("regimes", "none", "at least one network")
     for name, array in named.items():
-        if array.shape != predicted.shape:
-            msg = f"{name}: received shape {array.shape}, expected {predicted.shape} as regimes"
-            raise ValueError(msg)
+        check_shape(name, array.shape, predicted.shape, "as many as regimes")
     for name, codes in {"regimes": predicted, "outcomes": observed}.items():
         if not np.isin(codes, (-1, 0, 1)).all():
-            msg = f"{name}: received {np.unique(codes).tolist()}, expected -1, 0 and 1 alone"
-            raise ValueError(msg)
+            refuse(name, np.unique(codes).tolist(), "-1, 0 and 1 alone")
     for name, rule in rules.items():
         if np.asarray(rule).dtype != bool:
-            msg = f"rules[{name!r}]: received {np.asarray(rule).dtype}, expected bool"
-            raise TypeError(msg)
-    if not 0 < level < 1 or num_resamples < 1:
-        msg = (
-            f"level, num_resamples: received {level}, {num_resamples}, expected 0 < level < 1 and "
-            "at least 1"
-        )
-        raise ValueError(msg)
+            refuse(f"rules[{name!r}]", np.asarray(rule).dtype, "bool", error=TypeError)
+    check_number("level", level, above=0, below=1)
+    check_at_least(1, num_resamples=num_resamples)
 
     learned = observed == Outcome.LEARNED
     decided = ~named["borderline"].astype(bool)
@@ -174,7 +167,7 @@ def score_regimes(
 
     labels, members = np.unique(named["groups"], return_inverse=True)
     draws = np.asarray(jax.random.randint(key, (num_resamples, labels.size), 0, labels.size))
-    resampled = {name: _resampled(claim, learned, members, draws) for name, claim in claims.items()}
+    resampled = {name: _resample(claim, learned, members, draws) for name, claim in claims.items()}
     scores = {
         name: _score(claim, learned, _interval(resampled[name], level))
         for name, claim in claims.items()
@@ -187,7 +180,7 @@ def score_regimes(
         for name in claims
         if name != "prediction"
     }
-    of_decided = _resampled(claims["prediction"], learned, members, draws, counted=decided)
+    of_decided = _resample(claims["prediction"], learned, members, draws, counted=decided)
     confusion = np.zeros((3, 3), int)
     np.add.at(confusion, (predicted + 1, observed + 1), 1)
     missing = [r.name for r in Regime if r not in predicted] + [
@@ -224,7 +217,7 @@ def _score(claims, learned, interval):
     return Score(balanced, interval, accuracy, int(learned.size))
 
 
-def _resampled(claims, learned, members, draws, *, counted: Any = True):
+def _resample(claims, learned, members, draws, *, counted: Any = True):
     """Return the balanced accuracy of each resample of groups."""
     num_groups = draws.shape[1]
 

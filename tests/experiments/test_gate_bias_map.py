@@ -41,11 +41,11 @@ def told(monkeypatch):
     """Collect what theory is told, which says nothing but its number of steps."""
     calls = []
 
-    def untied_growth(units, *, num_steps=400):
+    def fresh_growth(units, *, num_steps=400):
         calls.append(units)
-        return mean_field.UntiedGrowth(*np.zeros(2), -1.0 / num_steps, *np.zeros(2), num_steps > 99)
+        return mean_field.FreshGrowth(*np.zeros(2), -1.0 / num_steps, *np.zeros(2), num_steps > 99)
 
-    monkeypatch.setattr(mean_field, "untied_growth", untied_growth)
+    monkeypatch.setattr(mean_field, "fresh_growth", fresh_growth)
     return calls
 
 

@@ -10,9 +10,9 @@ from rich.console import Console
 import jacobian_rnn as jrnn
 from experiments import gated_growth as experiment
 from experiments import networks, results
-from jacobian_rnn.mean_field.tied import frozen_growth, tied_growth
-from jacobian_rnn.mean_field.units import Gate, GRUUnits, LSTMUnits
-from jacobian_rnn.mean_field.untied import untied_growth
+from jacobian_rnn.mean_field.cell_units import Gate, GRUUnits, LSTMUnits
+from jacobian_rnn.mean_field.fresh_weights import fresh_growth
+from jacobian_rnn.mean_field.kept_weights import frozen_growth, kept_growth
 from paper_figures import gated_growth as figure
 from tests.networks import mostly_slow
 
@@ -129,7 +129,7 @@ def test_theories_are_scored_against_the_mean_over_networks():
     assert "+0.1000†" in vanishes
     assert "-0.2000?" in vanishes
     assert "!" not in vanishes
-    assert "untied (fresh weights). GRUCell: rms error 0.3000" in text.getvalue()
+    assert "fresh (fresh weights). GRUCell: rms error 0.3000" in text.getvalue()
 
     dataset.attrs["configuration"] = json.dumps({"width": 8, "input_std": 0.5})
     (panel,) = figure.draw(dataset).axes
@@ -161,23 +161,23 @@ def test_the_experiment_resumes_and_lays_theory_over_what_it_measured(tmp_path, 
     assert json.loads(first.attrs["configuration"])["width"] == QUICK.width
     one = first.sel(cell="LSTMCell", bias=0.0, gain=4.0)
     units = experiment.units_of("LSTMCell", 4.0, 0.0, STD)
-    tied_key, frozen_key = jax.random.split(jax.random.key(QUICK.seed))
-    tied = tied_growth(
-        units, key=tied_key, num_units=200, num_steps=40, num_warmup=20, num_populations=2
+    kept_key, frozen_key = jax.random.split(jax.random.key(QUICK.seed))
+    kept = kept_growth(
+        units, key=kept_key, num_units=200, num_steps=40, num_warmup=20, num_populations=2
     )
     frozen = frozen_growth(units, key=frozen_key, num_units=24, num_steps=40)
-    expected = [tied.rate, untied_growth(units).rate, frozen.rate]
+    expected = [kept.rate, fresh_growth(units).rate, frozen.rate]
     np.testing.assert_allclose(one["rate"], expected, rtol=1e-9)
     # Networks this small are noisy, but below criticality gradients vanish.
     assert (first["interval"].sel(gain=0.5) < 0).all()
 
     parts = tmp_path / "results" / experiment.NAME / "parts"
-    kept = next(parts.glob("GRUCell-0-*.nc"))
+    saved = next(parts.glob("GRUCell-0-*.nc"))
     next(parts.glob("LSTMCell-0-*.nc")).unlink()
-    written = kept.stat().st_mtime_ns
+    written = saved.stat().st_mtime_ns
     text, again = run()
     assert "1 of 2 units were already done" in text
-    assert kept.stat().st_mtime_ns == written
+    assert saved.stat().st_mtime_ns == written
     xr.testing.assert_equal(again, first)
 
     drawing = figure.draw(first)

@@ -65,11 +65,11 @@ def test_theory_of_the_plain_network_hears_of_the_variances_that_networks_have(m
 def test_theory_of_the_minimal_network_hears_of_its_embedding(monkeypatch):
     told = []
 
-    def untied_growth(units):
+    def fresh_growth(units):
         told.append(units)
-        return mean_field.UntiedGrowth(*np.zeros(2), -0.5, *np.zeros(2), True)
+        return mean_field.FreshGrowth(*np.zeros(2), -0.5, *np.zeros(2), True)
 
-    monkeypatch.setattr(mean_field, "untied_growth", untied_growth)
+    monkeypatch.setattr(mean_field, "fresh_growth", fresh_growth)
     drawn = trainability.drawn(experiment.draw_minimal, QUICK, (0.5,))
     networks = flat(drawn, embedding=2.0, input=1.5, recurrent=3.0)
     assert experiment.minimal_rate(QUICK, networks, 0.5) == (-0.5, True)

@@ -73,7 +73,7 @@ def test_rows_that_are_zero_give_minus_infinity_and_leave_the_others_right():
 def test_nan_is_never_turned_into_a_number_and_shapes_are_checked():
     values, _ = graded_singular_values(jnp.array([jnp.nan, 0.0, 0.0]), jnp.eye(3))
     assert np.all(np.isnan(values))
-    with pytest.raises(ValueError, match=r"received shapes \(3,\) and \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"factor: received shape \(4, 4\), expected \(3, 3\)"):
         graded_singular_values(jnp.ones(3), jnp.ones((4, 4)))
 
 

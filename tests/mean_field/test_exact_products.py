@@ -178,11 +178,11 @@ def test_bad_arguments_are_refused():
         newman_exponents(0)
     with pytest.raises(TypeError, match=r"num_units: received 2.5"):
         ginibre_exponents(2.5)
-    with pytest.raises(ValueError, match=r"weight_std: received 0.0, expected above 0"):
+    with pytest.raises(ValueError, match=r"weight_std: received 0.0, .* above 0"):
         newman_exponents(2, 0.0)
-    with pytest.raises(ValueError, match="order: received -16, expected a finite number above −16"):
+    with pytest.raises(ValueError, match=r"order: received -16, .* above -16"):
         gaussian_generalized_exponent(16, -16)
-    with pytest.raises(ValueError, match="num_factors: received -1, expected 0 or above"):
+    with pytest.raises(ValueError, match="num_factors: received -1, expected at least 0"):
         fuss_catalan_moment(-1, 2)
     with pytest.raises(ValueError, match="num_factors: received 0, expected at least 1"):
         fuss_catalan_edge(0)

@@ -12,6 +12,7 @@ from jacobian_rnn.mean_field import (
     GRUUnits,
     correlation_fixed_point,
     critical_weight_std,
+    fresh_growth,
     full_spectrum,
     gaussian_average,
     newman_exponents,
@@ -20,7 +21,6 @@ from jacobian_rnn.mean_field import (
     reference_names,
     spectrum_summary,
     squared_singular_values,
-    untied_growth,
 )
 from jacobian_rnn.mean_field.activations import moments
 from jacobian_rnn.mean_field.quadrature import gaussian_correlation
@@ -89,7 +89,7 @@ def test_published_order_parameters_at_drive_a_twentieth():
     for std, variance, chi in zip(*reference("tanh_ordered").columns.values(), strict=True):
         theory = order_parameters(std, bias_std=0.03**0.5, input_std=0.02**0.5)
         assert theory.variance == pytest.approx(variance, abs=6e-7)
-        assert theory.squared_gain == pytest.approx(chi, abs=6e-7)
+        assert theory.squared_growth == pytest.approx(chi, abs=6e-7)
         assert theory.time_scale == pytest.approx(1 / abs(np.log(chi)), rel=2e-5)
 
 
@@ -99,7 +99,7 @@ def test_published_critical_line():
         assert critical == pytest.approx(std, abs=6e-7)
         theory = order_parameters(critical, bias_std=drive**0.5)
         assert theory.variance == pytest.approx(variance, abs=2e-6)
-        assert theory.squared_gain == pytest.approx(1, abs=1e-9)
+        assert theory.squared_growth == pytest.approx(1, abs=1e-9)
 
 
 def test_critical_points_of_other_functions():
@@ -109,7 +109,7 @@ def test_critical_points_of_other_functions():
     for drive in (1e-3, 0.3):
         critical = critical_weight_std(input_std=drive, activation="erf")
         theory = order_parameters(critical, input_std=drive, activation="erf")
-        assert theory.squared_gain == pytest.approx(1, abs=1e-9)
+        assert theory.squared_growth == pytest.approx(1, abs=1e-9)
 
 
 @pytest.mark.parametrize("gain", [1e-3, 0.5, 0.999, 1.0])
@@ -138,7 +138,7 @@ def test_unbounded_units_have_a_fixed_point_only_below_criticality():
     assert below.variance == pytest.approx(0.01 / (1 - 0.72))
     above = order_parameters(1.6, bias_std=0.1, activation="relu")
     assert above.variance == jnp.inf
-    assert above.squared_gain == pytest.approx(1.28)
+    assert above.squared_growth == pytest.approx(1.28)
     assert order_parameters(1.1, activation="linear").variance == jnp.inf
 
 
@@ -256,7 +256,7 @@ THEORIES = {
     "exponents": lambda g: full_spectrum(g, np.array([0.2, 0.4]))[1],
     "depth": lambda g: squared_singular_values(g, num_steps=3).normalized_variance,
     "exact": lambda g: newman_exponents(4, g).exponents[0],
-    "fresh weights": lambda g: untied_growth(GRUUnits(candidate=Gate(g))).rate,
+    "fresh weights": lambda g: fresh_growth(GRUUnits(candidate=Gate(g))).rate,
     "average": lambda g: gaussian_average(jnp.tanh, 1.0, g),
 }
 
@@ -301,7 +301,7 @@ def test_every_table_of_reference_values_names_formula_source_and_check():
 
 @pytest.mark.parametrize("bad", [-1.0, float("inf"), float("nan")])
 def test_standard_deviations_that_are_none_are_refused(bad):
-    with pytest.raises(ValueError, match=r"weight_std: received .*expected a finite number, zero"):
+    with pytest.raises(ValueError, match=r"weight_std: received .*expected a finite number, at"):
         order_parameters(bad)
     with pytest.raises(ValueError, match="bias_std: received"):
         critical_weight_std(bias_std=bad)
@@ -337,7 +337,7 @@ def test_other_bad_arguments_are_refused():
         order_parameters(1.0, activation="gelu")
     with pytest.raises(ValueError, match=r"weight_std: received shape \(2,\), expected a scalar"):
         order_parameters(jnp.ones(2))
-    with pytest.raises(ValueError, match=r"input_correlation: received 1.5, expected 0 to 1"):
+    with pytest.raises(ValueError, match=r"input_correlation: received 1.5, .* 0 to 1"):
         correlation_fixed_point(1.0, input_correlation=1.5)
-    with pytest.raises(ValueError, match="num_steps: received -1, expected 0 or above"):
+    with pytest.raises(ValueError, match="num_steps: received -1, expected at least 0"):
         squared_singular_values(1.0, num_steps=-1)

@@ -120,13 +120,13 @@ def test_gated_growth_claims_count_signs_at_decided_points():
             "rate": ((*point, "theory"), rate[None, None]),
             "wrong": ((*point, "theory"), wrong[None, None]),
         },
-        {"cell": ["GRUCell"], "theory": ["tied", "untied", "frozen"]},
+        {"cell": ["GRUCell"], "theory": ["kept", "fresh", "frozen"]},
     )
-    tied, untied = gated_growth.claims(dataset)
-    assert (tied.measured, tied.verdict) == (0, "holds")
-    assert "of 3 whose" in tied.quantity
-    assert (untied.measured, untied.verdict) == (1, "holds")
-    assert "of 2 that explode" in untied.quantity
+    kept, fresh = gated_growth.claims(dataset)
+    assert (kept.measured, kept.verdict) == (0, "holds")
+    assert "of 3 whose" in kept.quantity
+    assert (fresh.measured, fresh.verdict) == (1, "holds")
+    assert "of 2 that explode" in fresh.quantity
 
 
 def test_audit_claims_count_networks_that_grow_as_never_forgetting():

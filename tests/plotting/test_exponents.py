@@ -67,11 +67,14 @@ def test_an_ensembles_bars_are_standard_errors_over_members(axes):
         ({"shown": [3]}, "shown: received"),
         ({"shown": [True, False, True]}, "expected integers, some of 0 to 2"),
         ({"num_states": 2}, "num_states: received 2, expected at least 3"),
-        ({"theory": (np.zeros(2), np.zeros(3))}, "theory: received shapes"),
+        (
+            {"theory": (np.zeros(2), np.zeros(3))},
+            r"theory\[1\]: received shape \(3,\), expected",
+        ),
     ):
         with pytest.raises(ValueError, match=match):
             plotting.lyapunov_exponents(axes, ensemble, **options)
-    with pytest.raises(TypeError, match="spectrum: received ndarray"):
+    with pytest.raises(TypeError, match="spectrum: received a ndarray"):
         plotting.lyapunov_exponents(axes, errors)
 
 

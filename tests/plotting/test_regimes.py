@@ -77,7 +77,7 @@ def test_regimes_against_gain_name_their_axes_and_refuse_what_does_not_fit(axes)
     assert (one.get_xlabel(), one.get_ylabel()) == ("recurrent gain", "predicted log growth (nats)")
     plt.close(one.figure)
     fitting = (np.ones(2), np.zeros(2), np.zeros((2, 2)), np.zeros(2, int))
-    with pytest.raises(ValueError, match=r"interval: received shape \(2,\) beside \(2,\) gains"):
+    with pytest.raises(ValueError, match=r"interval: received shape \(2,\), expected \(2, 2\)"):
         plotting.regime_against_gain(axes, *fitting[:2], np.zeros(2), fitting[3])
     with pytest.raises(ValueError, match="outcome: received"):
         plotting.regime_against_gain(axes, *fitting[:3], np.array([0, 7]))
@@ -137,7 +137,7 @@ def test_predictions_that_do_not_belong_together_are_refused(axes):
         plotting.predicted_regimes(axes, several)
     with pytest.raises(ValueError, match="predictions"):
         plotting.predicted_regimes(axes, {})
-    with pytest.raises(TypeError, match="predictions: received list"):
+    with pytest.raises(TypeError, match="predictions: received a list"):
         plotting.predicted_regimes(axes, [prediction([0, 1])])
     with pytest.raises(ValueError, match=r"predictions\['a'\]: received a batch"):
         plotting.predicted_regimes(axes, {"a": prediction([0, 1])._replace(regime=np.zeros(3))})

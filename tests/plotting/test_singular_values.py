@@ -54,14 +54,14 @@ def test_without_a_second_pass_there_are_no_bars_and_no_verdict(axes):
     assert labels(axes) == ["50 steps"]
     assert max(points(axes, "50 steps")[2]) == 0
     assert not is_open(axes, "50 steps")
-    with pytest.raises(TypeError, match="expected JacobianProduct"):
+    with pytest.raises(TypeError, match="expected one JacobianProduct"):
         plotting.product_singular_values(axes, product.dense())
     with pytest.raises(ValueError, match="received a batch"):
         plotting.product_singular_values(axes, jax.tree.map(lambda a: a[None], product))
     broken = product._replace(log_scale=jnp.full((2, 3), jnp.nan))
     with pytest.raises(ValueError, match=r"NaN or infinity.*first_nonfinite_step"):
         plotting.product_singular_values(axes, broken)
-    with pytest.raises(TypeError, match="axes: received ndarray, expected one matplotlib Axes"):
+    with pytest.raises(TypeError, match="axes: received a ndarray, expected a matplotlib Axes"):
         plotting.product_singular_values(np.array([axes, axes]), product)
 
 
@@ -89,10 +89,15 @@ def test_by_lag_shapes_lags_and_types_are_checked(axes):
         with pytest.raises(ValueError, match=match):
             plotting.singular_values_by_lag(axes, lags, spectra, **options)
 
-    refused(r"received shapes \(2,\), \(3, 4\)", [1, 2], np.zeros((3, 4)))
+    refused(r"received shape \(3, 4\), expected \(2, n\)", [1, 2], np.zeros((3, 4)))
     refused("each once", [1, 1], np.zeros((2, 4)))
     refused("each once, from 0 on", [-1, 1], np.zeros((2, 4)))
-    refused("some of .*float32", [1], np.zeros((1, 4)), float_ranges=["float16"])
+    refused(
+        "float_ranges: received .float16., .*float32",
+        [1],
+        np.zeros((1, 4)),
+        float_ranges=["float16"],
+    )
     refused("expected integers", [0.0, np.nan], np.zeros((2, 4)))
     refused("rows that ascend", [1], np.arange(4.0)[None])
     refused("NaN", [1], np.full((1, 4), np.nan))

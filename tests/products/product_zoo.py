@@ -44,7 +44,7 @@ def kinds() -> Iterator[Kind]:
     yield Kind("two layers of gates", np.inf, two_layers)
     yield Kind("gated units of small recurrent gain", 1e-9, gated_units)
     yield Kind("dense", 1e-9, lambda g: exactly(g.normal(size=(150, 5, 5)) / 2))
-    yield Kind("tied", 1e-9, lambda g: exactly(np.tile(g.normal(size=(5, 5)), (80, 1, 1))))
+    yield Kind("kept", 1e-9, lambda g: exactly(np.tile(g.normal(size=(5, 5)), (80, 1, 1))))
     yield Kind("saturated", np.inf, saturated)
     yield Kind("graded", 1e-9, lambda g: known(g, np.linspace(1, -1, 6), 0.1))
     yield Kind("flat", 1e-9, lambda g: known(g, np.zeros(6), 0.02))

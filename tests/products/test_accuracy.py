@@ -66,7 +66,7 @@ def zoo():
         yield f"random growth undone {seed}", np.concatenate([normal, undone])
         yield f"triangular {seed}", np.triu(normal)
         yield f"random {seed}", normal
-        yield f"tied {seed}", np.tile(normal[0], (steps, 1, 1))
+        yield f"kept {seed}", np.tile(normal[0], (steps, 1, 1))
         walk, _ = known_chain(seed, n, 300, lambda g, n=n: 0.7 * g.normal(size=n))
         yield f"wandering {seed}", walk
         saturated = np.exp(-12 * generator.random((steps, n)))[:, :, None] * normal

@@ -105,7 +105,7 @@ def test_the_summary_names_every_number_it_shows():
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"regimes": [], "outcomes": []}, "regimes: received shape"),
+        ({"regimes": [], "outcomes": []}, "regimes: received none"),
         ({"regimes": [0, 0], "outcomes": [0]}, "outcomes: received shape"),
         ({"regimes": [0, 0], "outcomes": [0, 0], "groups": [1]}, "groups: received shape"),
         ({"regimes": [0, 0], "outcomes": [0, 0], "rules": {"r": np.array([True])}}, "rules"),

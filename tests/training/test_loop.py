@@ -242,7 +242,7 @@ def test_counts_below_one_are_refused(name):
 def test_more_records_than_updates_are_refused():
     task = recall(3)
     recurrence, carry = network(nn.SimpleCell, task)
-    with pytest.raises(ValueError, match="num_records: received 5 with 2 updates"):
+    with pytest.raises(ValueError, match="num_records: received 5, expected 1 to 2"):
         training.train(
             task,
             recurrence,

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jacobian_rnn.checks import check_scalar, check_scales
+from jacobian_rnn.checks import check_number, check_scales, check_type, refuse
 
 Scalar = Float[Array, ""] | float
 
@@ -127,29 +126,18 @@ def check_units(units: Any) -> Units:
         ValueError: standard deviations that are negative or infinite; a mean that is not finite; an
             embedding with recurrent weights.
     """
-    if not isinstance(units, Units):
-        msg = (
-            f"units: received a {type(units).__name__}, expected SimpleUnits, MinimalUnits, "
-            "GRUUnits or LSTMUnits"
-        )
-        raise TypeError(msg)
+    check_type("units", units, Units, "SimpleUnits, MinimalUnits, GRUUnits or LSTMUnits")
     scales, means = {}, {}
     for name, gate in zip(units._fields, units, strict=True):
-        if not isinstance(gate, Gate):
-            msg = f"units.{name}: received a {type(gate).__name__}, expected a Gate"
-            raise TypeError(msg)
+        check_type(f"units.{name}", gate, Gate, "a Gate")
         for field, number in zip(gate._fields, gate, strict=True):
             (means if field == "bias_mean" else scales)[f"units.{name}.{field}"] = number
     for name, mean in means.items():
-        check_scalar(name, mean)
-        if not isinstance(mean, Tracer) and not np.isfinite(mean):
-            msg = f"{name}: received {mean}, expected a finite number"
-            raise ValueError(msg)
+        check_number(name, mean)
     if isinstance(units, MinimalUnits):
         unused = units.embedding.weight_std
         if not isinstance(unused, Tracer) and unused != 0:
-            msg = f"units.embedding.weight_std: received {unused}, expected 0: it reads no output"
-            raise ValueError(msg)
+            refuse("units.embedding.weight_std", unused, "0", "the embedding reads no output")
     checked = check_scales(**scales)
     dtype = jnp.result_type(*checked, *means.values())
     numbers = dict(zip(scales, checked, strict=True)) | means

@@ -2,7 +2,7 @@
 
 This is the assumption of the theory of gated cells in the literature. It is exact for vanilla cells
 and wrong for gated ones, whose weights are the same at every step: too low at most gains, by so
-much that it calls vanishing what explodes, and too high at some large ones. See `tied`.
+much that it calls vanishing what explodes, and too high at some large ones. See `kept_weights`.
 """
 
 from functools import partial
@@ -13,20 +13,20 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jacobian_rnn.checks import check_count
+from jacobian_rnn.checks import check_at_least, refuse
+from jacobian_rnn.mean_field.cell_units import GRUUnits, LSTMUnits, MinimalUnits, check_units
 from jacobian_rnn.mean_field.quadrature import gaussian_nodes, known_average
 from jacobian_rnn.mean_field.roots import increasing_root
-from jacobian_rnn.mean_field.units import GRUUnits, LSTMUnits, MinimalUnits, check_units
 
 NUM_UNITS = 20_000
 
 
-class UntiedGrowth(NamedTuple):
+class FreshGrowth(NamedTuple):
     """Growth of gradients with fresh weights and biases at every step.
 
     Attributes:
         activity: Q, mean squared output h.
-        squared_gain: χ, factor by which a mean squared gradient grows in a step.
+        squared_growth: χ, factor by which a mean squared gradient grows in a step.
         rate: ½ log χ, nats per step.
         time_scale: ξ = 1/|log χ|, steps in which a squared gradient changes by a factor e.
         standard_error: of the rate, over time; 0 where no population was drawn.
@@ -35,7 +35,7 @@ class UntiedGrowth(NamedTuple):
     """
 
     activity: Float[Array, ""]
-    squared_gain: Float[Array, ""]
+    squared_growth: Float[Array, ""]
     rate: Float[Array, ""]
     time_scale: Float[Array, ""]
     standard_error: Float[Array, ""]
@@ -44,15 +44,15 @@ class UntiedGrowth(NamedTuple):
     def __str__(self) -> str:
         """Say what is predicted, what is assumed, and whether the run was long enough."""
         text = (
-            f"{float(self.rate):+.4f} nats per step (chi {float(self.squared_gain):.4f}), "
+            f"{float(self.rate):+.4f} nats per step (chi {float(self.squared_growth):.4f}), "
             "assuming fresh weights at every step"
         )
         return text if self.settled else f"{text}; NOT settled: give num_steps"
 
 
-def untied_growth(
+def fresh_growth(
     units: MinimalUnits | GRUUnits | LSTMUnits, *, num_steps: int = 400
-) -> UntiedGrowth:
+) -> FreshGrowth:
     """Compute activity and growth of gradients under fresh weights at every step.
 
     Gaussian averages for minimalRNN and GRU. An LSTM's cell state is not Gaussian: it is followed
@@ -78,17 +78,14 @@ def untied_growth(
         "Dynamical isometry and a mean field theory of LSTMs and GRUs", 2019.
 
     Example:
-        >>> from jacobian_rnn.mean_field.units import Gate
+        >>> from jacobian_rnn.mean_field.cell_units import Gate
         >>> gate = Gate(weight_std=6.88, input_std=1.39 * 0.46**0.5)
-        >>> theory = untied_growth(MinimalUnits(gate, Gate(0.0, 0.46**0.5)))
-        >>> print(f"{theory.squared_gain:.3f}")  # the published critical initialisation
+        >>> theory = fresh_growth(MinimalUnits(gate, Gate(0.0, 0.46**0.5)))
+        >>> print(f"{theory.squared_growth:.3f}")  # the published critical initialisation
         0.999
     """
     checked = check_units(units)
-    check_count("num_steps", num_steps)
-    if num_steps < 20:
-        msg = f"num_steps: received {num_steps}, expected at least 20"
-        raise ValueError(msg)
+    check_at_least(20, num_steps=num_steps)
     match checked:
         case MinimalUnits():
             return _minimal(checked)
@@ -97,13 +94,13 @@ def untied_growth(
         case LSTMUnits():
             return _lstm(checked, num_steps=num_steps)
         case _:
-            msg = f"units: received {type(units).__name__}, for which see order_parameters"
-            raise TypeError(msg)
+            known, advice = "units of a gated cell", "for a vanilla cell see order_parameters"
+            return refuse("units", "SimpleUnits", known, advice, error=TypeError)
 
 
 def _growth(activity, chi, standard_error: Array | float = 0.0, settled: Array | bool = True):
     log_chi = jnp.log(chi)
-    return UntiedGrowth(
+    return FreshGrowth(
         activity,
         chi,
         log_chi / 2,

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
-from jacobian_rnn.checks import check_count
+from jacobian_rnn.checks import check_at_least, check_count
+from jacobian_rnn.mean_field.cell_units import Gate, Units, check_units
 from jacobian_rnn.mean_field.roots import increasing_root
-from jacobian_rnn.mean_field.units import Gate, Units, check_units
 
 # Correlations closer to one than this are taken as noise of the population.
 RIDGE = 1e-6
@@ -27,7 +27,7 @@ SMALL_DRIFT = 3e-3
 STILL = 1e-3  # root mean square change of states in a step, below which a network is at rest
 
 
-class TiedGrowth(NamedTuple):
+class KeptGrowth(NamedTuple):
     """Growth of gradients with the same weights at every step, at infinite width.
 
     Attributes:
@@ -75,7 +75,7 @@ class FrozenGrowth(NamedTuple):
         )
 
 
-def tied_growth(
+def kept_growth(
     units: Units,
     *,
     key: Key[Array, ""],
@@ -83,7 +83,7 @@ def tied_growth(
     num_steps: int = 160,
     num_warmup: int = 80,
     num_populations: int = 4,
-) -> TiedGrowth:
+) -> KeptGrowth:
     """Compute λ₁ of an infinitely wide network whose weights stay the same.
 
     Args:
@@ -114,22 +114,18 @@ def tied_growth(
 
     Example:
         >>> import jax
-        >>> from jacobian_rnn.mean_field.units import Gate, SimpleUnits
-        >>> growth = tied_growth(SimpleUnits(Gate(3.0)), key=jax.random.key(0))
+        >>> from jacobian_rnn.mean_field.cell_units import Gate, SimpleUnits
+        >>> growth = kept_growth(SimpleUnits(Gate(3.0)), key=jax.random.key(0))
         >>> print(abs(float(growth.rate) - 0.3102) < 0.02)  # λ₁ of the tanh network
         True
     """
     units = check_units(units)
-    _check_counts(num_units=num_units, num_steps=num_steps, num_populations=num_populations)
-    check_count("num_warmup", num_warmup)
-    if not 0 <= num_warmup <= num_steps - 4:
-        msg = f"num_warmup: received {num_warmup}, expected 0 to num_steps − 4 = {num_steps - 4}"
-        raise ValueError(msg)
-    if num_units < 4 * num_steps:
-        msg = f"num_units: received {num_units}, expected at least 4 num_steps = {4 * num_steps}"
-        raise ValueError(msg)
+    check_at_least(8, num_steps=num_steps)
+    check_at_least(2, num_populations=num_populations)
+    check_count("num_warmup", num_warmup, 0, num_steps - 4, "four steps at least are counted")
+    check_count("num_units", num_units, 4 * num_steps, advice="four for each step")
     keys = jax.random.split(key, num_populations)
-    return _tied_growth(units, keys, num_units, num_steps, num_warmup)
+    return _kept_growth(units, keys, num_units, num_steps, num_warmup)
 
 
 def frozen_growth(
@@ -142,7 +138,7 @@ def frozen_growth(
 ) -> FrozenGrowth:
     """Compute the growth if the gates stood still, from the edge of the Jacobian's spectrum.
 
-    A snapshot of the population of `tied_growth` gives each unit's own diagonal block D and slopes
+    A snapshot of the population of `kept_growth` gives each unit's own diagonal block D and slopes
     a_k. The edge is the real λ beyond all of D's eigenvalues where Σ_k σ_k² ⟨[(λ − D)⁻¹ a_k]_h²⟩ =
     1; for one state per unit ⟨v / (λ − d)²⟩ = 1. Exact at fixed points. It depends on the width,
     through the slowest unit.
@@ -167,19 +163,20 @@ def frozen_growth(
 
     Example:
         >>> import jax
-        >>> from jacobian_rnn.mean_field.units import GRUUnits
+        >>> from jacobian_rnn.mean_field.cell_units import GRUUnits
         >>> growth = frozen_growth(GRUUnits(), key=jax.random.key(0), num_units=500)
         >>> print(f"{growth.rate:.3f}")  # a GRU at rest: log(1/2 + 1/4)
         -0.288
     """
     units = check_units(units)
-    _check_counts(num_units=num_units, num_steps=num_steps, num_populations=num_populations)
+    check_at_least(8, num_steps=num_steps)
+    check_at_least(2, num_units=num_units, num_populations=num_populations)
     keys = jax.random.split(key, num_populations)
     return _frozen_growth(units, keys, num_units, num_steps)
 
 
 @partial(jax.jit, static_argnames=("num_units", "num_steps", "num_warmup"))
-def _tied_growth(units, keys, num_units, num_steps, num_warmup):
+def _kept_growth(units, keys, num_units, num_steps, num_warmup):
     def one(key):
         snapshot, rates, activities = _population(units, key, num_units, num_steps)
         # At a fixed point one matrix is applied again and again: fields depend on their past to
@@ -196,7 +193,7 @@ def _tied_growth(units, keys, num_units, num_steps, num_warmup):
     root = jnp.sqrt(jnp.asarray(keys.size, rates.dtype))
     error = jnp.std(rates, ddof=1) / root
     drift, drift_error = jnp.mean(drifts), jnp.std(drifts, ddof=1) / root
-    return TiedGrowth(
+    return KeptGrowth(
         rate=jnp.mean(rates),
         standard_error=error,
         activity=jnp.mean(activities),
@@ -315,12 +312,3 @@ def _spectral_edge(units, state, recurrent, external):
     edge = slowest + jnp.exp(increasing_root(excess, eps, -eps / 4))
     # Where nothing is fed back only the units' own memory is left.
     return jnp.where(jnp.any(scaled != 0), edge, jnp.maximum(slowest, 0))
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        check_count(name, count)
-        least = 8 if name == "num_steps" else 2
-        if count < least:
-            msg = f"{name}: received {count}, expected at least {least}"
-            raise ValueError(msg)
