@@ -110,13 +110,14 @@ def take_block(
     """
     n, k = frame.shape
     start, count = state, num_steps // interval
-    intervals = jax.tree.map(lambda x: x.reshape(count, interval, *x.shape[1:]), xs)
+    numbers = jnp.arange(count, dtype=jnp.int32)
+    cut_xs = jax.tree.map(lambda x: x.reshape(count, interval, *x.shape[1:]), xs)
     state, rows, trace, renewals = push_and_renew(
         tangents,
         factorization,
         state,
         frame.T,
-        (jnp.arange(count, dtype=jnp.int32), intervals),
+        (numbers, cut_xs),
         interval,
         every,
     )

@@ -12,7 +12,7 @@ from jacobian_rnn.cells.layout import Layout
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_finite, check_scales, refuse
 from jacobian_rnn.mean_field.quadrature import gaussian_average
-from jacobian_rnn.mean_field.units import Gate, Units
+from jacobian_rnn.mean_field.cell_units import Gate, Units
 
 FUNCTIONS = (jax.nn.sigmoid, jnp.tanh, jax.nn.tanh)
 

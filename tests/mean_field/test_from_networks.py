@@ -15,7 +15,7 @@ from jacobian_rnn.mean_field import (
     MinimalUnits,
     SimpleUnits,
     units_of,
-    untied_growth,
+    fresh_growth,
 )
 from tests.networks import double_nnx, mostly_slow, random_variables
 
@@ -117,7 +117,7 @@ def test_many_networks_are_described_together_and_in_a_program():
 def test_theory_takes_what_networks_give():
     network = from_nnx(double_nnx(nnx.GRUCell, 5))
     kernels = jax.tree.map(lambda leaf: leaf + 0.3 if leaf.ndim == 2 else leaf, network)
-    assert bool(jnp.isfinite(untied_growth(units_of(kernels, input_std=STD)).rate))
+    assert bool(jnp.isfinite(fresh_growth(units_of(kernels, input_std=STD)).rate))
 
 
 def drawn(cell):
