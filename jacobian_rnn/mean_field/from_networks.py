@@ -11,8 +11,8 @@ from jacobian_rnn.cells.known_cells import describe, kind_of, weights_of
 from jacobian_rnn.cells.layout import Layout
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_finite, check_scales, refuse
-from jacobian_rnn.mean_field.quadrature import gaussian_average
 from jacobian_rnn.mean_field.cell_units import Gate, Units
+from jacobian_rnn.mean_field.quadrature import gaussian_average
 
 FUNCTIONS = (jax.nn.sigmoid, jnp.tanh, jax.nn.tanh)
 

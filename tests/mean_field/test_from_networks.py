@@ -14,8 +14,8 @@ from jacobian_rnn.mean_field import (
     LSTMUnits,
     MinimalUnits,
     SimpleUnits,
-    units_of,
     fresh_growth,
+    units_of,
 )
 from tests.networks import double_nnx, mostly_slow, random_variables
 
