@@ -4,7 +4,7 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import config
 
@@ -21,7 +21,8 @@ def refuses(function):
 
 def checked(function):
     """Check the types of a call as beartype does; numpy arrays stand for jax ones, as for users."""
-    check = beartype(function)
+    # An int is a float to those who call, as it is to PEP 484.
+    check = beartype(function, conf=BeartypeConf(is_pep484_tower=True))
 
     @functools.wraps(function)
     def call(*args, **kwargs):

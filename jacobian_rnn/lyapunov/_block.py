@@ -71,7 +71,7 @@ class Block(NamedTuple):
         check: sums over the steps of which log|det J| was computed.
     """
 
-    state: Float[Array, " n"]
+    state: Float[Array, " size"]
     frame: Float[Array, "n k"]
     alive: Bool[Array, " k"]
     log_growth: Float[Array, " k"]
@@ -94,7 +94,7 @@ class _Pivots(NamedTuple):
 def take_block(
     tangents: Tangents,
     factorization: Factorization,
-    state: Float[Array, " n"],
+    state: Float[Array, " size"],
     frame: Float[Array, "n k"],
     alive: Bool[Array, " k"],
     xs: PyTree,
@@ -158,7 +158,7 @@ def take_block(
 def take_block_adaptively(
     tangents: Tangents,
     factorization: Factorization,
-    state: Float[Array, " n"],
+    state: Float[Array, " size"],
     frame: Float[Array, "n k"],
     alive: Bool[Array, " k"],
     xs: PyTree,

@@ -38,7 +38,7 @@ class Trace(NamedTuple):
 
     peaks: Float[Array, "steps k"]
     reached: Bool[Array, "steps n"]
-    states: Float[Array, "steps n"]
+    states: Float[Array, "steps size"]
 
 
 class Renewal(NamedTuple):
@@ -74,15 +74,15 @@ def push_interval(
     return state, rows, records
 
 
-def _pack(trace: Trace) -> Trace | Float[Array, " k_n_n"]:
+def _pack(trace: Trace) -> Trace | Float[Array, " all"]:
     """Put a few small records into one array: each by itself takes as long as a small step."""
-    k, n = trace.peaks.size, trace.states.size
+    k, n = trace.peaks.size, trace.reached.size
     if 4 * k > n:
         return trace
     return jnp.concatenate([trace.peaks, trace.reached.astype(trace.states.dtype), trace.states])
 
 
-def _unpack(records: Trace | Float[Array, "... k_n_n"], k: int, n: int) -> Trace:
+def _unpack(records: Trace | Float[Array, "... all"], k: int, n: int) -> Trace:
     if isinstance(records, Trace):
         return records
     peaks, reached, states = jnp.split(records, [k, k + n], axis=-1)

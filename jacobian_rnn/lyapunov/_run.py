@@ -29,7 +29,7 @@ class TangentRun(NamedTuple):
     """Everything that a run along a trajectory needs to go on.
 
     Attributes:
-        state: of the system, ravelled `(n,)`.
+        state: of the system, ravelled `(n,)`; of size zero where matrices are given.
         frame: tangent vectors, orthonormal columns, `(n, k)`.
         batches: log growth of each direction, nats, summed over batches of steps.
         alive: directions that no counted step has mapped to zero, `(k,)`.
@@ -40,7 +40,7 @@ class TangentRun(NamedTuple):
         check: of the frame's volume against log|det J|.
     """
 
-    state: Float[Array, " n"]
+    state: Float[Array, " size"]
     frame: Float[Array, "n k"]
     batches: BatchMeans
     alive: Bool[Array, " k"]
@@ -51,8 +51,8 @@ class TangentRun(NamedTuple):
     check: VolumeCheck
 
 
-def new_run(state: Float[Array, " n"], frame: Float[Array, "n k"]) -> TangentRun:
-    """Return a run that has not taken a step."""
+def new_run(state: Float[Array, " size"], frame: Float[Array, "n k"]) -> TangentRun:
+    """Return a run that has not taken a step. Given matrices need no state: its size is zero."""
     k, dtype = frame.shape[1], frame.dtype
     return TangentRun(
         state=state,

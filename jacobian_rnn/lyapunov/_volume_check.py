@@ -39,7 +39,7 @@ def no_check(dtype: jnp.dtype) -> VolumeCheck:
 
 def check_volume(
     tangents: Tangents,
-    states: Float[Array, "steps n"],
+    states: Float[Array, "steps size"],
     xs: PyTree,
     num_steps: int | Int[Array, ""],
     growth: Float[Array, ""],
