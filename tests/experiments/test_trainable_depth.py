@@ -35,8 +35,12 @@ def test_networks_are_gaussian_with_the_column_s_value():
     np.testing.assert_allclose(60 * np.mean(recurrent[1] ** 2), 2.5**2, rtol=0.1)
 
 
+def silent(*_):
+    pass
+
+
 def flat(networks, **sizes):
-    """Give the kernels of some layers entries that keep the size of what they read so many times."""
+    """Give the kernels of each layer equal entries of the named size σ."""
 
     def change(path, leaf):
         names = [getattr(part, "key", "") for part in path]
