@@ -159,7 +159,9 @@ def closed_form_of(cell: Any) -> ClosedForm | None:
         return None
     gate_fn, activation_fn = getattr(cell, "gate_fn", jax.nn.sigmoid), cell.activation_fn
     layers = layout.layers[type(cell)]
-    if not {gate_fn, activation_fn} <= ELEMENTWISE or not _has_plain_layers(cell, layers):
+    if not {gate_fn, activation_fn} <= ELEMENTWISE:
+        return None
+    if isinstance(cell, nnx.Module) and not _has_plain_layers(cell, layers):
         return None
     formula = layout.jacobian
     for (name, value), variant in layout.variants.items():
@@ -170,8 +172,6 @@ def closed_form_of(cell: Any) -> ClosedForm | None:
 
 def _has_plain_layers(cell: Any, layers: Layers) -> bool:
     """Say whether an nnx cell computes with the layers that its class makes, and no others."""
-    if not isinstance(cell, nnx.Module):
-        return True
     own = {name: getattr(cell, name) for name in layers.inputs + layers.recurrent}
     # Some layers have a bias, others none, and one may have it.
     known = dict.fromkeys(layers.biases, (True,)) | {layers.read_bias: (True, False)}

@@ -81,7 +81,7 @@ def zero_carry(recurrence: Recurrence) -> PyTree:
         >>> print(zero_carry(from_linen(cell, variables)))
         (Array([0., 0.], dtype=float32), Array([0., 0.], dtype=float32))
     """
-    step = getattr(recurrence, "step", recurrence)
+    step: Any = getattr(recurrence, "step", recurrence)
     if hasattr(step, "steps"):  # of a stack
         layers = zip(step.steps, recurrence.params, strict=True)
         return tuple(zero_carry(Recurrence(one, params)) for one, params in layers)

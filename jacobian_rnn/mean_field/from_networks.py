@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array
 
 from jacobian_rnn.cells.closed_form import ClosedForm
@@ -107,7 +108,7 @@ def _check_is_known(networks: Recurrence, layout: Layout) -> None:
 
 
 def _check_no_read_bias(networks: Recurrence, read_bias: Array) -> None:
-    if isinstance(read_bias, jax.core.Tracer) or not jnp.any(read_bias):
+    if isinstance(read_bias, Tracer) or not jnp.any(read_bias):
         return
     received = f"a {kind_of(networks)} with a bias that a gate scales"
     refuse("networks", received, "that bias to be zero", "theory has no place for it")

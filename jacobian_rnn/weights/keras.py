@@ -60,7 +60,8 @@ def from_keras(
     known = foreign_layouts("keras")
     if kind not in known:
         refuse("kind", repr(kind), f"one of {list(known)}")
-    layout, (_, gates) = known[kind], known[kind].keras
+    layout: Any = known[kind]
+    gates = layout.keras.gates
     check_nonlinearity(layout, kind, nonlinearity)
     if not isinstance(weights, list | tuple) or not weights:
         expected = "the list that layer.get_weights() returns"

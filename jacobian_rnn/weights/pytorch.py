@@ -170,8 +170,8 @@ def _check_torch_shapes(layers: list[dict[str, tuple[str, np.ndarray]]]) -> Any:
     rows, num_units = first.shape if first.ndim == 2 and first.size else (1, 2)
     if rows % num_units != 0 or rows // num_units not in known:
         sizes = {n: f"{n if n > 1 else ''}N" for n in sorted(known)}
-        expected = ", ".join(f"({size}, N) of {known[n][0]}" for n, size in sizes.items())
-        refuse(key, f"shape {first.shape}", expected)
+        listed = ", ".join(f"({size}, N) of {known[n][0]}" for n, size in sizes.items())
+        refuse(key, f"shape {first.shape}", listed)
     _, layout = known[rows // num_units]
     for index, layer in enumerate(layers):
         for base, (key, array) in layer.items():

@@ -40,7 +40,7 @@ def silent(*_):
 
 
 def flat(networks, **sizes):
-    """Give the kernels of some layers entries that multiply the size of what they read."""
+    """Give the kernels of each layer equal entries of the named size σ."""
 
     def change(path, leaf):
         names = [getattr(part, "key", "") for part in path]

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax import nnx
 
 from jacobian_rnn import from_linen, from_nnx, leaky_rate_network, minimal_rnn, with_gate_bias
 from jacobian_rnn.mean_field import (
@@ -17,7 +16,7 @@ from jacobian_rnn.mean_field import (
     fresh_growth,
     units_of,
 )
-from tests.networks import double_nnx, mostly_slow, random_variables
+from tests.networks import NNX, mostly_slow, random_variables
 
 STD = 0.7
 LSTM, GRU = ("input", "forget", "candidate", "output"), ("reset", "update", "candidate")
@@ -115,7 +114,7 @@ def test_many_networks_are_described_together_and_in_a_program():
 
 @pytest.mark.slow
 def test_theory_takes_what_networks_give():
-    network = from_nnx(double_nnx(nnx.GRUCell, 5))
+    network = from_nnx(NNX["nnx GRUCell"](5))
     kernels = jax.tree.map(lambda leaf: leaf + 0.3 if leaf.ndim == 2 else leaf, network)
     assert bool(jnp.isfinite(fresh_growth(units_of(kernels, input_std=STD)).rate))
 
