@@ -343,7 +343,8 @@ def test_every_public_function_of_a_recurrence_is_under_contract():
             "recurrence", "recurrences"
         )
     }  # fmt: skip
-    assert of_recurrences == set(FUNCTIONS)
+    # What reads the weights of a known cell has tests of its own, and makes nothing of others.
+    assert of_recurrences - {"recurrent_kernels"} == set(FUNCTIONS)
 
 
 @pytest.mark.parametrize(("name", "cell"), mostly_slow(PAIRS, TRACED))

@@ -69,7 +69,7 @@ class Layers(NamedTuple):
         sums = (bias + other for bias, other in zip(weights.biases, more, strict=False))
         return weights._replace(biases=(*sums, weights.biases[-1]), read_bias=read_bias)
 
-    def write(self, weights: Weights) -> dict[str, dict[str, Array]]:
+    def write(self, weights: Weights) -> dict[str, dict[str, Any]]:
         """Make the parameters of a cell that has a layer for every gate."""
         kernels = zip(self.inputs + self.recurrent, weights.inputs + weights.recurrent, strict=True)
         params = {layer: {"kernel": kernel} for layer, kernel in kernels}

@@ -207,7 +207,7 @@ def _level(batches):
     )
 
 
-def student_quantile(level: float, degrees_of_freedom: Array) -> Float[Array, ""]:
+def student_quantile(level: float, degrees_of_freedom: Array) -> Float[Array, "..."]:
     """Return t with P(|Student's t| < t) = `level`, by Cornish and Fisher's expansion in 1/ν.
 
     Good to 1 % from ν = 4 and to 0.1 % from ν = 10 on at 95 %.
@@ -215,8 +215,8 @@ def student_quantile(level: float, degrees_of_freedom: Array) -> Float[Array, ""
     References:
         M. Abramowitz and I. A. Stegun, "Handbook of Mathematical Functions" (1964), 26.7.5.
     """
-    nu = degrees_of_freedom
     z = ndtri(jnp.asarray((1 + level) / 2, jnp.result_type(float)))
+    nu = degrees_of_freedom.astype(z.dtype)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384

@@ -173,7 +173,7 @@ def kaplan_yorke_dimension(exponents: Float[Array, " k"]) -> Float[Array, ""]:
     counted = jnp.where(jnp.arange(k) < j, exponents, 0)
     following = exponents[jnp.minimum(j, k - 1)]
     fraction = jnp.sum(counted) / jnp.where(j < k, -following, 1)
-    dimension = j + jnp.where(j < k, fraction, 0)
+    dimension = j.astype(fraction.dtype) + jnp.where(j < k, fraction, 0)
     return jnp.where(jnp.any(jnp.isnan(exponents)), jnp.nan, dimension)
 
 

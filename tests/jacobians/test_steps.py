@@ -274,6 +274,7 @@ GRU = from_linen(nn.GRUCell(2), random_variables(nn.GRUCell(2), jnp.zeros(2), jn
         ),
     ],
 )
+@pytest.mark.usefixtures("standard_promotion")
 def test_bad_input_is_refused_before_anything_runs(recurrence, carry, xs, options, error, match):
     for function in (trajectory, step_jacobians, jacobian_product):
         with pytest.raises(error, match=match):

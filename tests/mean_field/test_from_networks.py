@@ -84,7 +84,7 @@ def test_a_minimal_network_is_described_through_its_embedding():
     got = units_of(network, input_std=STD)
     assert type(got) is MinimalUnits
     x = STD * np.random.default_rng(0).standard_normal((400_000, 3))
-    z = np.tanh(x @ embedding["kernel"] + offsets)
+    z = np.tanh(x @ np.asarray(embedding["kernel"]) + np.asarray(offsets))
     fresh, still = np.mean(np.var(z, axis=0)), np.mean(z, axis=0)
     weight, read = (
         np.sqrt(4 * np.mean(np.square(network.params[name]["kernel"])))
@@ -121,7 +121,7 @@ def test_theory_takes_what_networks_give():
 
 def drawn(cell):
     carry = cell.initialize_carry(jax.random.key(0), (3,))
-    return from_linen(cell, random_variables(cell, carry, jnp.zeros(3)))
+    return from_linen(cell, random_variables(cell, carry, jnp.zeros(3, jnp.float32)))
 
 
 @pytest.mark.parametrize(
