@@ -115,7 +115,7 @@ def skill(task: Task, predictions: Predictions, targets: Targets) -> Float[Array
 
     Example:
         >>> import jax
-        >>> from jacobian_rnn.tasks.synthetic import adding
+        >>> from jacobian_rnn.tasks import adding
         >>> task = adding(20)
         >>> xs, targets = task.sample(jax.random.key(0), 4)
         >>> print(skill(task, targets, targets))
