@@ -211,7 +211,7 @@ def test_the_same_key_gives_the_same_numbers_and_a_second_run_compiles_nothing()
 
 
 def num_compiled():
-    return training._advance._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+    return training.loop._advance._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_training_takes_many_networks_under_vmap():
