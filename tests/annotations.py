@@ -1,6 +1,7 @@
 """Types and shapes in annotations, checked at every call while tests run."""
 
 import functools
+from types import CodeType
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,12 @@ def switch(*, on):
 
 def refuses(function):
     """Say whether a test passes on purpose what annotations forbid."""
-    return "raises" in getattr(getattr(function, "__code__", None), "co_names", ())
+    code = getattr(function, "__code__", function)
+    if "raises" in getattr(code, "co_names", ()):
+        return True
+    return any(
+        isinstance(inner, CodeType) and refuses(inner) for inner in getattr(code, "co_consts", ())
+    )
 
 
 def checked(function):

@@ -74,7 +74,7 @@ class MinimalStep:
         z, gate, shown = self._gate(params, carry, x)
         slope = (carry - z) * gate * (1 - gate)
         # x acts through z alone, directly and by way of the gate.
-        through = shown * params["embedding"]["kernel"]
+        through = shown[None] * params["embedding"]["kernel"]
         return GatedJacobian(
             diagonals=gate[None, None],
             slopes=slope[None, None],

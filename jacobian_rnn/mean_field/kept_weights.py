@@ -299,8 +299,9 @@ def _spectral_edge(units, state, recurrent, external):
         return jax.jacfwd(step, (0, 1))(state, recurrent)
 
     blocks, slopes = jax.vmap(of_unit, in_axes=1)(state, recurrent, external)
-    scaled = slopes * jnp.stack([gate.weight_std for gate in units])
-    one = jnp.eye(units.num_states, dtype=scaled.dtype)
+    weight_stds = jnp.stack([gate.weight_std for gate in units])
+    scaled = slopes * weight_stds[None, None]
+    one = jnp.eye(units.num_states, dtype=scaled.dtype)[None]
     # No cell here has coupled states whose blocks are not triangular.
     slowest = jnp.max(jnp.diagonal(blocks, axis1=1, axis2=2))
 

@@ -153,7 +153,7 @@ def singular_values_by_lag(
     for number, i in enumerate(highlighted):
         if np.isfinite(shown[:, i]).any():
             colour, _, style = line(number)
-            name = ordinal("σ", i + 1)
+            name = ordinal("σ", int(i) + 1)
             axes.plot(lags, shown[:, i], color=colour, linestyle=style, label=name, zorder=2)
     lost = np.isneginf(values).sum(axis=1)
     first = lags[np.diff(lost, prepend=0) > 0]

@@ -133,7 +133,7 @@ def test_singular_vectors_are_those_of_a_dense_svd():
     left, right = product.singular_vectors()
     dense = np.linalg.multi_dot(jacobians[::-1])
     values = np.asarray(product.singular_values())
-    np.testing.assert_allclose((left * values) @ right, dense, atol=1e-11 * values[0])
+    np.testing.assert_allclose((left * values[None]) @ right, dense, atol=1e-11 * values[0])
     np.testing.assert_allclose(left.T @ left, np.eye(5), atol=1e-12)
     np.testing.assert_allclose(right @ right.T, np.eye(5), atol=1e-12)
 
