@@ -22,10 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # A sweep of small chaotic networks in a process of its own, with an optional pause per chunk.
 SCRIPT = """
 import sys, time
-sys.path.insert(0, "tests")
 from pathlib import Path
 import jax
-import test_sweep
+from tests.experiments import test_sweep
 if len(sys.argv) > 3:
     jax.distributed.initialize(sys.argv[3], 2, int(sys.argv[4]))
 pause = float(sys.argv[2])
