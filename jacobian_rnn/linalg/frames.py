@@ -170,7 +170,7 @@ def column_qr(
         return jnp.zeros((), bool), q * signs[None], signs[:, None] * matmul(r, upper), gone
 
     # A loop that runs once at most: under `vmap`, `lax.cond` would always run both branches. The
-    # columns are carried, and replaced by Q, lest XLA moves the elimination out of the loop.
+    # columns are carried, and replaced by Q, so that XLA keeps the elimination inside the loop.
     again = ~(tall_enough | broken)
     start = (again, columns, r * scales[None], jnp.zeros(k, bool))
     _, eliminated, r, gone = lax.while_loop(lambda carried: carried[0], eliminate_first, start)
@@ -204,7 +204,7 @@ def descending_order(values: Float[Array, " n"]) -> Int[Array, " n"]:
     """Return the order that sorts values downwards.
 
     All pairs are compared: two to four times faster than a sort for up to 64 values, slower beyond
-    two hundred, where it no longer counts beside a factorisation. NaN comes first.
+    two hundred, where it is negligible next to a factorisation. NaN comes first.
     """
     values = jnp.where(jnp.isnan(values), jnp.inf, values)
     index = jnp.arange(values.shape[0])
