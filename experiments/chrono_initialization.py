@@ -59,7 +59,7 @@ class Training:
         learning_rate: of Adam.
         clip_norm: global gradient norm to which gradients are clipped before Adam sees them.
         num_records: how often progress is reported; divides `num_updates`.
-        num_sequences: sequences along which the gain of a gradient is measured before training.
+        num_sequences: sequences along which the growth of a gradient is measured before training.
         held_out_size: test sequences.
         window: updates over which the loss is averaged before it is compared with a threshold.
         threshold: fraction of the baseline's loss below which a network counts as having left it.
@@ -149,7 +149,7 @@ def adding(num_steps: int, dtype: str) -> tasks.Task:
 def draw(config: Chrono, arm: str) -> jrnn.Recurrence:
     """Draw an LSTM for each seed, Flax's default but for the biases of its gates."""
     cell = nn.OptimizedLSTMCell(config.width, param_dtype=jnp.dtype(config.dtype))
-    networks = drawn(cell, 2, config.num_seeds, forget_bias=1.0)
+    networks = draw_networks(cell, 2, config.num_seeds, forget_bias=1.0)
     if arm == CHRONO:
         keys = jax.vmap(lambda seed: _key(4, seed))(jnp.arange(config.num_seeds))
         return jax.vmap(lambda one, key: jrnn.with_chrono_biases(one, config.max_lag, key=key))(
@@ -160,7 +160,7 @@ def draw(config: Chrono, arm: str) -> jrnn.Recurrence:
 
 # A program of its own, because compiling the initialisers takes long; once for all arms of a cell.
 @partial(jax.jit, static_argnums=(0, 1, 2), static_argnames="forget_bias")
-def drawn(
+def draw_networks(
     cell: nn.Module, num_inputs: int, num_seeds: int, *, forget_bias: float | None
 ) -> jrnn.Recurrence:
     """Draw a network of a kind for each seed, stacked along the first axis."""

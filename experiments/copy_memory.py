@@ -19,7 +19,7 @@ import xarray as xr
 from flax import linen as nn
 from rich.console import Console
 
-from experiments.chrono_initialization import Training, drawn, learning_curves, run_arms
+from experiments.chrono_initialization import Training, draw_networks, learning_curves, run_arms
 from experiments.units import Report
 from jacobian_rnn import tasks
 
@@ -86,7 +86,7 @@ def run(config: Copying, preset: str, *, num_workers: int, console: Console) -> 
 def work(config: Copying, unit: Unit, report: Report) -> xr.Dataset:
     """Train all networks of one kind."""
     task = copying(config.num_steps, config.dtype)
-    networks = drawn(
+    networks = draw_networks(
         cell_of(config, unit.arm),
         task.input_size,
         config.num_seeds,

@@ -11,7 +11,7 @@ from flax import linen as nn
 import jacobian_rnn as jrnn
 from experiments.folklore_networks import (
     Growth,
-    drawn,
+    draw_networks,
     driven,
     gaussian_cell,
     growth_of,
@@ -80,7 +80,7 @@ def differences(config: Folklore, key: jax.Array) -> xr.Dataset:
     count = config.num_networks
     gains = np.repeat(config.difference_gains, count)
     draw_key, input_key, direction_key = jax.random.split(key, 3)
-    recurrences = drawn(
+    recurrences = draw_networks(
         gaussian_cell("SimpleCell", width, dtype),
         jax.random.split(draw_key, len(gains)),
         jnp.asarray(gains, dtype),
@@ -151,7 +151,9 @@ def memory(config: Folklore, key: jax.Array) -> xr.Dataset:
     def default(cell, gain=1.0):
         # Flax's own initialisation: orthogonal recurrent kernels, biases of zero.
         gains = jnp.full(count, gain, dtype)
-        return drawn(cell(width, param_dtype=dtype), keys, gains, num_inputs=config.num_inputs)
+        return draw_networks(
+            cell(width, param_dtype=dtype), keys, gains, num_inputs=config.num_inputs
+        )
 
     lstms = default(nn.OptimizedLSTMCell)
     chrono = partial(_with_chrono_biases, max_lag=config.horizon)

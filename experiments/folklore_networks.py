@@ -37,7 +37,7 @@ def _last(states):
 
 
 @partial(jax.jit, static_argnames=("cell", "num_inputs"))
-def drawn(cell: nn.Module, keys: jax.Array, gains: jax.Array, *, num_inputs: int):
+def draw_networks(cell: nn.Module, keys: jax.Array, gains: jax.Array, *, num_inputs: int):
     """Draw a network for each key and gain, stacked along the first axis."""
 
     def one(key, gain):
@@ -68,7 +68,7 @@ def measure(config: Folklore, cell: str, width: int, gains, key: jax.Array):
     dtype = jnp.dtype(config.dtype)
     draw_key, input_key = jax.random.split(key)
     gains = jnp.asarray(gains, dtype)
-    recurrences = drawn(
+    recurrences = draw_networks(
         gaussian_cell(cell, width, dtype),
         jax.random.split(draw_key, len(gains)),
         gains,

@@ -10,7 +10,7 @@ import xarray as xr
 
 import jacobian_rnn as jrnn
 from experiments import networks
-from experiments.folklore_networks import drawn, driven, gaussian_cell, measure
+from experiments.folklore_networks import draw_networks, driven, gaussian_cell, measure
 from experiments.folklore_options import Folklore
 
 RULES = ("largest |entry|", "spectral radius", "norm")
@@ -118,7 +118,7 @@ def saturated_network(config: Folklore, key: jax.Array):
     dtype, width = jnp.dtype(config.dtype), config.width
     draw_key, bias_key, input_key = jax.random.split(jax.random.fold_in(key, 1000), 3)
     count = config.num_networks
-    recurrences = drawn(
+    recurrences = draw_networks(
         gaussian_cell("SimpleCell", width, dtype),
         jax.random.split(draw_key, count),
         jnp.full(count, SATURATING_GAIN, dtype),

@@ -105,7 +105,7 @@ def shown_later(task: tasks.Task, lag) -> tasks.Task:
 
 
 def slope(config: Folklore, key: jax.Array) -> xr.Dataset:
-    """Measure statement e: skill after training against the gradient's gain over the lag."""
+    """Measure statement e: skill after training against the gradient's growth over the lag."""
     lags = (config.short_lag, config.delay)
     shape = (len(lags), len(config.slope_gains), config.num_seeds)
     records = [

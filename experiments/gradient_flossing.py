@@ -32,7 +32,7 @@ from jaxtyping import Array, Float, PyTree
 from rich.console import Console
 
 import jacobian_rnn as jrnn
-from experiments.chrono_initialization import Training, drawn, learning_curves, run_arms
+from experiments.chrono_initialization import Training, draw_networks, learning_curves, run_arms
 from experiments.units import Report
 from jacobian_rnn import initializers, tasks, training
 
@@ -177,7 +177,7 @@ def xor(num_steps: int, delay: int, dtype: str) -> tasks.Task:
 
 def draw(config: Flossing) -> jrnn.Recurrence:
     """Draw a tanh network for each seed: W ~ N(0, 1/N), V ~ N(0, 1), biases uniform to 0.1."""
-    return drawn(cell_of(config.width, config.dtype), 1, config.num_seeds, forget_bias=None)
+    return draw_networks(cell_of(config.width, config.dtype), 1, config.num_seeds, forget_bias=None)
 
 
 @cache

@@ -140,7 +140,7 @@ def part(config: Trainability, unit: Unit, cell: Cell, report: Report) -> xr.Dat
     """Draw the networks of a cell; train them over one horizon, or measure their rates."""
     report("drawing", 0.0)
     columns = cell.columns(config)
-    networks = drawn(cell.draw, config, columns)
+    networks = draw_networks(cell.draw, config, columns)
     if unit.part == RATES:
         return rates(config, networks, cell, columns, report)
     skill = trained(config, networks, recall(int(unit.part), config.dtype), report)
@@ -148,7 +148,9 @@ def part(config: Trainability, unit: Unit, cell: Cell, report: Report) -> xr.Dat
 
 
 @partial(jax.jit, static_argnames=("draw", "config", "columns"))
-def drawn(draw: Callable, config: Trainability, columns: tuple[float, ...]) -> jrnn.Recurrence:
+def draw_networks(
+    draw: Callable, config: Trainability, columns: tuple[float, ...]
+) -> jrnn.Recurrence:
     """Draw a network for each column and seed, stacked along the first two axes."""
 
     def one(column, seed):

@@ -54,7 +54,7 @@ def draw(dataset: xr.Dataset) -> Figure:
             f"clipped Adam, rate {configuration['learning_rate']:g}, "
             f"{configuration['batch_size']} sequences per update. Loss: mean over "
             f"{configuration['window']} updates.\nGrey: stretch whose mean is the plateau. "
-            "Right: log root-mean-square gain of a gradient over a whole sequence, from step "
+            "Right: log root-mean-square growth of a gradient over a whole sequence, from step "
             "Jacobians."
         ),
         title_fontsize=7,

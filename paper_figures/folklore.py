@@ -224,7 +224,7 @@ def _differences(axes, dataset):
 
 
 def _slope(axes, dataset):
-    """Draw skill against the gradient's gain over the lag, a point for each network."""
+    """Draw skill against the gradient's growth over the lag, a point for each network."""
     for number, optimizer in enumerate(dataset["optimizer"].to_numpy()):
         for place, (marker, filled) in enumerate((("o", True), ("s", False))):
             one = dataset.sel(optimizer=optimizer).isel(recall_lag=place)

@@ -1,4 +1,4 @@
-"""A growth rate as a function of a parameter, where it meets a target, and within what doubt."""
+"""The rate of growth as a function of a parameter, and where it meets a target."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ MOST_EVALUATIONS = 60
 class RateCurve:
     """Mean λ₁ of the same networks under the same inputs at every value, with its error.
 
-    What was measured is kept: a search comes back to the same values.
+    It keeps what was measured, because a search comes back to the same values.
     """
 
     def __init__(

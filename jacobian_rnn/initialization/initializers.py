@@ -1,7 +1,7 @@
 """Flax initialisers, for the `…_init` arguments of linen and nnx cells.
 
-Called with a shape that they are not meant for, they raise a ValueError. Their scales may be
-traced. See `parameter_changes` for what no initialiser can reach: one gate of a linen cell.
+They raise a ValueError for a shape that they are not meant for. Their scales may be traced. No
+initialiser can reach one gate of a linen cell: see `with_gate_bias`.
 
 Example:
     >>> import jax
@@ -37,7 +37,7 @@ from jacobian_rnn.mean_field.critical_lines import critical_weight_std
 
 @dataclasses.dataclass(frozen=True)
 class Initializer:
-    """A Flax initialiser, `(key, shape, dtype) -> array`; equal and hashable for equal options."""
+    """A Flax initialiser, `(key, shape, dtype) -> array`, equal and hashable for equal options."""
 
     draw: Callable[..., Array]
     options: tuple[Any, ...]
@@ -83,7 +83,7 @@ def critical_gaussian(
 ) -> Initializer:
     """Make an initialiser of kernels (N, N) of a vanilla cell that is critical as N → ∞.
 
-    `gaussian` at the σ_w where χ = 1, see `mean_field.critical_weight_std`, which also says what it
+    It is `gaussian` at the σ_w where χ = 1: see `mean_field.critical_weight_std`, also for what it
     raises. For other cells and finite widths measure: `at_rate(cell, 0.0, ...)`.
 
     Args:
@@ -111,7 +111,7 @@ def orthogonal_per_gate(num_gates: int, scale: float | Array = 1.0) -> Initializ
     has a mean squared singular value of 1/G only. Here blocks are drawn independently.
 
     Args:
-        num_gates: G; 3 for `nnx.GRUCell`, 4 for `nnx.OptimizedLSTMCell`.
+        num_gates: G, 3 for `nnx.GRUCell`, 4 for `nnx.OptimizedLSTMCell`.
         scale: of each block.
 
     Returns:
@@ -157,7 +157,7 @@ def chrono_bias(num_units: int, max_lag: float) -> Initializer:
         max_lag: T_max, the longest dependency in steps, above 2.
 
     Returns:
-        The initialiser, as that of `forget_gate_bias`; zero at g and o.
+        The initialiser, as that of `forget_gate_bias`. Biases are zero at g and o.
 
     Raises:
         TypeError: a size that is not an integer, or a lag that is not a number.

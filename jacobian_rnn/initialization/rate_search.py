@@ -32,12 +32,12 @@ class RateSearch(NamedTuple):
 
     Attributes:
         found: whether the mean λ₁ reaches the rate within the bounds.
-        value: at which it does, a scalar; NaN if not found.
+        value: at which it does, a scalar, NaN if not found.
         interval: 95 %, over the networks and inputs that the key draws, `(2,)`: the values around
             it at which a t-test over the searched networks does not reject that mean λ₁ is the
             rate, up to the tolerance of the search. An end is infinite where the bounds hold none
             that it rejects.
-        rate: mean λ₁ of the searched networks at the value, nats per step, its error over networks;
+        rate: mean λ₁ of the searched networks at the value, nats per step, its error over networks,
             NaN if not found.
         fresh_rate: the same of as many other networks with other inputs.
         searched: all values tried, ascending, `(values,)`.
@@ -45,7 +45,7 @@ class RateSearch(NamedTuple):
         standard_errors: of these means over networks, `(values,)`. The networks and inputs are the
             same at all values, so the errors are common to them.
         num_crossings: how often the mean λ₁ crosses the rate on the grid that the search begins
-            with; the value belongs to the lowest crossing.
+            with. The value belongs to the lowest crossing.
         target: the rate asked for, nats per step.
         num_networks: number of networks searched.
         parameter: the name of what was varied.
@@ -90,19 +90,19 @@ def draw(
 
     Args:
         cell: a linen cell, or a function of a key that makes an nnx cell or a `Recurrence`, as
-            `lambda key: nnx.GRUCell(3, 64, rngs=nnx.Rngs(key))`. It says in which dtype.
+            `lambda key: nnx.GRUCell(3, 64, rngs=nnx.Rngs(key))`. It decides the dtype.
         key: a `jax.random.key`.
-        num_inputs: size of x, for a linen cell; a function knows its own.
-        gain: multiplies the recurrent kernels, see `with_gain`; may be traced.
-        forget_bias: of the gate that keeps the state, see `with_gate_bias`; may be traced. None
-            leaves it as the cell's own initialiser says.
+        num_inputs: size of x, for a linen cell. A function knows its own.
+        gain: multiplies the recurrent kernels, see `with_gain`. It may be traced.
+        forget_bias: of the gate that keeps the state, see `with_gate_bias`. It may be traced. None
+            leaves it as the cell's own initialiser makes it.
 
     Returns:
         The recurrence.
 
     Raises:
         TypeError: not a linen cell or a function that makes a network.
-        ValueError: `num_inputs` below one; a gain or bias that is not finite or does not fit.
+        ValueError: `num_inputs` below one, or a gain or bias that is not finite or does not fit.
 
     Example:
         >>> import jax
@@ -135,7 +135,7 @@ def at_rate(
     carry: PyTree = None,
     tolerance: float = 1e-3,
 ) -> RateSearch:
-    """Find the gain, or forget-gate bias, at which freshly drawn networks grow at a given rate.
+    """Find the gain, or forget-gate bias, at which random networks grow at a given rate.
 
     λ₁ is measured, under white Gaussian input, for the same networks and inputs at each value, so
     that it changes smoothly with the value as long as the networks are not chaotic. A grid brackets
@@ -145,29 +145,29 @@ def at_rate(
     Args:
         cell: a linen cell, or a function of a key that makes an nnx cell or a `Recurrence`, see
             `draw`.
-        rate: wanted mean λ₁, nats per step; 0 is criticality.
+        rate: wanted mean λ₁, nats per step. 0 is criticality.
         num_inputs: size of x.
         key: a `jax.random.key` for networks and inputs.
-        vary: "gain", which multiplies all recurrent kernels; "forget_bias", of the gate that keeps
-            the state; or a function `(recurrence, value) -> recurrence`, static. With a large
+        vary: "gain", which multiplies all recurrent kernels, or "forget_bias", of the gate that
+            keeps the state, or a static function `(recurrence, value) -> recurrence`. With a large
             forget bias the state needs 1 + e^bias steps to settle: give `num_warmup` many more.
-        bounds: lowest and highest value; 0.1 to 20 for a gain and −4 to 8 for a bias by default.
+        bounds: lowest and highest value, by default 0.1 to 20 for a gain and −4 to 8 for a bias.
         num_networks: number of networks that are searched, and of those that test, at least 4.
         num_steps: length of each sequence, warm-up included. Static.
         num_warmup: number of first steps that are not counted. Static.
-        input_std: standard deviation of each input; 0 for a system at rest.
-        carry: initial carry of all networks; zeros by default.
+        input_std: standard deviation of each input, 0 for a system at rest.
+        carry: initial carry of all networks, by default zeros.
         tolerance: the search ends where the mean is this near to the rate, nats per step.
 
     Returns:
-        What was found; `print` shows it. `draw(cell, key=..., num_inputs=..., gain=result.value)`
-        draws such networks. If no value in the bounds reaches the rate, `found` is False and the
-        value NaN; so it is if λ₁ jumps across the rate.
+        What was found, which `print` shows. `draw(cell, key=..., num_inputs=...,
+        gain=result.value)` draws such networks. If no value in the bounds reaches the rate, or λ₁
+        jumps across it, `found` is False and the value NaN.
 
     Raises:
-        TypeError: counts that are not integers, or no cell; a cell whose parameters are not known.
-        ValueError: a rate, tolerance, bounds, counts or input_std out of range; a forget bias of a
-            cell without gates.
+        TypeError: counts that are not integers, no cell, or a cell whose parameters are not known.
+        ValueError: a rate, tolerance, bounds, counts or input_std out of range, or a forget bias of
+            a cell without gates.
 
     Example:
         >>> import jax

@@ -19,7 +19,7 @@ FEWEST_BATCHES = 16
 
 
 class Estimate(NamedTuple):
-    """A number and its standard error; what returns it says over what."""
+    """A number and its standard error. The function that returns it says over what."""
 
     value: Float[Array, ""]
     standard_error: Float[Array, ""]
@@ -44,8 +44,8 @@ class TimeAverage(NamedTuple):
 
     Attributes:
         mean: per step, `(k,)`.
-        covariance: of the mean, `(k, k)`, autocorrelation accounted for; NaN from fewer than two
-            batches.
+        covariance: of the mean, `(k, k)`, autocorrelation accounted for. It is NaN from fewer than
+            two batches.
         drift: mean of the later half minus mean of the earlier, in standard errors of that
             difference, `(k,)`.
         num_batches: number of batches behind the error, int32 `(k,)`.
@@ -74,7 +74,7 @@ def add_block(batches: BatchMeans, total: Float[Array, " k"], num_steps: int) ->
     """
     position = jnp.sum(batches.steps, dtype=jnp.int32)
     full = position >= CAPACITY * batches.length
-    batches = lax.cond(full, _merged, lambda batches: batches, batches)
+    batches = lax.cond(full, _merge_pairs, lambda batches: batches, batches)
     index = position // batches.length
     return batches._replace(
         sums=batches.sums.at[index].add(total), steps=batches.steps.at[index].add(num_steps)
@@ -85,12 +85,12 @@ def widen(batches: BatchMeans, length: int) -> BatchMeans:
     """Merge batches until each holds at least `length` steps."""
 
     def merge(_, batches):
-        return lax.cond(batches.length < length, _merged, lambda batches: batches, batches)
+        return lax.cond(batches.length < length, _merge_pairs, lambda batches: batches, batches)
 
     return lax.fori_loop(0, (length - 1).bit_length(), merge, batches)
 
 
-def _merged(batches):
+def _merge_pairs(batches):
     def pairs(array):
         joined = array[0::2] + array[1::2]
         return jnp.concatenate([joined, jnp.zeros_like(joined)])
@@ -114,7 +114,7 @@ def time_average(batches: BatchMeans) -> TimeAverage:
     """Estimate a time average and its uncertainty by batch means.
 
     Neighbouring batches are joined as long as their means are correlated by more than 0.2 and at
-    least `FEWEST_BATCHES` remain; each component chooses for itself. Then
+    least `FEWEST_BATCHES` remain. Each component chooses for itself. Then
 
         Var(mean) = Var(batch means) / B · max(1, 1 + 2ρ),
 
@@ -130,9 +130,9 @@ def time_average(batches: BatchMeans) -> TimeAverage:
     mean = jnp.sum(batches.sums, axis=0) / num_steps
     finest = _level(lax.stop_gradient(batches))
 
-    def joined(_, so_far):
+    def join(_, so_far):
         batches, level = so_far
-        batches = _merged(batches)
+        batches = _merge_pairs(batches)
         coarser = _level(lax.stop_gradient(batches))
         wanted = (level.correlation > 0.2) & (coarser.num_batches >= FEWEST_BATCHES)
         level = level._replace(
@@ -143,7 +143,7 @@ def time_average(batches: BatchMeans) -> TimeAverage:
         return batches, level
 
     most_joins = (CAPACITY // FEWEST_BATCHES).bit_length() - 1
-    _, level = lax.fori_loop(0, most_joins, joined, (batches, finest))
+    _, level = lax.fori_loop(0, most_joins, join, (batches, finest))
     errors = jnp.sqrt(level.variance)
     scales = jnp.sqrt(jnp.diagonal(finest.covariance))
     rescaled = errors / jnp.where(scales > 0, scales, 1)

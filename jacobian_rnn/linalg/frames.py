@@ -73,8 +73,8 @@ def eliminate(
 ) -> tuple[Float[Array, "n k"], Float[Array, "k k"], Int[Array, " k"], Float[Array, " k"]]:
     """Eliminate with row pivoting: columns = F' U, and F' is a permuted unit lower triangle.
 
-    Returns F', U, the rows of F' in which its unit triangle L stands, and diag(|L||U|): what had
-    to cancel to leave each pivot.
+    Return F', U, the rows of F' in which its unit triangle L stands, and diag(|L||U|), which is
+    what had to cancel to leave each pivot.
     """
     n, k = columns.shape
     factors, _, rows = lax.linalg.lu(columns)
@@ -113,7 +113,7 @@ def _eliminate_jvp(primals, tangents) -> tuple[Any, Any]:
 def positive_qr(columns: Float[Array, "n k"]) -> tuple[Float[Array, "n k"], Float[Array, "k k"]]:
     """Factor columns as Q R with a diagonal of R that is not negative.
 
-    Its derivative holds a direction whose pivot is exactly zero, which has none, in its place.
+    A direction whose pivot is exactly zero has no derivative: there the rule keeps it in place.
     """
     q, r = jnp.linalg.qr(columns)
     signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
@@ -143,9 +143,9 @@ def column_qr(
         columns: A, shape `(n, k)`, k ≤ n, of any scales.
 
     Returns:
-        Q, orthonormal to about 1e-2, or better where A is well conditioned; R, with a diagonal
-        that is not negative; which pivots rounding may have made, below n·eps of what cancelled to
-        leave them. A = Q R holds to rounding, relative to the entries of each row.
+        Q, orthonormal to about 1e-2, or better where A is well conditioned. Then R, with a diagonal
+        that is not negative, and which pivots rounding may have made, below n·eps of what cancelled
+        to leave them. A = Q R holds to rounding, relative to the entries of each row.
 
     References:
         T. Terao, K. Ozaki and T. Ogita, "LU-Cholesky QR algorithms for thin QR decomposition",
@@ -170,7 +170,7 @@ def column_qr(
         return jnp.zeros((), bool), q * signs[None], signs[:, None] * matmul(r, upper), gone
 
     # A loop that runs once at most: under `vmap`, `lax.cond` would always run both branches. The
-    # columns are carried, and replaced by Q, lest XLA moves the elimination out of the loop.
+    # columns are carried, and replaced by Q, so that XLA keeps the elimination inside the loop.
     again = ~(tall_enough | broken)
     start = (again, columns, r * scales[None], jnp.zeros(k, bool))
     _, eliminated, r, gone = lax.while_loop(lambda carried: carried[0], eliminate_first, start)
@@ -204,7 +204,7 @@ def descending_order(values: Float[Array, " n"]) -> Int[Array, " n"]:
     """Return the order that sorts values downwards.
 
     All pairs are compared: two to four times faster than a sort for up to 64 values, slower beyond
-    two hundred, where it no longer counts beside a factorisation. NaN comes first.
+    two hundred, where it is negligible next to a factorisation. NaN comes first.
     """
     values = jnp.where(jnp.isnan(values), jnp.inf, values)
     index = jnp.arange(values.shape[0])
@@ -241,7 +241,7 @@ def _inverse(permutation):
 def generic_frames(n: int) -> np.ndarray:
     """Return two fixed generic orthogonal matrices, `(2, n, n)`, float64.
 
-    The Q factors of matrices of standard normal numbers from numpy's PCG64 generator with seed n.
+    They are the Q factors of standard normal matrices from numpy's PCG64 generator with seed n.
     """
     return np.linalg.qr(np.random.Generator(np.random.PCG64(n)).standard_normal((2, n, n)))[0]
 
@@ -249,7 +249,7 @@ def generic_frames(n: int) -> np.ndarray:
 def check_frame(
     frame: Float[Array, "n k"], shape: tuple[int, int], dtype: jnp.dtype
 ) -> Float[Array, "n k"]:
-    """Check a caller's starting frame; return it in the dtype of the run.
+    """Check a caller's starting frame, and return it in the dtype of the run.
 
     Raises:
         ValueError: another shape, values that are not finite, or columns that are not orthonormal.

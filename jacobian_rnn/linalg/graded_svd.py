@@ -26,20 +26,20 @@ def graded_singular_values(
     r"""Compute the SVD of `diag(exp(log_scales)) @ factor`: log singular values, right vectors.
 
     With the rows sorted by scale, two steps of "QR of the transpose, rescale" (the graded QR
-    iteration of G. W. Stewart 1995) bring the matrix near to orthogonal rows; one-sided Jacobi in
+    iteration of G. W. Stewart 1995) bring the matrix near to orthogonal rows. One-sided Jacobi in
     round-robin order, n/2 rotations at once, finishes. For two rows exp(s_p) w_p and exp(s_q) w_q
-    with unit w and s_p ≥ s_q, put ρ = exp(s_q − s_p) ≤ 1 and c = w_p·w_q; then
+    with unit w and s_p ≥ s_q, put ρ = exp(s_q − s_p) ≤ 1 and c = w_p·w_q. Then
 
         τ = 2c / (1 − ρ² + sqrt((1 − ρ²)² + 4ρ²c²)),   w_p ← w_p + ρ²τ w_q,   w_q ← w_q − τ w_p
 
     and a common cosine 1/sqrt(1 + ρ²τ²) make them orthogonal: nothing here can overflow.
 
     Args:
-        log_scales: natural logs of the row scales, shape `(n,)`; −inf marks a row that is zero.
+        log_scales: natural logs of the row scales, shape `(n,)`. A row that is zero has −inf.
         factor: shape `(n, n)`, of order one and well conditioned for an accurate result.
 
     Returns:
-        log_singular_values: shape `(n,)`, nats, descending; −inf for a lost direction.
+        log_singular_values: shape `(n,)`, nats, descending, −inf for a lost direction.
         right_vectors: shape `(n, n)`, row i belongs to the i-th value. Rows of lost directions are
             zero.
 
@@ -48,7 +48,7 @@ def graded_singular_values(
 
     Cost: O(n³) per sweep, 2 to 10 sweeps, independent of the range of `log_scales`. Differentiable
     with respect to both arguments by a rule of its own (∂ log σ_i in scaled form), which is exact
-    for simple singular values, and gives the mean over the cluster's basis for repeated ones; the
+    for simple singular values, and gives the mean over the cluster's basis for repeated ones. The
     right vectors carry no derivative, and where a value is −inf its derivative is zero.
 
     References:
@@ -104,19 +104,19 @@ def _rescaled_qr_of_transpose(d, v):
 
 
 def descents(d: Float[Array, " n"]) -> Float[Array, "n n"]:
-    """Tabulate d_j − d_i for i < j and descending d; −inf where d_j is −inf, and zero below."""
+    """Tabulate d_j − d_i for i < j and descending d: −inf where d_j is −inf, and zero below."""
     finite = jnp.where(jnp.isneginf(d), 0, d)
     differences = jnp.where(jnp.isneginf(d), -jnp.inf, d[None] - finite[:, None])
     return jnp.triu(jnp.minimum(differences, 0), 1)
 
 
 def _one_sided_jacobi(log_scales, rows):
-    """Rotate the rows exp(s_i) w_i until they are orthogonal; return their log lengths and w."""
+    """Rotate the rows exp(s_i) w_i until they are orthogonal, and return log lengths and w."""
     n = rows.shape[0]
     padding = n % 2
     rows = jnp.pad(rows, ((0, padding), (0, 0)))
     s = jnp.pad(log_scales, (0, padding), constant_values=-jnp.inf)
-    s, w = _normalized(s, rows)
+    s, w = _normalize(s, rows)
     half = (n + padding) // 2
     tolerance = n * jnp.finfo(rows.dtype).eps
 
@@ -136,7 +136,7 @@ def _one_sided_jacobi(log_scales, rows):
         to_b = jnp.where(a_is_larger, -1, ratio**2) * tau / norm
         new_a = w_a / norm[:, None] + to_a[:, None] * w_b
         new_b = w_b / norm[:, None] + to_b[:, None] * w_a
-        s, w = _normalized(s, jnp.append(new_a, new_b[::-1], axis=0))
+        s, w = _normalize(s, jnp.append(new_a, new_b[::-1], axis=0))
         # The first row stays, the others move on by one: after 2·half − 1 rounds all have met.
         s = jnp.append(s[:1], jnp.roll(s[1:], 1))
         w = jnp.append(w[:1], jnp.roll(w[1:], 1, axis=0), axis=0)
@@ -158,7 +158,7 @@ def _one_sided_jacobi(log_scales, rows):
     return s[order], w[order]
 
 
-def _normalized(log_scales, rows):
+def _normalize(log_scales, rows):
     norms = row_norms(rows)
     alive = norms > 0
     rows = rows / jnp.where(alive, norms, 1)[:, None]
@@ -189,8 +189,8 @@ def scaled_norm(array: Float[Array, "..."]) -> Float[Array, ""]:
 def flushed_exp(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Compute exp, cut to zero where it is below eps^2.25 (−81 nats in float64, −36 in float32).
 
-    Such entries stand beside entries of order one and cannot change a digit; kept, they and their
-    products reach the subnormal range, where processors are a hundred times slower.
+    Such entries are added to entries of order one and cannot change a digit. If they were kept,
+    their products would reach the subnormal range, where processors are a hundred times slower.
     """
     cut = 2.25 * jnp.log(jnp.finfo(x.dtype).eps)
     return jnp.where(x > cut, jnp.exp(jnp.maximum(x, cut)), 0)

@@ -1,9 +1,9 @@
 """Infinite-width theory: what can be said of a recurrent network before one is drawn.
 
 Each prediction says what it assumes. `order_parameters` and `full_spectrum` (vanilla cells) hold
-for fresh and for kept weights alike; for gated cells `fresh_growth` assumes fresh weights at
-every step, as the literature does, `kept_growth` weights that stay the same, as they do in real
-cells, and `frozen_growth` gates that stand still as well.
+for fresh and for kept weights alike. For gated cells `fresh_growth` assumes fresh weights at every
+step, as the literature does. `kept_growth` assumes weights that stay the same, as they do in real
+cells, and `frozen_growth` assumes gates that stand still as well.
 """
 
 from jacobian_rnn.mean_field.cell_units import Gate, GRUUnits, LSTMUnits, MinimalUnits, SimpleUnits

@@ -1,6 +1,6 @@
 """Gaussian averages of activation functions, in closed form where there is one.
 
-With x ~ N(0, q): E φ², E φ'^2, E φ'^4. A kernel's variance comes in from outside.
+They are E φ², E φ'^2 and E φ'^4 over x ~ N(0, q). A kernel's variance comes in from outside.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -58,7 +58,8 @@ def moments(activation: Activation, variance: Float[Array, ""]) -> Moments:
 
     References:
         C. Williams, "Computation with infinite neural networks", Neural Computation 10 (1998), for
-        erf; Y. Cho and L. Saul, "Kernel methods for deep learning", NIPS 2009, for ReLU.
+        erf.
+        Y. Cho and L. Saul, "Kernel methods for deep learning", NIPS 2009, for ReLU.
     """
     q = jnp.asarray(variance)
     match activation:

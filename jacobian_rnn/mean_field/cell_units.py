@@ -2,7 +2,7 @@
 
 In a wide network with independent Gaussian weights each unit's recurrent pre-activations are
 Gaussian fields whose covariance is that of the outputs h, so that theory needs only these steps.
-Equations and order of gates are Flax's.
+The equations and the order of the gates are Flax's.
 """
 
 from typing import Any, NamedTuple
@@ -21,8 +21,8 @@ class Gate(NamedTuple):
     """The statistics of one gate's pre-activation.
 
     Attributes:
-        weight_std: σ_w; recurrent entries have variance σ_w²/N. Flax's fused nnx cells have 1/√3
-            (GRU) and 1/2 (OptimizedLSTM), its other cells 1.
+        weight_std: σ_w, where recurrent entries have variance σ_w²/N. Flax's fused nnx cells have
+            1/√3 (GRU) and 1/2 (OptimizedLSTM), its other cells 1.
         input_std: standard deviation of what the input adds, fresh at every step.
         bias_mean: mean of the bias.
         bias_std: its standard deviation over units.
@@ -95,7 +95,7 @@ class GRUUnits(NamedTuple):
 
 
 class LSTMUnits(NamedTuple):
-    """Units of an LSTMCell: c' = f c + i g, h' = o tanh c'; the state is c, then h."""
+    """Units of an LSTMCell: c' = f c + i g, h' = o tanh c'. The state is c, then h."""
 
     input: Gate = Gate()
     forget: Gate = Gate()
@@ -123,8 +123,8 @@ def check_units(units: Any) -> Units:
 
     Raises:
         TypeError: no units, gates that are none, statistics that are no numbers.
-        ValueError: standard deviations that are negative or infinite; a mean that is not finite; an
-            embedding with recurrent weights.
+        ValueError: standard deviations that are negative or infinite, a mean that is not finite, or
+            an embedding with recurrent weights.
     """
     check_type("units", units, Units, "SimpleUnits, MinimalUnits, GRUUnits or LSTMUnits")
     scales, means = {}, {}

@@ -19,25 +19,25 @@ def critical_weight_std(
 ) -> Float[Array, ""]:
     """Return σ_w at which χ = σ_w² E φ'² = 1 at the fixed point.
 
-    For infinite width. A network of N units has λ₁ = 0 at a σ_w larger by about a multiple of 1/N,
-    see `OrderParameters.width_coefficient` and `critical_weight_std_of_width`.
+    This holds for infinite width. A network of N units has λ₁ = 0 at a σ_w that is larger by about
+    a multiple of 1/N: see `OrderParameters.width_coefficient` and `critical_weight_std_of_width`.
 
     Args:
         bias_std: σ_b.
         input_std: σ_in, standard deviation of what the input adds to a pre-activation.
         activation: "tanh", "erf", "relu" or "linear". Static. The slope of the last two does not
-            depend on activity, so neither does their critical point; with bias or input they have
+            depend on activity, so neither does their critical point. With bias or input they have
             no fixed point there.
 
     Returns:
-        σ_w, a scalar; differentiable, except where bias and input are both zero. In float32 good to
-        1e-4 where they are small (below 1e-3), to the last digits elsewhere.
+        σ_w, a scalar. It is differentiable, except where bias and input are both zero. In float32
+        it is good to 1e-4 where they are small (below 1e-3), to the last digits elsewhere.
 
     Raises:
-        ValueError: negative or infinite standard deviations; an unknown activation.
+        ValueError: negative or infinite standard deviations, or an unknown activation.
 
     References:
-        S. Schoenholz et al., ICLR 2017, on the curve; q is its parameter here.
+        S. Schoenholz et al., ICLR 2017, on the curve, whose parameter here is q.
 
     Example:
         >>> print(f"{critical_weight_std(bias_std=0.05**0.5):.3f}")

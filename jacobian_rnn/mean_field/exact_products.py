@@ -15,7 +15,7 @@ class ExactExponents(NamedTuple):
 
     Attributes:
         exponents: their expectation at every T, nats per step, `(N,)`, descending.
-        variances: T times their variance, `(N,)`; the estimates are independent.
+        variances: T times their variance, `(N,)`. The estimates are independent.
     """
 
     exponents: Float[Array, " units"]
@@ -71,7 +71,8 @@ def ginibre_exponents(num_units: int, weight_std: Float[Array, ""] | float = 1.0
 
     References:
         P. Forrester, "Lyapunov exponents for products of complex Gaussian random matrices", J.
-        Stat. Phys. 151 (2013); G. Akemann, Z. Burda and M. Kieburg, J. Phys. A 47 (2014).
+        Stat. Phys. 151 (2013).
+        G. Akemann, Z. Burda and M. Kieburg, J. Phys. A 47 (2014).
 
     Example:
         >>> print([f"{rate:.3f}" for rate in ginibre_exponents(2).exponents])
@@ -88,13 +89,14 @@ def gaussian_generalized_exponent(
 ) -> Float[Array, ""]:
     """Return L(p) = (1/T) log E ‖Pv‖^p of products of real Gaussian matrices, nats per step.
 
-    p log σ_w + (p/2) log(2/N) + log Γ((N + p)/2) − log Γ(N/2). With p = 2 that is log χ = 2 log σ_w
-    (annealed: what the mean squared gradient does), which lies above 2 λ₁ (quenched: the typical
-    one). At weight_std 1 and N = 16 a product of 200 factors has E‖Pv‖² = 1, and typically e^-12.8.
+    L is p log σ_w + (p/2) log(2/N) + log Γ((N + p)/2) − log Γ(N/2). With p = 2 that is log χ =
+    2 log σ_w (annealed: what the mean squared gradient does), which lies above 2 λ₁ (quenched: the
+    typical one). At weight_std 1 and N = 16 a product of 200 factors has E‖Pv‖² = 1, and typically
+    e^-12.8.
 
     Args:
         num_units: N.
-        order: p, above −N; a Python number.
+        order: p, a Python number above −N.
         weight_std: σ_w, above zero.
 
     Returns:
@@ -124,7 +126,7 @@ def gaussian_generalized_exponent(
 def critical_weight_std_of_width(num_units: int) -> Float[Array, ""]:
     """Return σ_c(N), at which the largest exponent of a real Gaussian product is zero.
 
-    Above 1, by about 1/(2N): at σ_w = 1, where χ = 1, products of finite matrices shrink.
+    It lies above 1 by about 1/(2N): at σ_w = 1, where χ = 1, products of finite matrices shrink.
 
     Args:
         num_units: N.
@@ -146,8 +148,8 @@ def critical_weight_std_of_width(num_units: int) -> Float[Array, ""]:
 def fuss_catalan_moment(num_factors: int, order: int) -> float:
     """Return the moment of order n of the squared singular values of s Gaussian factors, N → ∞.
 
-    C((s + 1) n, n) / (s n + 1) for entries of variance 1/N. The power W^s of one matrix has the
-    same moments.
+    It is C((s + 1) n, n) / (s n + 1) for entries of variance 1/N. The power W^s of one matrix has
+    the same moments.
 
     Args:
         num_factors: s, at least 0.

@@ -17,8 +17,8 @@ class SquaredSingularValues(NamedTuple):
 
     Attributes:
         mean: χ^L.
-        normalized_variance: variance over squared mean; zero for a multiple of an orthogonal matrix
-            ("dynamical isometry").
+        normalized_variance: variance over squared mean, which is zero for a multiple of an
+            orthogonal matrix ("dynamical isometry").
     """
 
     mean: Float[Array, ""]
@@ -36,8 +36,8 @@ def squared_singular_values(
 ) -> SquaredSingularValues:
     """Compute mean χ^L and normalised variance L (μ₂/μ₁² − 1 − s₁) of squared singular values.
 
-    μ_k = E φ'^2k, and s₁ is −1 for Gaussian and 0 for orthogonal W. For independent steps; with the
-    same W at every step the variance grows a little faster in finite networks.
+    Here μ_k = E φ'^2k, and s₁ is −1 for Gaussian and 0 for orthogonal W. Steps are independent.
+    With the same W at every step the variance grows a little faster in finite networks.
 
     Args:
         weight_std: σ_w.
@@ -51,8 +51,7 @@ def squared_singular_values(
         The two moments.
 
     Raises:
-        ValueError: a number of steps below 0; standard deviations or an activation as in
-            `order_parameters`.
+        ValueError: a number of steps below 0, or what `order_parameters` refuses.
         TypeError: a number of steps that is not an integer.
 
     References:

@@ -1,8 +1,8 @@
-"""Growth of gradients in gated cells if the weights were drawn afresh at every step.
+"""Growth of gradients in gated cells if the weights were fresh at every step.
 
-This is the assumption of the theory of gated cells in the literature. It is exact for vanilla cells
-and wrong for gated ones, whose weights are the same at every step: too low at most gains, by so
-much that it calls vanishing what explodes, and too high at some large ones. See `kept_weights`.
+The theory of gated cells in the literature assumes this. It is exact for vanilla cells and wrong
+for gated ones, whose weights are the same at every step. At most gains it is too low, by so much
+that it calls vanishing what explodes, and at some large ones too high. See `kept_weights`.
 """
 
 from functools import partial
@@ -29,9 +29,9 @@ class FreshGrowth(NamedTuple):
         squared_growth: χ, factor by which a mean squared gradient grows in a step.
         rate: ½ log χ, nats per step.
         time_scale: ξ = 1/|log χ|, steps in which a squared gradient changes by a factor e.
-        standard_error: of the rate, over time; 0 where no population was drawn.
-        settled: whether the population had three times its memory to settle; True where none was
-            drawn.
+        standard_error: of the rate, over time. It is 0 where no population was drawn.
+        settled: whether the population had three times its memory to settle. It is True where none
+            was drawn.
     """
 
     activity: Float[Array, ""]
@@ -55,27 +55,27 @@ def fresh_growth(
 ) -> FreshGrowth:
     """Compute activity and growth of gradients under fresh weights at every step.
 
-    Gaussian averages for minimalRNN and GRU. An LSTM's cell state is not Gaussian: it is followed
-    in a population of 20,000 units, always the same random numbers, with the energy of each unit's
-    gradient beside it; the first half of its steps settles it.
+    For minimalRNN and GRU these are Gaussian averages. An LSTM's cell state is not Gaussian, so it
+    is followed in a population of 20,000 units, always the same random numbers, together with the
+    energy of each unit's gradient. The first half of the steps settles it.
 
     Args:
         units: the cell and the statistics of its gates.
-        num_steps: of an LSTM's population, at least 20; an open forget gate of bias b needs
-            about 4 e^b to settle. Static.
+        num_steps: of an LSTM's population, at least 20. An open forget gate of bias b needs about
+            4 e^b to settle. Static.
 
     Returns:
-        Activity, gain and rate; where the population remembers longer than it had to settle it says
-        that it has not.
+        Activity, growth and rate. `settled` is False where the population remembers longer than it
+        had to settle.
 
     Raises:
-        TypeError: other cells; for a vanilla cell see `order_parameters`.
-        ValueError: standard deviations that are negative or infinite, means that are not finite;
+        TypeError: other cells. For a vanilla cell see `order_parameters`.
+        ValueError: standard deviations that are negative or infinite, means that are not finite, or
             too few steps.
 
     References:
-        M. Chen, J. Pennington and S. Schoenholz, ICML 2018 (minimalRNN); D. Gilboa et al.,
-        "Dynamical isometry and a mean field theory of LSTMs and GRUs", 2019.
+        M. Chen, J. Pennington and S. Schoenholz, ICML 2018 (minimalRNN).
+        D. Gilboa et al., "Dynamical isometry and a mean field theory of LSTMs and GRUs", 2019.
 
     Example:
         >>> from jacobian_rnn.mean_field.cell_units import Gate
@@ -111,7 +111,7 @@ def _growth(activity, chi, standard_error: Array | float = 0.0, settled: Array |
 
 
 def _activity(ratio, largest):
-    """Solve Q = Q ratio(Q) for Q up to `largest`; 0 where only rest solves it."""
+    """Solve Q = Q ratio(Q) for Q up to `largest`, with Q = 0 where only rest solves it."""
     largest = jnp.asarray(largest, jnp.result_type(float))
     tiny = jnp.log(jnp.finfo(largest.dtype).tiny) / 3
 
@@ -128,16 +128,16 @@ def _minimal(units):
     size = embedding.variance(0.0) + embedding.bias_mean**2
 
     def ratio(activity):
-        keeping = _keeping(gate, activity)
-        return keeping.kept + _written(keeping, size, embedding.bias_mean) / activity
+        keeping = _gate_averages(gate, activity)
+        return keeping.kept + _candidate_share(keeping, size, embedding.bias_mean) / activity
 
     activity = _activity(ratio, jnp.where(size > 0, size, 1))
-    keeping = _keeping(gate, activity)
+    keeping = _gate_averages(gate, activity)
     apart = activity + size - 2 * embedding.bias_mean**2
     return _growth(activity, keeping.kept + gate.weight_std**2 * apart * keeping.slope)
 
 
-class _Keeping(NamedTuple):
+class _GateAverages(NamedTuple):
     """Averages over the gate u that keeps the state, h' = u h + (1 − u) n."""
 
     kept: Array  # E u²
@@ -146,15 +146,15 @@ class _Keeping(NamedTuple):
     slope: Array  # E u'²
 
 
-def _keeping(gate, activity):
+def _gate_averages(gate, activity):
     x, weights = gaussian_nodes(gate.variance(activity), gate.bias_mean)
     u = jax.nn.sigmoid(x)
     averaged = (u**2, u * (1 - u), (1 - u) ** 2, (u * (1 - u)) ** 2)
-    return _Keeping(*(jnp.sum(weights * f) for f in averaged))
+    return _GateAverages(*(jnp.sum(weights * f) for f in averaged))
 
 
-def _written(keeping, square, mean):
-    """Return what n of a mean and mean square adds to Q; h has the mean of n, independent of it."""
+def _candidate_share(keeping, square, mean):
+    """Return what n of a mean and mean square adds to Q, as h has n's mean and is independent."""
     return keeping.written * square + 2 * keeping.both * mean**2
 
 
@@ -178,9 +178,9 @@ def _gru(units):
         return (over_reset(lambda u, _, n=n: jnp.tanh(u) ** n, activity) for n in (1, 2))
 
     def ratio(activity):
-        keeping = _keeping(update, activity)
+        keeping = _gate_averages(update, activity)
         mean, square = candidate_moments(activity)
-        return keeping.kept + _written(keeping, square, mean) / activity
+        return keeping.kept + _candidate_share(keeping, square, mean) / activity
 
     activity = _activity(ratio, 1.0)
     size = candidate.weight_std**2 * activity
@@ -195,7 +195,7 @@ def _gru(units):
         slopes += (reset.weight_std * r * (1 - r)) ** 2 * m_square
         return (1 - jnp.tanh(u) ** 2) ** 2 * slopes
 
-    keeping = _keeping(update, activity)
+    keeping = _gate_averages(update, activity)
     mean, square = candidate_moments(activity)
     apart = activity + square - 2 * mean**2
     from_update = update.weight_std**2 * keeping.slope * apart

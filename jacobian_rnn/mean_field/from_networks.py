@@ -30,15 +30,15 @@ def units_of(networks: Recurrence, *, input_std: float | Array = 0.0) -> Units:
         networks: a linen or nnx SimpleCell, LSTMCell, OptimizedLSTMCell or GRUCell, or a minimal
             network, with its default activations. Parameters with leading axes, of many networks
             drawn alike, are averaged over all of them.
-        input_std: σ_x, zero or above; may be traced.
+        input_std: σ_x, zero or above. It may be traced.
 
     Returns:
         SimpleUnits, LSTMUnits, GRUUnits or MinimalUnits, with scalars in JAX's default float dtype.
 
     Raises:
         TypeError: not a `Recurrence`, or a cell that theory does not know.
-        ValueError: other activations; a bias of a GRU's candidate that the reset gate scales, for
-            which theory has no place; weights that are not finite; a bad `input_std`.
+        ValueError: other activations, a bias of a GRU's candidate that the reset gate scales (for
+            which theory has no place), weights that are not finite, or a bad `input_std`.
 
     Example:
         >>> import jax

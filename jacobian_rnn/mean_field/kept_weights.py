@@ -3,8 +3,8 @@
 With the same W at every step the field W h(t) remembers the fields before it: over weights it is a
 Gaussian process with the covariance of the outputs, ⟨h(t) h(s)⟩, and so is W δ(t) for a tangent δ.
 Gates that stay open let δ(t) correlate with δ(s), and then fields add up in amplitude, not in
-energy. Both processes are drawn here unit by unit, causally: each new field from its distribution
-given the fields before it, with covariances over the population itself.
+energy. Both processes are drawn here unit by unit and causally. Each new field comes from its
+distribution given the fields before it, with covariances over the population itself.
 """
 
 from functools import partial
@@ -32,7 +32,7 @@ class KeptGrowth(NamedTuple):
 
     Attributes:
         rate: λ₁, nats per step.
-        standard_error: of the rate, over populations drawn afresh.
+        standard_error: of the rate, over populations.
         activity: Q, mean squared output h at the end.
         drift: later half minus earlier half of the counted steps, nats per step.
         settled: whether the drift lies within four of its standard errors over populations, or
@@ -60,8 +60,8 @@ class FrozenGrowth(NamedTuple):
     """Growth with the same weights and gates that stand still: the edge of the spectrum of J.
 
     Attributes:
-        rate: log of the spectral radius, nats per step; mean over populations.
-        standard_error: over populations drawn afresh.
+        rate: log of the spectral radius, mean over populations, nats per step.
+        standard_error: of the rate, over populations.
     """
 
     rate: Float[Array, ""]
@@ -87,30 +87,29 @@ def kept_growth(
     """Compute λ₁ of an infinitely wide network whose weights stay the same.
 
     Args:
-        units: the cell and the statistics of its gates; weights are independent Gaussian ones,
+        units: the cell and the statistics of its gates. Weights are independent and Gaussian,
             biases are drawn once per unit.
         key: for the populations.
         num_units: size of a population, at least four times `num_steps`, or fields and their past
-            would fill it; its noise takes the place of a finite width. Static.
-        num_steps: steps; all are remembered. Static.
+            would fill it. Its noise takes the place of a finite width. Static.
+        num_steps: number of steps, all of which are remembered. Static.
         num_warmup: first steps, which settle activity and tangents. Static.
-        num_populations: drawn afresh, at least 2, for the error. Static.
+        num_populations: number of independent populations, at least 2, for the error. Static.
 
     Returns:
         The rate with its error. Where a network without input comes to rest it is that of
-        `frozen_growth`, which is exact there. Where memory outlasts the run it says that it has not
-        settled.
+        `frozen_growth`, which is exact there. `settled` is False where memory outlasts the run.
 
     Raises:
-        TypeError: units that are none; counts that are not integers.
-        ValueError: counts out of range; statistics out of range.
+        TypeError: units that are none, or counts that are not integers.
+        ValueError: counts or statistics out of range.
 
-    Cost: time in proportion to `num_populations` · `num_steps`² · `num_units`; about a second.
+    Cost: time in proportion to `num_populations` · `num_steps`² · `num_units`, about a second.
 
     References:
-        H. Sompolinsky, A. Crisanti and H. Sommers, Phys. Rev. Lett. 61 (1988), for the theory; H.
-        Eissfeller and M. Opper, Phys. Rev. Lett. 68 (1992), for drawing it causally; T. Can, K.
-        Krishnamurthy and D. Schwab (2020) for gated cells at their fixed points.
+        H. Sompolinsky, A. Crisanti and H. Sommers, Phys. Rev. Lett. 61 (1988), for the theory.
+        H. Eissfeller and M. Opper, Phys. Rev. Lett. 68 (1992), for drawing it causally.
+        T. Can, K. Krishnamurthy and D. Schwab (2020) for gated cells at their fixed points.
 
     Example:
         >>> import jax
@@ -140,22 +139,22 @@ def frozen_growth(
 
     A snapshot of the population of `kept_growth` gives each unit's own diagonal block D and slopes
     a_k. The edge is the real λ beyond all of D's eigenvalues where Σ_k σ_k² ⟨[(λ − D)⁻¹ a_k]_h²⟩ =
-    1; for one state per unit ⟨v / (λ − d)²⟩ = 1. Exact at fixed points. It depends on the width,
-    through the slowest unit.
+    1. For one state per unit this is ⟨v / (λ − d)²⟩ = 1. The edge is exact at fixed points. It
+    depends on the width through the slowest unit.
 
     Args:
         units: the cell and the statistics of its gates.
         key: for the populations.
         num_units: width N of the network. Static.
         num_steps: steps before the snapshot. Static.
-        num_populations: drawn afresh, at least 2, for the error. Static.
+        num_populations: number of independent populations, at least 2, for the error. Static.
 
     Returns:
         The rate with its error.
 
     Raises:
-        TypeError: units that are none; counts that are not integers.
-        ValueError: counts out of range; statistics out of range.
+        TypeError: units that are none, or counts that are not integers.
+        ValueError: counts or statistics out of range.
 
     References:
         T. Can, K. Krishnamurthy and D. Schwab, "Gating creates slow modes and controls phase-space
@@ -221,7 +220,7 @@ class _Memory(NamedTuple):
     covariance: Array
 
 
-def _remembered(memory, output, t, key):
+def _remember(memory, output, t, key):
     """Draw the field that an output makes given the fields before it, and remember both."""
     num_steps, num_units = memory.outputs.shape
     before = jnp.arange(num_steps) < t
@@ -240,7 +239,7 @@ def _remembered(memory, output, t, key):
 
 
 def _population(units, key, num_units, num_steps):
-    """Draw all fields of one population; return its last snapshot, log growth and activity."""
+    """Draw all fields of a population, and return its last snapshot, log growth and activity."""
     dtype = units[0].weight_std.dtype
     gates: Gate = jax.tree.map(lambda *numbers: jnp.stack(numbers)[:, None], *units)
     shape = (len(units), num_units)
@@ -251,10 +250,10 @@ def _population(units, key, num_units, num_steps):
         state, tangent, memory, tangent_memory, _ = carried
         t, key = now
         field_key, tangent_key, input_key = jax.random.split(key, 3)
-        size, output = _sized(state[-1])
-        tangent_size, tangent_output = _sized(tangent[-1])
-        field, memory = _remembered(memory, output, t, field_key)
-        tangent_field, tangent_memory = _remembered(tangent_memory, tangent_output, t, tangent_key)
+        size, output = _split_size(state[-1])
+        tangent_size, tangent_output = _split_size(tangent[-1])
+        field, memory = _remember(memory, output, t, field_key)
+        tangent_field, tangent_memory = _remember(tangent_memory, tangent_output, t, tangent_key)
         recurrent = gates.weight_std * size * field
         external = bias + gates.input_std * jax.random.normal(input_key, shape, dtype)
         new, new_tangent = jax.jvp(
@@ -281,7 +280,7 @@ def _population(units, key, num_units, num_steps):
     return snapshot, rates, activities
 
 
-def _sized(x):
+def _split_size(x):
     # By the largest first: squares of a network that comes to rest leave the float range.
     largest = jnp.max(jnp.abs(x))
     x = x / jnp.where(largest > 0, largest, 1)

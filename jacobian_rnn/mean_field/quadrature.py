@@ -1,9 +1,9 @@
 """Gaussian averages that stay accurate however wide the Gaussian is.
 
 Activation functions change on a scale of one around a few points, while pre-activations spread over
-√q, which grows with the gain: Gauss–Hermite nodes are spread over √q too and miss what happens
-between them (at gain 20 that puts λ₁ off in the third digit). Here x = c + sinh t about each such
-point c, which is fine near it and coarse far away, with Gauss–Legendre nodes in t.
+√q, which grows with the gain. Gauss–Hermite nodes are spread over √q too and miss what happens
+between them (at gain 20 that puts λ₁ off in the third digit). Here nodes lie at x = c + sinh t
+about each such point c, with Gauss–Legendre nodes in t: fine near c and coarse far away.
 """
 
 import itertools
@@ -35,22 +35,22 @@ def gaussian_average(
     """Compute E f(x) for x ~ N(mean, variance).
 
     Args:
-        function: f of an array of nodes, unit by unit; it may have kinks at the centres, and should
+        function: f of an array of nodes, unit by unit. It may have kinks at the centres, and should
             be smooth elsewhere on a scale of one or more about the nearest centre.
-        variance: zero or above; zero gives f(mean).
+        variance: zero or above, where zero gives f(mean).
         mean: of x.
         centers: points about which f changes, ascending.
 
     Returns:
-        The average, in the dtype of `variance`; differentiable in variance, mean and what f closes
-        over. For tanh and its powers the relative error is below 1e-12 up to a variance of 1e8.
-        NaN where the integral does not converge, as far as that shows: where the integrand has not
-        died out at nine standard deviations, or fewer nodes give another result by 1 % of E |f|.
-        NaN too for a traced variance below zero.
+        The average, in the dtype of `variance`. It is differentiable in variance, mean and what f
+        closes over. For tanh and its powers the relative error is below 1e-12 up to a variance of
+        1e8. It is NaN for a traced variance below zero, and where the integral does not converge,
+        as far as that shows: where the integrand has not died out at nine standard deviations, or
+        fewer nodes give another result by 1 % of E |f|.
 
     Raises:
         TypeError: a variance or mean that is no number.
-        ValueError: a variance that is negative or not finite; an array; no centres.
+        ValueError: a variance that is negative or not finite, an array, or no centres.
 
     Example:
         >>> print(gaussian_average(lambda x: x**2, 2.0).round(4))
@@ -92,7 +92,7 @@ def gaussian_nodes(
     centers: tuple[Float[Array, ""] | float, ...] = (0.0,),
     num_nodes: int = NUM_NODES,
 ) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"]]:
-    """Return the nodes and the weights, which sum to one; `num_nodes` on each side of a centre."""
+    """Return nodes, `num_nodes` on each side of a centre, and weights, which sum to one."""
     places, shares = np.polynomial.legendre.leggauss(num_nodes)
     variance = jnp.asarray(variance, jnp.result_type(variance, mean, float))
     positive = variance > 0
@@ -129,7 +129,7 @@ def gaussian_correlation(
         correlation: from −1 to 1.
 
     Returns:
-        The average; 16,384 evaluations of f.
+        The average, from 16,384 evaluations of f.
     """
     others = variance * jnp.maximum(1 - correlation**2, 0)
 

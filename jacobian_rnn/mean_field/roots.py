@@ -16,11 +16,11 @@ def increasing_root(
 ) -> Float[Array, ""]:
     """Find where a function crosses zero from below, between two points.
 
-    Bisection to the last digit, then one Newton step whose derivative is that of the implicit
-    function: parameters that `function` closes over are differentiated through the equation.
+    Bisection goes to the last digit. One Newton step follows, whose derivative is that of the
+    implicit function, also in parameters that `function` closes over.
 
     Args:
-        function: of a scalar; negative at `lower` and positive at `upper`. Where it is not, the
+        function: of a scalar, negative at `lower` and positive at `upper`. Where it is not, the
             end that is nearest to a crossing comes out, so compare the result with the ends.
         lower: lower end of the search.
         upper: upper end.

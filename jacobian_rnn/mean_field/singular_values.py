@@ -40,7 +40,7 @@ class SpectrumSummary(NamedTuple):
         fraction_positive: fraction of exponents above zero.
         entropy_rate: sum of the positive exponents over N, nats per step.
         dimension: Kaplan–Yorke dimension over N, from 0 to 1.
-        mean: mean exponent, nats per step; −inf where a fraction of slopes is zero.
+        mean: mean exponent, nats per step, which is −inf where a fraction of slopes is zero.
     """
 
     largest: Float[Array, ""]
@@ -72,15 +72,14 @@ def full_spectrum(
         orthogonal: whether W is σ_w times an orthogonal matrix instead of Gaussian. Static.
 
     Returns:
-        λ(p), nats per step; −inf beyond the fraction of units whose slope is not zero (ReLU: half).
+        λ(p), nats per step, −inf beyond the fraction of units whose slope is not zero (ReLU: half).
 
     Raises:
-        ValueError: fractions outside (0, 1) or not one-dimensional; standard deviations or an
-            activation as in `order_parameters`.
+        ValueError: fractions outside (0, 1) or not one-dimensional, or what `order_parameters`
+            refuses.
 
     A network that rests at x = 0 (no bias, no input, σ_w at most critical) keeps one Jacobian, W
-    itself, whose exponents are the logs of its eigenvalues: 2 λ(p) = log σ_w² + log(1 − p). That is
-    what comes out.
+    itself, and the exponents are the logs of its eigenvalues: 2 λ(p) = log σ_w² + log(1 − p).
 
     Example:
         >>> import jax.numpy as jnp
@@ -200,7 +199,7 @@ class _Spectrum(NamedTuple):
         )
 
     def ends(self):
-        """Parameters between which p goes from next to nothing to all but next to nothing."""
+        """Return parameters between which p goes from about zero to about one."""
         eps = jnp.finfo(self.weight_std.dtype).eps
         reach = REACH * jnp.sqrt(self.variance)
         steepest = -log_slope_square(self.activation, reach)

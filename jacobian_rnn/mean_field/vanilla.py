@@ -24,16 +24,16 @@ from jacobian_rnn.mean_field.roots import increasing_root
 
 
 class OrderParameters(NamedTuple):
-    """What mean field theory says of an infinitely wide network, before any is drawn.
+    """What mean field theory predicts for an infinitely wide network, before any is drawn.
 
     Attributes:
-        variance: q*, the variance of a pre-activation; inf where activity grows without bound.
+        variance: q*, the variance of a pre-activation, inf where activity grows without bound.
         squared_growth: χ, the mean squared singular value of a step.
         rate: λ₁ = ½ log χ, nats per step.
         time_scale: ξ = 1/|log χ|, steps in which a squared gradient shrinks (rate below zero) or
-            grows by a factor e; inf at criticality.
-        width_coefficient: c such that a network of N units has λ₁ ≈ rate − c/N: half from the
-            length of a Gaussian product, the rest from the slopes' spread. For fresh weights.
+            grows by a factor e. It is inf at criticality.
+        width_coefficient: c such that a network of N units with fresh weights has λ₁ ≈ rate − c/N.
+            Half comes from the length of a Gaussian product, the rest from the slopes' spread.
     """
 
     variance: Float[Array, ""]
@@ -67,28 +67,29 @@ def order_parameters(
     """Compute the fixed point q = σ_w² E φ² + σ_b² + σ_in² and χ = σ_w² E φ'².
 
     Args:
-        weight_std: σ_w; entries of W have variance σ_w²/N.
+        weight_std: σ_w, where entries of W have variance σ_w²/N.
         bias_std: σ_b.
         input_std: σ_in, standard deviation of what the input adds to a pre-activation, fresh at
             every step: σ_v √R for input weights of variance σ_v²/inputs and E x² = R.
         activation: "tanh", "erf", "relu" or "linear". Static.
 
     Returns:
-        Order parameters. Where q = 0 and a fixed point with activity both exist, the latter, which
-        is the stable one. ReLU and linear units grow without bound for χ ≥ 1: their q is inf, and
-        χ, which does not depend on it, holds all the same.
+        Order parameters. Where q = 0 and a fixed point with activity both exist, they are those of
+        the latter, which is the stable one. ReLU and linear units grow without bound for χ ≥ 1.
+        Their q is inf, and χ, which does not depend on it, still holds.
 
     Raises:
         TypeError: standard deviations that are no numbers.
-        ValueError: negative or infinite standard deviations (if traced they give NaN); an unknown
-            activation.
+        ValueError: negative or infinite standard deviations (if traced they give NaN), or an
+            unknown activation.
 
-    Differentiable in the standard deviations, through the fixed point. Milliseconds when compiled;
-    works under `jax.jit` and `jax.vmap`.
+    The result is differentiable in the standard deviations, through the fixed point. It takes
+    milliseconds when compiled, and works under `jax.jit` and `jax.vmap`.
 
     References:
-        B. Poole et al., NIPS 2016; S. Schoenholz et al., "Deep information propagation", ICLR
-        2017; M. Chen, J. Pennington and S. Schoenholz, ICML 2018.
+        B. Poole et al., NIPS 2016.
+        S. Schoenholz et al., "Deep information propagation", ICLR 2017.
+        M. Chen, J. Pennington and S. Schoenholz, ICML 2018.
 
     Example:
         >>> theory = order_parameters(3.0)
@@ -151,10 +152,9 @@ def correlation_fixed_point(
 ) -> CorrelationFixedPoint:
     """Compute the fixed point of the correlation map between two copies of the network.
 
-    q c' = σ_w² E φ(a) φ(b) + σ_b² + σ_in² ρ with a, b ~ N(0, q) of correlation c. The biases of the
-    copies are the same, their inputs have correlation ρ. With ρ = 1 the copies come together
-    (c* = 1) in the ordered phase and stay apart in the chaotic one; with other ρ there is no such
-    transition.
+    The map is q c' = σ_w² E φ(a) φ(b) + σ_b² + σ_in² ρ with a, b ~ N(0, q) of correlation c.
+    The copies have the same biases, and inputs of correlation ρ. With ρ = 1 they come together
+    (c* = 1) in the ordered phase and stay apart in the chaotic one. Other ρ have no transition.
 
     Args:
         weight_std: σ_w.
@@ -164,13 +164,14 @@ def correlation_fixed_point(
         activation: as in `order_parameters`. Static.
 
     Returns:
-        The stable fixed point with c ≥ 0; NaN where q is 0 or infinite.
+        The stable fixed point with c ≥ 0. It is NaN where q is 0 or infinite.
 
     Raises:
-        ValueError: as `order_parameters`; a correlation outside [0, 1].
+        ValueError: what `order_parameters` refuses, or a correlation outside [0, 1].
 
     References:
-        S. Schoenholz et al., ICLR 2017; M. Chen, J. Pennington and S. Schoenholz, ICML 2018.
+        S. Schoenholz et al., ICLR 2017.
+        M. Chen, J. Pennington and S. Schoenholz, ICML 2018.
 
     Example:
         >>> ordered = correlation_fixed_point(0.9, bias_std=0.05**0.5)

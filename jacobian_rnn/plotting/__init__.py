@@ -1,8 +1,8 @@
 """Pictures of results: each function takes a matplotlib Axes and results, and returns the Axes.
 
-They draw and name their axes, with units; legend and saving are yours. Each thing drawn has
-a label, so that `axes.legend()` says what it is. What an axis cannot hold (a log of −inf, a
-gradient that overflowed) stands as an open triangle on its edge, and what lost its digits is open.
+They draw and name their axes, with units. Legend and saving are yours. Each thing drawn has a
+label, so that `axes.legend()` says what it is. What an axis cannot hold (a log of −inf, a gradient
+that overflowed) is an open triangle on its edge, and points that lost their digits are open.
 """
 
 from jacobian_rnn.plotting.exponents import convergence, finite_time_rates, lyapunov_exponents

@@ -41,8 +41,8 @@ def lyapunov_exponents(
 ) -> "Axes":
     """Plot Lyapunov exponents, in nats per step, with error bars against (i − ½)/n.
 
-    Bars of a `LyapunovSpectrum` are 95 % intervals over time, and points are open where it says
-    that the run was too short to trust them. Bars of an `EnsembleSpectrum` are standard errors over
+    Bars of a `LyapunovSpectrum` are 95 % intervals over time, and points are open where the run was
+    too short to trust them. Bars of an `EnsembleSpectrum` are standard errors over
     its members. Triangles on the lower edge are exponents of −inf.
 
     Args:
@@ -50,11 +50,11 @@ def lyapunov_exponents(
         spectrum: of one trajectory, or of an ensemble.
         theory: a curve, `(fractions, exponents)`, fractions of the spectrum from 0 to 1 and nats
             per step, such as `fractions` and `mean_field.full_spectrum(weight_std, fractions)`.
-        num_states: n; known of a `LyapunovSpectrum`, and of an `EnsembleSpectrum` k by default.
-        shown: which exponents are drawn, from 0 on; all by default.
+        num_states: n, which a `LyapunovSpectrum` knows. For an `EnsembleSpectrum` k by default.
+        shown: which exponents are drawn, from 0 on, by default all.
         colour: of points and curve.
         marker: of the points.
-        label: of the points; says by default what the bars are.
+        label: of the points. By default it says what the bars are.
 
     Returns:
         The axes.
@@ -144,8 +144,8 @@ def convergence(axes: "Axes", spectrum: LyapunovSpectrum, *, most: int = 5) -> "
     still on its way through its band has not settled.
 
     Args:
-        axes: where to draw; the axis of steps becomes logarithmic.
-        spectrum: of one trajectory; its `history` is drawn.
+        axes: where to draw. The axis of steps becomes logarithmic.
+        spectrum: of one trajectory, whose `history` is drawn.
         most: number of exponents drawn at most, evenly among them, the first and the last included.
 
     Returns:
@@ -195,14 +195,14 @@ def convergence(axes: "Axes", spectrum: LyapunovSpectrum, *, most: int = 5) -> "
 def finite_time_rates(axes: "Axes", growth: FiniteTimeGrowth) -> "Axes":
     """Plot the typical and the mean-square rate of growth, in nats per step, against the lag.
 
-    Typical is the mean log growth over lag; mean square is ½ log E‖Pv‖² / lag, the gradient that
-    theory with averages speaks of, which rare windows carry. Bars are standard errors over windows.
-    Points are open where they are so large, 0.1 / (2 lag), that the mean is not to be trusted.
-    Rates of −∞, and those without a number, are triangles on the lower edge; rates of +∞ on the
-    upper.
+    The typical rate is the mean log growth over lag. The mean-square rate is ½ log E‖Pv‖² / lag: it
+    is that of the gradient in theories with averages, and rare windows carry it. Bars are standard
+    errors over windows. Mean-square points are open where the bars exceed 0.1 / (2 lag), so that
+    the mean is not to be trusted. Rates of −∞, and those without a number, are triangles on the
+    lower edge, rates of +∞ on the upper.
 
     Args:
-        axes: where to draw; the axis of lags becomes logarithmic.
+        axes: where to draw. The axis of lags becomes logarithmic.
         growth: of one sequence.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Pictures of predicted regimes, beside what training showed."""
+"""Pictures of predicted regimes, and of what training showed."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -46,13 +46,13 @@ def regime_against_gain(
 ) -> "Axes":
     """Plot the predicted log growth of networks against their recurrent gain, coloured by outcome.
 
-    The band between the thresholds is where learning is predicted; networks for which training
+    The band between the thresholds is where learning is predicted. Networks for which training
     disagrees with that are ringed. A log growth of −inf (a saturated network whose derivatives are
-    exactly zero) is a triangle on the lower edge, one of +inf on the upper; one whose digits are
+    exactly zero) is a triangle on the lower edge, one of +inf on the upper. One whose digits are
     lost (NaN) is not drawn.
 
     Args:
-        axes: where to draw; the gain axis becomes logarithmic.
+        axes: where to draw. The gain axis becomes logarithmic.
         gain: recurrent gain, `(networks,)`.
         log_growth: median predicted log growth over the horizon, nats, `(networks,)`.
         interval: its interval over sequences, nats, `(networks, 2)`.
@@ -188,12 +188,12 @@ def predicted_regimes(
     _stable_band(axes, thresholds)
     labels = []
     for place, (name, one) in enumerate(named.items()):
-        gains = np.asarray(one.log_growth_of_output, float)
-        apart = place + np.linspace(-0.25, 0.25, gains.size)
+        log_growths = np.asarray(one.log_growth_of_output, float)
+        apart = place + np.linspace(-0.25, 0.25, log_growths.size)
         first = place == 0
         axes.plot(
             apart,
-            np.where(np.isfinite(gains), gains, np.nan),
+            np.where(np.isfinite(log_growths), log_growths, np.nan),
             "o",
             color=BLUE,
             markersize=2.5,
@@ -201,9 +201,11 @@ def predicted_regimes(
             label="sequences" if first else None,
             zorder=2,
         )
-        mark_edge(axes, apart[np.isneginf(gains)], "log growth −∞", colour=BLUE)
+        mark_edge(axes, apart[np.isneginf(log_growths)], "log growth −∞", colour=BLUE)
         # Where the median is −∞ the triangles say it.
-        if np.isfinite(median := np.nanmedian(gains) if (~np.isnan(gains)).any() else np.nan):
+        if np.isfinite(
+            median := np.nanmedian(log_growths) if (~np.isnan(log_growths)).any() else np.nan
+        ):
             ends = np.clip(np.asarray(one.interval, float), low - 2 * beyond, None)
             axes.plot([place, place], ends, color=BLACK, linewidth=2.2, zorder=3)
             axes.plot(
@@ -216,9 +218,9 @@ def predicted_regimes(
                 label="median and central 90 %" if first else None,
                 zorder=4,
             )
-        lost = int(np.isnan(gains).sum())
-        notes = [name, *([f"digits lost: {lost} of {gains.size}"] if lost else [])]
-        labels.append("\n".join(note for note in notes if note) or f"{gains.size} sequences")
+        lost = int(np.isnan(log_growths).sum())
+        notes = [name, *([f"digits lost: {lost} of {log_growths.size}"] if lost else [])]
+        labels.append("\n".join(note for note in notes if note) or f"{log_growths.size} sequences")
     horizons = sorted({int(one.horizon) for one in named.values()})
     over = f"{horizons[0]} steps" if len(horizons) == 1 else "the horizon"
     axes.set_xticks(range(len(labels)), labels)
@@ -233,12 +235,12 @@ def predicted_regimes(
 def confusion_matrix(axes: "Axes", agreement: Agreement) -> "Axes":
     """Draw how many networks of each predicted regime had each outcome.
 
-    The darker, the larger the share of the networks predicted so. Where prediction and training
+    A darker cell holds a larger share of the networks predicted so. Where prediction and training
     agree (stable and learned, or neither) cells are framed.
 
     Args:
         axes: where to draw.
-        agreement: what `agreement` returns.
+        agreement: what `score_regimes` returns.
 
     Returns:
         The axes.
@@ -291,7 +293,7 @@ def confusion_matrix(axes: "Axes", agreement: Agreement) -> "Axes":
 
 
 def label_regimes(axes: "Axes", *, thresholds: Thresholds = THRESHOLDS) -> "Axes":
-    """Write the names of the three regimes at the right edge of a log-gain axis.
+    """Write the names of the three regimes at the right edge of an axis of log growth.
 
     Args:
         axes: an axes whose vertical axis is a log growth in nats.

@@ -48,7 +48,7 @@ def product_singular_values(
         product: one product.
         colour: of the points.
         marker: of the points.
-        label: of the points; the number of steps by default.
+        label: of the points, by default the number of steps.
 
     Returns:
         The axes.

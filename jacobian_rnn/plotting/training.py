@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 def training_loss(axes: "Axes", history: TrainingHistory, *, window: int = 1) -> "Axes":
     """Plot the training loss of each update, with the loss of the trivial baseline.
 
-    A triangle on the upper edge marks each stretch of updates whose loss is not finite, one on the
-    lower edge each stretch in which what is drawn is zero or less, at its first update.
+    A triangle on the upper edge marks the first update of a stretch whose loss is not finite. One
+    on the lower edge marks the first of a stretch in which what is drawn is zero or less.
 
     Args:
-        axes: where to draw; the axis of losses becomes logarithmic.
+        axes: where to draw. The axis of losses becomes logarithmic.
         history: of training one network, from `training.train`.
         window: number of updates over which the loss is averaged, drawn at the last of them.
 

@@ -18,7 +18,7 @@ class Outcome(IntEnum):
 
 @runtime_checkable
 class TrainingRecord(Protocol):
-    """The part of a training history that an observation reads; see `training.TrainingHistory`."""
+    """The part of a training history that an observation reads: see `training.TrainingHistory`."""
 
     @property
     def loss(self) -> Any:
@@ -42,7 +42,7 @@ class Observation(NamedTuple):
 
     Attributes:
         outcome: LEARNED, STUCK or DIVERGED.
-        skill: held-out skill at the end, 0 is the trivial baseline and 1 perfect; dimensionless.
+        skill: held-out skill at the end, dimensionless: 0 is the trivial baseline and 1 perfect.
         reason: one line for people.
     """
 

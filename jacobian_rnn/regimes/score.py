@@ -23,7 +23,7 @@ class Score(NamedTuple):
 
     Attributes:
         balanced_accuracy: mean of the fractions right among networks that learned and among those
-            that did not; NaN if one of the two never occurs.
+            that did not. It is NaN if one of the two never occurs.
         interval: `(2,)`, of `balanced_accuracy`, over groups drawn again with replacement.
         accuracy: fraction right.
         num_networks: networks scored.
@@ -201,7 +201,7 @@ def score_regimes(
 
 
 def balanced_accuracy(claims: np.ndarray, learned: np.ndarray) -> float:
-    """Return the mean of the fractions right among True and False; NaN if either is absent."""
+    """Return the mean of the fractions right among True and False, NaN if either is absent."""
     if learned.all() or not learned.any():
         return float("nan")
     return float((claims[learned].mean() + (~claims[~learned]).mean()) / 2)

@@ -10,7 +10,7 @@ each scored step.
 
 **Held out**: a synthetic task has a generator and no finite training set. Training, validation and
 test draw from it with three keys that `jax.random.fold_in` makes from the caller's one and that
-never coincide. That no held-out *sequence* was seen in training is a matter of probability; each
+never coincide. That no held-out *sequence* was seen in training is a matter of probability. Each
 constructor says how many sequences there are.
 
 References:

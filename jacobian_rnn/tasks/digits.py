@@ -20,9 +20,9 @@ def sequential_digits(
     section 4.2).
 
     Horizon: `delay`, the lag of the last pixel. This is a lower bound, since the last pixels alone
-    do not determine the digit: a support vector machine (radial kernel, C = 10) names 56, 74 and
-    91 % of the held-out images from the last 8, 16 and 32 pixels read row by row; 63, 88 and 97 %
-    in the permuted order; and 99 % from all 64.
+    do not determine the digit. A support vector machine (radial kernel, C = 10) names 56, 74 and
+    91 % of the held-out images from the last 8, 16 and 32 pixels read row by row, and 63, 88 and
+    97 % in the permuted order. From all 64 it names 99 %.
 
     The images, shuffled with `numpy.random.default_rng(0)` and sorted stably by class, are dealt
     out 3 : 1 : 1 in turn: 1079 for training, 359 for validation, 359 for test. No two images are
@@ -31,7 +31,7 @@ def sequential_digits(
     of the class most frequent in training.
 
     Args:
-        delay: at least 0; sequences have `64 + delay` steps.
+        delay: at least 0. Sequences have `64 + delay` steps.
         permuted: read the pixels in the fixed random order.
         dtype: of the inputs.
 

@@ -21,18 +21,18 @@ def temporal_order(
 
     The inputs are one-hot: at each step a random distractor (channels 0 to 3), but at two or three
     steps X or Y (channels 4 and 5). With length L, the triggers come at uniform steps of [10, 20]
-    and [40, 50] hundredths of L, or, for three, of [10, 20], [33, 43] and [66, 76] hundredths; ends
+    and [40, 50] hundredths of L, or, for three, of [10, 20], [33, 43] and [66, 76] hundredths. Ends
     are rounded down and included. The class, asked at the last step, is the binary number of the
     triggers, X = 0 and Y = 1, the first one on the left. Baseline for k triggers: loss k ln 2,
     accuracy 2^−k.
 
-    Horizon: L − 1 − ⌊L/10⌋, for the earliest first trigger; the latest has a lag shorter by at most
+    Horizon: L − 1 − ⌊L/10⌋, for the earliest first trigger. The latest has a lag shorter by at most
     ⌈L/10⌉. There are at least 4^(L − 3) sequences, so that held-out ones are as good as certain to
     be new for L ≥ 30, and not for L = 10.
 
-    Experiments 6a and 6b of Hochreiter and Schmidhuber (1997), with the fixed length, the
-    proportional positions and the six symbols of Pascanu et al. (2013), who have two triggers; the
-    positions of three are the original ones, scaled.
+    The form is that of experiments 6a and 6b of Hochreiter and Schmidhuber (1997), with the fixed
+    length, the proportional positions and the six symbols of Pascanu et al. (2013), who have two
+    triggers. The positions of three are the original ones, scaled.
 
     Args:
         num_steps: L, at least 10.

@@ -28,7 +28,7 @@ def delayed_recall(
     repeat them.
 
     Args:
-        delay: at least 1; sequences have `delay + 1` steps.
+        delay: at least 1. Sequences have `delay + 1` steps.
         num_classes: K, at least 2.
         noise_std: at least 0.
         dtype: of the inputs.

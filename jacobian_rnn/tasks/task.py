@@ -42,9 +42,9 @@ class Task:
         num_scored_steps: the readout is scored on the last this-many states.
         loss: `"cross_entropy"` (nats) or `"squared_error"` (squared units of the target).
         baseline_loss: expected loss of the baseline.
-        baseline_accuracy: expected accuracy of the baseline; nan for regression.
-        sample: `(key, batch_size) -> Batch` of training data; `batch_size` is static.
-        sample_held_out: `(key, batch_size, split) -> Batch` of data that training never sees;
+        baseline_accuracy: expected accuracy of the baseline, nan for regression.
+        sample: `(key, batch_size) -> Batch` of training data, where `batch_size` is static.
+        sample_held_out: `(key, batch_size, split) -> Batch` of data that training never sees, where
             `split` is `"validation"` or `"test"`, static like `batch_size`.
     """
 
@@ -84,11 +84,11 @@ def loss(task: Task, predictions: Predictions, targets: Targets) -> Float[Array,
 
 
 def accuracy(task: Task, predictions: Predictions, targets: Targets) -> Float[Array, ""]:
-    """Compute the fraction of correct answers; a non-finite answer is never correct.
+    """Compute the fraction of correct answers, where a non-finite answer is never correct.
 
-    For classification, the fraction of scored steps whose largest logit is the target's. For
-    regression, the fraction of sequences with every absolute error below 0.04, the criterion of
-    Hochreiter and Schmidhuber (1997, section 5.4). Their target, 0.5 + (X₁ + X₂)/4 with X in
+    For classification it is the fraction of scored steps whose largest logit is the target's. For
+    regression it is the fraction of sequences with every absolute error below 0.04, the criterion
+    of Hochreiter and Schmidhuber (1997, section 5.4). Their target, 0.5 + (X₁ + X₂)/4 with X in
     [−1, 1], is half of that of `adding`, in whose units their criterion would be 0.08.
 
     Takes and raises what `loss` does. Returns a scalar in [0, 1], whose derivative is zero.
@@ -97,7 +97,7 @@ def accuracy(task: Task, predictions: Predictions, targets: Targets) -> Float[Ar
     if task.loss == "squared_error":
         correct = jnp.all(jnp.abs(predictions - targets) < 0.04, axis=(1, 2))
     else:
-        # The argmax of NaNs is class 0, which is right now and then.
+        # The argmax of NaNs is class 0, which is right at times.
         finite = jnp.all(jnp.isfinite(predictions), axis=-1)
         answers = jnp.argmax(predictions, axis=-1).astype(targets.dtype)
         correct = finite & (answers == targets)
@@ -107,8 +107,8 @@ def accuracy(task: Task, predictions: Predictions, targets: Targets) -> Float[Ar
 def skill(task: Task, predictions: Predictions, targets: Targets) -> Float[Array, ""]:
     """Compute the score that is 1 for perfect answers and, on average, 0 for the baseline.
 
-    (accuracy − a₀)/(1 − a₀) for classification and 1 − loss/l₀ for regression, with the task's
-    baseline accuracy a₀ and baseline loss l₀.
+    It is (accuracy − a₀)/(1 − a₀) for classification and 1 − loss/l₀ for regression, with the
+    task's baseline accuracy a₀ and baseline loss l₀.
 
     Takes and raises what `loss` does. Returns a scalar in (−∞, 1], or nan for a regression with a
     prediction that is nan.

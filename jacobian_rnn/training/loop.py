@@ -149,15 +149,15 @@ def advance(
     num_updates: int,
     batch_size: int,
 ) -> tuple[TrainingState, Updates]:
-    """Make `num_updates` updates, each on a fresh batch; record, never raise, what diverges.
+    """Make `num_updates` updates, each on a fresh batch. Record what diverges, and never raise.
 
     Args:
         state: the network in training.
         carry: initial carry of every sequence.
         task: where batches and the loss come from.
         optimizer: the transformation that `start` initialised.
-        num_updates: number of updates; static.
-        batch_size: sequences per update; static.
+        num_updates: number of updates. Static.
+        batch_size: sequences per update. Static.
 
     Returns:
         The new state and the record of each update.
@@ -187,8 +187,8 @@ def lag_norms(
 ) -> Float[Array, " lags"]:
     """Backpropagate to every state: root mean square over the batch of ‖∂loss/∂states[T − lag]‖.
 
-    The loss is that of each sequence by itself. Plain backpropagation, independent of
-    `JacobianProduct`, and a check on it; never used as a label.
+    The loss is that of each sequence by itself. Plain backpropagation is independent of
+    `JacobianProduct` and checks it. It is never used as a label.
 
     Args:
         network: the network.
@@ -247,7 +247,7 @@ def train(
         num_updates: number of updates.
         batch_size: sequences per update.
         num_records: how many times, at even intervals, lag norms and validation skill are
-            recorded; the first time is before the first update.
+            recorded. The first time is before the first update.
         held_out_size: sequences in the validation and in the test data, never trained on.
         on_progress: called as `on_progress(updates_done, num_updates)` after every stretch.
 
@@ -330,7 +330,7 @@ def _losses(network, carry, task, batch):
 
 
 def _floats(network):
-    """Keep what is trained, the floating-point leaves; None stands for the others."""
+    """Keep what is trained, the floating-point leaves. None stands for the others."""
     return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.inexact) else None, network)
 
 

@@ -20,7 +20,7 @@ QUICK = dataclasses.replace(experiment.PRESETS["quick"], dtype="float64")
 def grus():
     with jax.enable_x64(True):
         config = dataclasses.replace(QUICK, width=40)
-        return trainability.drawn(experiment.draw_gru, config, (0.0, 2.5))
+        return trainability.draw_networks(experiment.draw_gru, config, (0.0, 2.5))
 
 
 def test_columns_differ_in_one_gate_s_bias_alone(grus):
@@ -78,7 +78,7 @@ def test_theory_of_the_lstm_hears_of_every_gate_and_takes_the_steps_of_its_bias(
         size = sizes[names[-2][1]] / leaf.shape[-2] ** 0.5
         return jnp.full_like(leaf, size) if names[-1] == "kernel" else leaf
 
-    networks = trainability.drawn(experiment.draw_lstm, QUICK, biases)
+    networks = trainability.draw_networks(experiment.draw_lstm, QUICK, biases)
     networks = jax.tree_util.tree_map_with_path(scaled, networks)
     closed, opened = (jax.tree.map(lambda leaf, i=i: leaf[i], networks) for i in range(2))
     config = dataclasses.replace(QUICK, biases=biases, theory_steps=(50, 200))
@@ -90,7 +90,7 @@ def test_theory_of_the_lstm_hears_of_every_gate_and_takes_the_steps_of_its_bias(
 
 def test_measured_rates_are_those_of_a_network_that_only_keeps():
     # Without kernels a GRU keeps σ(bias) of its state in a step.
-    networks = trainability.drawn(experiment.draw_gru, QUICK, QUICK.biases)
+    networks = trainability.draw_networks(experiment.draw_gru, QUICK, QUICK.biases)
     silent = jax.tree.map(lambda leaf: leaf if leaf.ndim == 3 else 0 * leaf, networks)
     rates = trainability.measured_rates(silent, QUICK)
     expected = np.log(1 / (1 + np.exp(-np.array(QUICK.biases))))

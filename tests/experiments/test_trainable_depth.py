@@ -21,11 +21,13 @@ QUICK = dataclasses.replace(experiment.PRESETS["quick"], dtype="float64")
 
 def test_networks_are_gaussian_with_the_column_s_value():
     wide = dataclasses.replace(QUICK, width=60)
-    plain = trainability.drawn(experiment.draw_plain, wide, (1.0, 2.5)).params["params"]
+    plain = trainability.draw_networks(experiment.draw_plain, wide, (1.0, 2.5)).params["params"]
     recurrent = plain["h"]["kernel"]
     np.testing.assert_allclose(recurrent[1], 2.5 * recurrent[0])
     np.testing.assert_array_equal(plain["i"]["kernel"][1], plain["i"]["kernel"][0])
-    minimal = trainability.drawn(experiment.draw_minimal, wide, (-1.0, 3.5)).params["recurrent"]
+    minimal = trainability.draw_networks(experiment.draw_minimal, wide, (-1.0, 3.5)).params[
+        "recurrent"
+    ]
     np.testing.assert_array_equal(minimal["bias"][:, 0], np.repeat([[-1.0], [3.5]], 60, axis=1))
     for kernel in (recurrent[0, 0], minimal["kernel"][1, 1]):
         # The mean of 3600 squares has a standard error of 2.4 %.
@@ -60,7 +62,7 @@ def test_theory_of_the_plain_network_hears_of_the_variances_that_networks_have(m
         return mean_field.OrderParameters(*np.zeros(2), -0.25, *np.zeros(2))
 
     monkeypatch.setattr(mean_field, "order_parameters", order_parameters)
-    networks = flat(trainability.drawn(experiment.draw_plain, QUICK, (1.0,)), h=1.5, i=2.0)
+    networks = flat(trainability.draw_networks(experiment.draw_plain, QUICK, (1.0,)), h=1.5, i=2.0)
     assert experiment.plain_rate(QUICK, networks, 0.0) == (-0.25, True)
     # Noise of standard deviation ½ through kernels that keep its size twice.
     np.testing.assert_allclose([told["weight_std"], told["input_std"]], [1.5, 1.0])
@@ -74,7 +76,7 @@ def test_theory_of_the_minimal_network_hears_of_its_embedding(monkeypatch):
         return mean_field.FreshGrowth(*np.zeros(2), -0.5, *np.zeros(2), True)
 
     monkeypatch.setattr(mean_field, "fresh_growth", fresh_growth)
-    drawn = trainability.drawn(experiment.draw_minimal, QUICK, (0.5,))
+    drawn = trainability.draw_networks(experiment.draw_minimal, QUICK, (0.5,))
     networks = flat(drawn, embedding=2.0, input=1.5, recurrent=3.0)
     assert experiment.minimal_rate(QUICK, networks, 0.5) == (-0.5, True)
     # Every unit's embedding reads noise of standard deviation 1/2 · 2.
@@ -87,7 +89,7 @@ def test_theory_of_the_minimal_network_hears_of_its_embedding(monkeypatch):
 def test_training_teaches():
     # Untrained networks, and those of another task, have a skill of about zero.
     config = dataclasses.replace(QUICK, learning_rate=0.03, num_updates=100)
-    networks = trainability.drawn(experiment.draw_plain, config, config.weight_stds)
+    networks = trainability.draw_networks(experiment.draw_plain, config, config.weight_stds)
     skill = trainability.trained(config, networks, trainability.recall(2, "float64"), silent)
     assert skill.shape == (2, 2)
     assert ((skill > 0.6) & (skill <= 1)).all()
