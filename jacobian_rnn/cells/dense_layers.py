@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jacobian_rnn.cells.recurrence import Recurrence
+from jacobian_rnn.checks import refuse
 
 
 def dense_chain(activation_fn: Callable = jnp.tanh) -> Recurrence:
@@ -45,8 +46,8 @@ def dense_chain(activation_fn: Callable = jnp.tanh) -> Recurrence:
         True
     """
     if not callable(activation_fn):
-        msg = f"activation_fn: received {activation_fn!r}, expected a function such as jnp.tanh"
-        raise TypeError(msg)
+        expected = "a function such as jnp.tanh"
+        refuse("activation_fn", repr(activation_fn), expected, error=TypeError)
     return Recurrence(DenseStep(activation_fn), ())
 
 

@@ -213,7 +213,9 @@ def _num_feature_axes(cell: Any) -> int | None:
     """
     try:
         return getattr(cell, "num_feature_axes", None)
-    except NotImplementedError:  # by Flax's base class, for cells that do not define the property
+    except NotImplementedError:
+        # Flax's base class of cells raises it in this property, so that a user's own cell, which
+        # need not define it, would not be usable at all.
         return None
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from jacobian_rnn.cells.layout import Layers, Layout, Weights
-from jacobian_rnn.cells.recurrence import Recurrence
-from jacobian_rnn.checks import check_type, refuse
+from jacobian_rnn.cells.recurrence import Recurrence, check_recurrence
+from jacobian_rnn.checks import refuse
 
 
 @functools.cache
@@ -42,8 +42,7 @@ def class_of(recurrence: Recurrence) -> type:
     Raises:
         TypeError: not a `Recurrence`.
     """
-    advice = "convert a cell with from_linen(cell, variables) or from_nnx(cell)"
-    check_type("recurrence", recurrence, Recurrence, "a Recurrence", advice)
+    check_recurrence(recurrence)
     step: Any = recurrence.step
     return type(step.cell_of(recurrence.params) if hasattr(step, "cell_of") else step)
 

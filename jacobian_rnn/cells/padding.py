@@ -13,7 +13,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, PyTree
 
-from jacobian_rnn.cells.recurrence import Recurrence, zero_carry
+from jacobian_rnn.cells.recurrence import Recurrence, check_recurrence, zero_carry
+from jacobian_rnn.checks import refuse
 
 
 def with_padding(recurrence: Recurrence) -> Recurrence:
@@ -38,9 +39,7 @@ def with_padding(recurrence: Recurrence) -> Recurrence:
         >>> print(product.singular_values())
         [0.125]
     """
-    if not isinstance(recurrence, Recurrence):
-        msg = f"recurrence: received {type(recurrence).__name__}, expected a Recurrence"
-        raise TypeError(msg)
+    check_recurrence(recurrence)
     jacobian = recurrence.jacobian and WaitingJacobian(recurrence.jacobian)
     step = WaitingStep(recurrence.step)
     return Recurrence(step, recurrence.params, jacobian, recurrence.output)
@@ -73,8 +72,7 @@ def align_ends(
     xs = jax.tree.map(jnp.asarray, xs)
     shapes = {x.shape[:2] for x in jax.tree.leaves(xs)}
     if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-        msg = f"xs: received {sorted(shapes)}, expected arrays of one shape (batch, time, ...)"
-        raise ValueError(msg)
+        refuse("xs", sorted(shapes), "arrays of one shape (batch, time, ...)")
     ((num_sequences, num_steps),) = shapes
     shifts = num_steps - check_lengths(seq_lengths, num_sequences, num_steps)
     # Where a network waits it is shown its first real input: nothing else is safe to compute on.
@@ -86,27 +84,20 @@ def align_ends(
 def check_lengths(
     seq_lengths: Sequence[int] | Array, num_sequences: int, num_steps: int
 ) -> np.ndarray:
-    """Check the lengths of padded sequences; return them as an array."""
+    """Return the lengths of padded sequences as an array, unless they do not fit."""
     if isinstance(seq_lengths, Tracer):
-        msg = "seq_lengths: received a traced array, expected numbers: pass it from outside jit"
-        raise TypeError(msg)
+        advice = "pass it from outside jit"
+        refuse("seq_lengths", "a traced array", "numbers", advice, error=TypeError)
     lengths = np.asarray(seq_lengths)
     if not np.issubdtype(lengths.dtype, np.integer):
-        msg = f"seq_lengths: received {lengths.dtype}, expected integers: numbers of steps"
-        raise TypeError(msg)
+        refuse("seq_lengths", lengths.dtype, "integers", "numbers of steps", error=TypeError)
     if lengths.shape != (num_sequences,):
-        msg = (
-            f"seq_lengths: received shape {lengths.shape} for {num_sequences} sequences, expected "
-            f"({num_sequences},): one length each"
-        )
-        raise ValueError(msg)
+        received = f"shape {lengths.shape} for {num_sequences} sequences"
+        refuse("seq_lengths", received, f"({num_sequences},)", "one length each")
     if lengths.min() < 1 or lengths.max() > num_steps:
         bad = int(np.argmax((lengths < 1) | (lengths > num_steps)))
-        msg = (
-            f"seq_lengths[{bad}]: received {lengths[bad]} for sequences of {num_steps} steps, "
-            f"expected 1 to {num_steps}"
-        )
-        raise ValueError(msg)
+        received = f"{lengths[bad]} for sequences of {num_steps} steps"
+        refuse(f"seq_lengths[{bad}]", received, f"1 to {num_steps}")
     return lengths.astype(np.int64)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from jacobian_rnn.checks import refuse
+from jacobian_rnn.checks import check_type, refuse
 
 
 def last_array(carry: PyTree) -> Array:
@@ -60,6 +60,15 @@ class Recurrence:
     output: Callable[[Any], Array] = dataclasses.field(
         default=last_array, metadata={"static": True}
     )
+
+
+def check_recurrence(recurrence: object) -> None:
+    """Raise a TypeError for what is not a `Recurrence`."""
+    advice = (
+        "convert a cell with from_linen(cell, variables) or from_nnx(cell), or wrap a function "
+        "with Recurrence(step, params)"
+    )
+    check_type("recurrence", recurrence, Recurrence, "a Recurrence", advice)
 
 
 def zero_carry(recurrence: Recurrence) -> PyTree:

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from jacobian_rnn.cells.recurrence import Recurrence, has_batch_axis
-from jacobian_rnn.checks import check_count, check_finite, check_type, list_shapes, refuse
+from jacobian_rnn.cells.recurrence import Recurrence, check_recurrence, has_batch_axis
+from jacobian_rnn.checks import check_count, check_finite, list_shapes, refuse
 from jacobian_rnn.jacobians.traced_steps import derivative_of, has_forward_mode, pull_back
 from jacobian_rnn.linalg.graded_svd import matmul
 
@@ -158,15 +158,6 @@ def bind(recurrence: Recurrence, carry: PyTree, xs: PyTree, num_steps: int | Non
     system = System(recurrence, state, xs, num_steps, unravel)
     _check_step(recurrence, carry, system.one_input)
     return system
-
-
-def check_recurrence(recurrence: object) -> None:
-    """Raise a TypeError for what is not a `Recurrence`."""
-    advice = (
-        "convert a cell with from_linen(cell, variables) or from_nnx(cell), or wrap a function "
-        "with Recurrence(step, params)"
-    )
-    check_type("recurrence", recurrence, Recurrence, "a Recurrence", advice)
 
 
 def check_loss(loss: Any, system: System) -> None:

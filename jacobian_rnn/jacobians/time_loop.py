@@ -83,8 +83,8 @@ def back_along(
     """Take all steps of a system, and visit them backwards, the last one first.
 
     A sequence of more than `most_stored` steps is cut into about √T segments. Their first states
-    are stored, and those within a segment are computed again when it is their turn: twice the
-    steps, and memory for 2√T states in place of T.
+    are stored, and those within a segment are computed again when it is their turn: each step is
+    taken twice, and memory holds 2√T states in place of T.
 
     Args:
         system: at its first state.

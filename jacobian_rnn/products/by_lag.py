@@ -45,8 +45,8 @@ def log_singular_values_by_lag(
         TypeError: lags that are not integers; float dtypes that differ; a step that computes in
             fewer bits than its state has.
 
-    Cost: one pass over the sequence, and one graded SVD per lag; memory T n for the states and n²
-    per lag.
+    Cost: one pass over the sequence, and one graded SVD per lag. Memory: n² per lag, and T n for
+    the states, or 2√T n beyond 4096 steps, where each step is taken twice.
 
     Example:
         >>> import jax.numpy as jnp

@@ -97,7 +97,7 @@ class JacobianProduct(NamedTuple):
         return singular_vectors_of(self.left[0], self.log_scale[0], self.right[0])
 
     def log_rms_growth(self) -> Float[Array, ""]:
-        """Return ½ log(‖P‖²_F / n), nats: the gain of a random cotangent, root mean square."""
+        """Return ½ log(‖P‖²_F / n), nats: the growth of a random cotangent, root mean square."""
         return log_rms_growth_of(self.log_scale[0], self.right[0])
 
     def log_adjoint_growth(self, cotangent: Float[Array, " n"]) -> Float[Array, ""]:
@@ -113,7 +113,7 @@ class JacobianProduct(NamedTuple):
     def log_growth_through(self, rows: Float[Array, "m n"]) -> Float[Array, ""]:
         """Return log(‖R P‖_F / ‖R‖_F), nats, for rows R of shape `(m, n)`.
 
-        With R = ∂output/∂state at the last state, it is the gain of a random gradient of what the
+        With R = ∂output/∂state at the last state, it is the growth of a random gradient of what the
         output shows, root mean square. Directions of the state that no output shows do not count.
         """
         rows = jnp.asarray(rows)
@@ -124,10 +124,10 @@ class JacobianProduct(NamedTuple):
         """Estimate the error of `log_growth_through`, nats; NaN without further passes."""
         if self.log_scale.shape[0] == 1:
             return jnp.full((), jnp.nan, self.log_scale.dtype)
-        gains = jax.vmap(partial(log_growth_through_of, rows))(
+        growths = jax.vmap(partial(log_growth_through_of, rows))(
             self.left, self.log_scale, self.right
         )
-        return jnp.where(self.first_underflow_step >= 0, jnp.inf, CAUTION * _disagreement(gains))
+        return jnp.where(self.first_underflow_step >= 0, jnp.inf, CAUTION * _disagreement(growths))
 
     def dense(self) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
         """Return P as (matrix of spectral norm 1, log of its scale in nats)."""
@@ -153,7 +153,7 @@ class JacobianProduct(NamedTuple):
     def log_growth_error(self) -> Float[Array, ""]:
         """Estimated error of `log_rms_growth` and `log_norm`, nats; NaN without further passes.
 
-        The small singular values of a product may have lost their digits while its gain has not.
+        The small singular values of a product may have lost their digits while its growth has not.
         """
         if self.log_scale.shape[0] == 1:
             return jnp.full((), jnp.nan, self.log_scale.dtype)
@@ -373,9 +373,9 @@ def _log_error(product):
 
 @jax.jit
 def _log_growth_error(product):
-    gains = jax.vmap(log_rms_growth_of)(product.log_scale, product.right)
+    growths = jax.vmap(log_rms_growth_of)(product.log_scale, product.right)
     norms = jax.vmap(_log_singular_values)(product.log_scale, product.right)[:, 0]
-    error = CAUTION * jnp.max(_disagreement(jnp.stack([gains, norms], axis=1)))
+    error = CAUTION * jnp.max(_disagreement(jnp.stack([growths, norms], axis=1)))
     return jnp.where(product.first_underflow_step >= 0, jnp.inf, error)
 
 

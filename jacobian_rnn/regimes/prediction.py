@@ -15,10 +15,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jacobian_rnn.cells.padding import align_ends, check_lengths, with_padding
-from jacobian_rnn.cells.recurrence import Recurrence
+from jacobian_rnn.cells.recurrence import Recurrence, check_recurrence
 from jacobian_rnn.checks import check_count, check_finite, check_warmup, refuse
 from jacobian_rnn.growth.largest import exponent_along
-from jacobian_rnn.jacobians.system import System, bind, check_recurrence
+from jacobian_rnn.jacobians.system import System, bind
 from jacobian_rnn.jacobians.time_loop import states_of
 from jacobian_rnn.jacobians.traced_steps import derivative_of
 from jacobian_rnn.products.product import identity_frames, product_along, warn_of_cost
@@ -74,9 +74,9 @@ class RegimePrediction(NamedTuple):
 
 
 def _report(prediction):
-    steps, gains = int(prediction.horizon), np.asarray(prediction.log_growth_of_output, float)
+    steps, growths = int(prediction.horizon), np.asarray(prediction.log_growth_of_output, float)
     broken = np.asarray(prediction.first_nonfinite_step)
-    num, num_broken = gains.size, int(np.sum(broken >= 0))
+    num, num_broken = growths.size, int(np.sum(broken >= 0))
     if bool(prediction.undetermined) and num_broken:
         yield (
             f"undetermined: the state or its Jacobian stops being finite, first at step "
@@ -86,12 +86,12 @@ def _report(prediction):
     if bool(prediction.undetermined):
         yield (
             f"undetermined: over {steps} steps growth and decay cancel, and rounding has taken "
-            "every digit of the gain: use float64 or a shorter horizon"
+            "every digit of the growth: use float64 or a shorter horizon"
         )
         return
     verdict = Regime(int(prediction.regime)).name.lower()
     verdict += " (borderline)" if bool(prediction.borderline) else ""
-    known, low, high = gains[~np.isnan(gains)], *map(float, prediction.thresholds)
+    known, low, high = growths[~np.isnan(growths)], *map(float, prediction.thresholds)
     median = float(_quantile(jnp.asarray(known), 0.5))
     over = f"over {'at most ' if num_broken else ''}{steps} steps"
     if median == -np.inf:
@@ -110,10 +110,10 @@ def _report(prediction):
         yield f"  largest exponent {exponent:+.4f}{spread} nats per step{meaning}"
     elif exponent == -np.inf:
         yield "  largest exponent -inf: in some sequence a counted step cuts every gradient"
-    carry = float(_quantile(prediction.log_growth[~np.isnan(gains)], 0.5))
+    carry = float(_quantile(prediction.log_growth[~np.isnan(growths)], 0.5))
     if abs(carry - median) > 1:
         yield f"  of the whole carry, what no output shows included: {_power(carry)}"
-    cut, lost = int(np.sum(np.isneginf(gains))), int(np.sum(np.isnan(gains) & (broken < 0)))
+    cut, lost = int(np.sum(np.isneginf(growths))), int(np.sum(np.isnan(growths) & (broken < 0)))
     if cut:
         yield f"  the gradient is exactly zero in {cut} of {num} sequences: a reset, or dead units"
     if num_broken:
