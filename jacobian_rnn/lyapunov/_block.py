@@ -20,40 +20,8 @@ from jacobian_rnn.lyapunov._interval import (
     Trace,
     push_and_renew,
 )
+from jacobian_rnn.lyapunov._run import Faults, TangentRun
 from jacobian_rnn.lyapunov._volume_check import VolumeCheck, check_volume
-
-
-class Faults(NamedTuple):
-    """First steps at which something went wrong, int32 scalars, −1 if none.
-
-    Attributes:
-        lost: rounding took a direction.
-        zero: a direction was mapped to an exact zero.
-        nonfinite: the Jacobian or the new state held NaN or inf.
-        nonfinite_state: the new state did.
-    """
-
-    lost: Int[Array, ""]
-    zero: Int[Array, ""]
-    nonfinite: Int[Array, ""]
-    nonfinite_state: Int[Array, ""]
-
-    def then(self, later: "Faults", offset: Int[Array, ""]) -> "Faults":
-        """Return the first steps of both, the later ones counted from `offset`.
-
-        What follows a step that was not finite does not count.
-        """
-
-        def first(earlier, later):
-            is_new = (earlier < 0) & (later >= 0) & (self.nonfinite < 0)
-            return jnp.where(is_new, offset + later, earlier)
-
-        return Faults(*map(first, self, later))
-
-
-def no_faults() -> Faults:
-    """Return that nothing went wrong."""
-    return Faults(*(jnp.int32(-1) for _ in Faults._fields))
 
 
 class Block(NamedTuple):
@@ -94,13 +62,11 @@ class _Pivots(NamedTuple):
 def take_block(
     tangents: Tangents,
     factorization: Factorization,
-    state: Float[Array, " size"],
-    frame: Float[Array, "n k"],
-    alive: Bool[Array, " k"],
+    run: TangentRun,
     xs: PyTree,
     num_steps: int,
     *,
-    interval: int,
+    interval: int = 1,
     every: int | Array = 1,
     check: Bool[Array, ""] | bool,
 ) -> Block:
@@ -108,22 +74,22 @@ def take_block(
 
     One loop serves all values of `every`. One for each would take twice as long to compile.
     """
-    n, k = frame.shape
-    start, count = state, num_steps // interval
+    n, k = run.frame.shape
+    count = num_steps // interval
     numbers = jnp.arange(count, dtype=jnp.int32)
     cut_xs = jax.tree.map(lambda x: x.reshape(count, interval, *x.shape[1:]), xs)
     state, rows, trace, renewals = push_and_renew(
         tangents,
         factorization,
-        state,
-        frame.T,
+        run.state,
+        run.frame.T,
         (numbers, cut_xs),
         interval,
         every,
     )
     pivots = _read_pivots(renewals, n)
-    faults, broken = _find_faults(trace, pivots, alive)
-    counts = alive[None] & pivots.finite & ~pivots.gone
+    faults, broken = _find_faults(trace, pivots, run.alive)
+    counts = run.alive[None] & pivots.finite & ~pivots.gone
     cancelled = jnp.log(jnp.where(counts, pivots.sizes, 1)) - pivots.logs
 
     logs, frame = pivots.logs, rows.T
@@ -135,7 +101,7 @@ def take_block(
     return Block(
         state=state,
         frame=frame,
-        alive=alive & ~jnp.any(pivots.gone, axis=0),
+        alive=run.alive & ~jnp.any(pivots.gone, axis=0),
         log_growth=jnp.where(jnp.any(broken), jnp.nan, jnp.sum(logs, axis=0)),
         cancellation=jnp.max(jnp.where(counts, cancelled, 0)),
         spread=jnp.max(jnp.maximum(highest - lowest, 0)),
@@ -145,7 +111,7 @@ def take_block(
         # gone.
         check=check_volume(
             tangents,
-            jnp.concatenate([start[None], trace.states.reshape(num_steps, -1)[:-1]]),
+            jnp.concatenate([run.state[None], trace.states.reshape(num_steps, -1)[:-1]]),
             xs,
             interval * every,
             jnp.sum(logs[-1]),
@@ -158,28 +124,23 @@ def take_block(
 def take_block_adaptively(
     tangents: Tangents,
     factorization: Factorization,
-    state: Float[Array, " size"],
-    frame: Float[Array, "n k"],
-    alive: Bool[Array, " k"],
+    run: TangentRun,
     xs: PyTree,
     num_steps: int,
     *,
-    log_interval: Int[Array, ""],
     check: Bool[Array, ""] | bool,
 ) -> tuple[Block, Int[Array, ""]]:
     """Factor as rarely as the block before allows, and redo the block if that was wrong.
 
-    `log_interval` is log₂ of the number of steps between factorisations. Returns also what the
-    block after this one may take.
+    Returns also log₂ of the number of steps between factorisations that the block after this one
+    may take.
     """
-    dtype = frame.dtype
+    dtype = run.frame.dtype
     # A cancellation by eps^(-1/3), 12 nats in float64, leaves exponents good to about 1e-10.
     allowed = -jnp.log(jnp.finfo(dtype).eps) / 3
     largest = jnp.log(jnp.finfo(dtype).max) / 3
     levels = min(num_steps & -num_steps, LONGEST_INTERVAL).bit_length()
-    take = partial(
-        take_block, tangents, factorization, state, frame, alive, xs, num_steps, check=check
-    )
+    take = partial(take_block, tangents, factorization, run, xs, num_steps, check=check)
 
     def at_each_step():
         return take(interval=1), jnp.int32(0)
@@ -187,14 +148,14 @@ def take_block_adaptively(
     if levels == 1:
         block, level = at_each_step()
     else:
-        level = jnp.minimum(log_interval, levels - 1)
+        level = jnp.minimum(run.log_interval, levels - 1)
         every = jnp.left_shift(1, jnp.maximum(level - 1, 0))
         # Two steps at a time: to decide after each would take longer than small steps themselves.
         coarse = partial(take, interval=2, every=every)
         nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(coarse))
         block = lax.cond(level > 0, coarse, lambda: nothing)
         failed = (block.cancellation > 1.25 * allowed) | (block.faults.nonfinite >= 0)
-        failed |= jnp.any(alive & ~block.alive)
+        failed |= jnp.any(run.alive & ~block.alive)
         block, level = lax.cond((level == 0) | failed, at_each_step, lambda: (block, level))
 
     # Rows of different sizes cost single steps no digits; pushed further they cost the spread.

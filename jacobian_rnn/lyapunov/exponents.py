@@ -22,8 +22,9 @@ from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.linalg.batch_means import running_means, time_average
 from jacobian_rnn.linalg.frames import Factorization, check_frame, generic_frames
 from jacobian_rnn.linalg.graded_svd import matmul
+from jacobian_rnn.lyapunov._blocks import advance
 from jacobian_rnn.lyapunov._interval import Tangents
-from jacobian_rnn.lyapunov._run import advance, count_anew, new_run
+from jacobian_rnn.lyapunov._run import count_anew, new_run
 from jacobian_rnn.lyapunov.result import LyapunovSpectrum
 
 

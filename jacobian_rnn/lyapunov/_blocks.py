@@ -1,0 +1,110 @@
+"""A run taken block by block along the steps of a trajectory."""
+
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import PyTree
+
+from jacobian_rnn.linalg.batch_means import add_block, widen
+from jacobian_rnn.linalg.frames import Factorization, generic_frames, orthonormal_qr
+from jacobian_rnn.lyapunov._block import Block, take_block, take_block_adaptively
+from jacobian_rnn.lyapunov._interval import Tangents
+from jacobian_rnn.lyapunov._run import TangentRun
+
+LONGEST_BLOCK = 128
+FEWEST_BLOCKS = 32
+BLOCKS_PER_CHECK = 4  # of the inequality for k < n; the sum rule for k = n is checked in each
+
+
+def advance(
+    tangents: Tangents,
+    run: TangentRun,
+    xs: PyTree,
+    start: int,
+    stop: int,
+    qr_every: int | Literal["auto"],
+    factorization: Factorization,
+    *,
+    settling: bool = False,
+) -> TangentRun:
+    """Take the steps from `start` to `stop` of the inputs `xs`, `(time, ...)`.
+
+    At some of them log|det J| is computed. With `settling` it is not, and directions that are lost
+    start anew after their block, because a loss before the count is none of the count.
+    """
+    length = _block_length(stop - start, qr_every)
+    num_blocks, rest = divmod(stop - start, length)
+    # Empty batches take the length of the blocks; those of an earlier run grow to it.
+    batches = run.batches
+    started = jnp.any(batches.steps > 0)
+    batches = widen(batches._replace(length=jnp.where(started, batches.length, length)), length)
+    is_full = run.frame.shape[0] == run.frame.shape[1]
+
+    def take(run, block_xs, num_steps, check):
+        log_interval = run.log_interval
+        if num_steps < length:
+            block = take_block(tangents, factorization, run, block_xs, num_steps, check=check)
+        elif qr_every == "auto":
+            block, log_interval = take_block_adaptively(
+                tangents, factorization, run, block_xs, num_steps, check=check
+            )
+        else:
+            interval = int(qr_every)
+            block = take_block(
+                tangents, factorization, run, block_xs, num_steps, interval=interval, check=check
+            )
+        run = _add(run, block, num_steps)._replace(log_interval=log_interval)
+        if settling:
+            run = lax.cond(jnp.all(run.alive), lambda run: run, _replace_lost, run)
+        return run
+
+    def one_block(run, number):
+        cut = partial(lax.dynamic_slice_in_dim, slice_size=length)
+        block_xs = jax.tree.map(lambda x: cut(x, start + number * length), xs)
+        check_now = not settling and (is_full or number % BLOCKS_PER_CHECK == 0)
+        return take(run, block_xs, length, check_now), None
+
+    run = run._replace(batches=batches)
+    # Slicing all blocks at once would copy the inputs, and they may be many large matrices.
+    if num_blocks:
+        run, _ = lax.scan(one_block, run, jnp.arange(num_blocks))
+    if rest:
+        run = take(run, jax.tree.map(lambda x: x[stop - rest : stop], xs), rest, check=False)
+    return run
+
+
+def _block_length(num_steps, qr_every):
+    interval = 1 if qr_every == "auto" else int(qr_every)
+    wanted = min(LONGEST_BLOCK, num_steps // FEWEST_BLOCKS) // interval
+    if qr_every == "auto":
+        # Intervals are powers of two, and have to divide the block.
+        wanted -= wanted % max(1, 2 ** (wanted.bit_length() - 2))
+    return interval * max(1, wanted)
+
+
+def _add(run: TangentRun, block: Block, num_steps: int) -> TangentRun:
+    """Return the run after a block."""
+    return TangentRun(
+        state=block.state,
+        frame=block.frame,
+        batches=add_block(run.batches, block.log_growth, num_steps),
+        alive=block.alive,
+        log_interval=run.log_interval,
+        num_steps=run.num_steps + num_steps,
+        cancellation=jnp.maximum(run.cancellation, block.cancellation),
+        faults=run.faults.then(block.faults, run.num_steps),
+        check=run.check.add(block.check),
+    )
+
+
+def _replace_lost(run: TangentRun) -> TangentRun:
+    """Let lost directions start anew, along fixed generic ones, behind those that are left."""
+    n, k = run.frame.shape
+    left_first = jnp.argsort(~run.alive)
+    # Not the frame that a run starts from: of that, some columns may be left.
+    generic = jnp.asarray(generic_frames(n)[1, :, :k], run.frame.dtype)
+    frame = jnp.where(run.alive[left_first], run.frame[:, left_first], generic)
+    return run._replace(frame=orthonormal_qr(frame)[0], alive=jnp.ones_like(run.alive))
