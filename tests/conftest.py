@@ -34,27 +34,22 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True)
-def in_float64(request):
-    """Run in double precision, and contracts without any silent change of dtype or rank."""
-    strict = _is_contract(request)
+def strict_and_in_float64():
+    """Run in double precision, and let no array change its dtype or its rank silently."""
     with (
         jax.enable_x64(True),
-        jax.numpy_dtype_promotion("strict" if strict else "standard"),
-        jax.numpy_rank_promotion("raise" if strict else "allow"),
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
     ):
         yield
 
 
 @pytest.fixture(autouse=True)
 def annotations_hold(request):
-    """Check annotations in contracts, except where a test passes what they forbid."""
-    annotations.switch(on=_is_contract(request) and not annotations.refuses(request.function))
+    """Check annotations, except in a test that passes what they forbid."""
+    annotations.switch(on=not annotations.refuses(request.function))
     yield
     annotations.switch(on=False)
-
-
-def _is_contract(request):
-    return request.path.name == "test_contracts.py"
 
 
 @pytest.fixture

@@ -1,13 +1,9 @@
 """Lyapunov spectra, with error bars and self-checks."""
 
+from jacobian_rnn.lyapunov.ensemble import EnsembleSpectrum, ensemble_spectrum
 from jacobian_rnn.lyapunov.exponents import lyapunov_spectrum, lyapunov_spectrum_of
-from jacobian_rnn.lyapunov.result import (
-    EnsembleSpectrum,
-    LyapunovSpectrum,
-    ensemble_spectrum,
-    entropy_rate,
-    kaplan_yorke_dimension,
-)
+from jacobian_rnn.lyapunov.invariants import entropy_rate, kaplan_yorke_dimension
+from jacobian_rnn.lyapunov.result import LyapunovSpectrum
 
 __all__ = [
     "EnsembleSpectrum",

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from jacobian_rnn.checks import check_at_least, check_shape, refuse
 from jacobian_rnn.growth.finite_times import FiniteTimeGrowth
-from jacobian_rnn.lyapunov.result import EnsembleSpectrum, LyapunovSpectrum
+from jacobian_rnn.lyapunov import EnsembleSpectrum, LyapunovSpectrum
 from jacobian_rnn.plotting.marks import (
     BLUE,
     VERMILION,
