@@ -60,7 +60,7 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
         cell, variables = cell.cell, {"params": variables["params"]["cell"]}
     variables = nn.unbox(variables)  # `nn.with_partitioning` puts arrays in boxes
     step = _hashable(LinenStep(_without_initializers(cell), _num_feature_axes(cell)))
-    # A cell may compute in a dtype that its variables do not have, whatever its `param_dtype`.
+    # A cell may compute in a dtype that its variables do not have, whatever its `param_dtype` is.
     dtype = getattr(cell, "dtype", None)
     kept = all(dtype in (None, getattr(leaf, "dtype", None)) for leaf in jax.tree.leaves(variables))
     jacobian = closed_form_of(cell) if kept else None

@@ -19,7 +19,7 @@ def minimal_rnn(
 ) -> Recurrence:
     """Draw a minimalRNN: z = tanh(V x + a), u = σ(W h + U z + b), h' = u h + (1 − u) z.
 
-    Kernels have variance 1 / (number of their rows). W is orthogonal. Biases are zero.
+    Entries of kernels have variance 1 / (number of rows). W is orthogonal. Biases are zero.
 
     Args:
         num_inputs: size of x.

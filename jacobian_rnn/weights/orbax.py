@@ -71,7 +71,7 @@ def from_orbax(
     if isinstance(cell, nnx.Module):
         tree = template.params
         expected = _by_name(nnx.as_pure(nnx.state(cell, nnx.Param)))
-        own = _by_name(tree).keys() - expected.keys()  # such as a random number generator
+        own = _by_name(tree).keys() - expected.keys()  # these may be random number generators
         below = tuple(f"{name}/" for name in own)
         leaves = {name: leaf for name, leaf in leaves.items() if not f"{name}/".startswith(below)}
     else:
