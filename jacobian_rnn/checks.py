@@ -1,7 +1,7 @@
-"""One dialect of refusal: every error says what was received, what was expected and what to do.
+"""Checks of arguments. Each error says what was received, what was expected and what to do.
 
-Each check looks at one argument before anything is computed with it. Values that JAX traces cannot
-be looked at: they pass, and the results say where they went wrong.
+Each check looks at one argument before anything is computed with it. No check can see values that
+JAX traces. They pass, and the results say where they went wrong.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ def check_choice(name: str, value: object, choices: Iterable[object], advice: st
 def check_count(
     name: str, count: object, least: int | None = None, most: int | None = None, advice: str = ""
 ) -> None:
-    """Raise for a count that is no integer (TypeError) or out of range (ValueError)."""
+    """Raise for a count that is not an integer (TypeError) or out of range (ValueError)."""
     if isinstance(count, bool) or not isinstance(count, int | np.integer):
         refuse(name, repr(count), "a Python int", advice, error=TypeError)
     if (least is not None and count < least) or (most is not None and count > most):
@@ -52,7 +52,7 @@ def check_count(
 
 
 def check_at_least(least: int, **counts: object) -> None:
-    """Raise for named counts that are no integers (TypeError) or below a bound (ValueError)."""
+    """Raise for named counts that are not integers (TypeError) or below a bound (ValueError)."""
     for name, count in counts.items():
         check_count(name, count, least)
 
@@ -76,11 +76,11 @@ def check_number(
     most: Bound = None,
     advice: str = "",
 ) -> None:
-    """Raise for what is no real number (TypeError), not finite, or out of range (ValueError)."""
+    """Raise unless a value is a real number (TypeError), finite and in range (ValueError)."""
     check_scalar(name, value)
     if isinstance(value, Tracer):
         return
-    number = float(value)  # which JAX does not trace, where a caller's jit closes over the value
+    number = float(value)  # JAX does not trace this where a caller's jit closes over the value
     fits = (
         math.isfinite(number)
         and (above is None or number > above)
@@ -94,7 +94,7 @@ def check_number(
 
 
 def check_scalar(name: str, number: Any) -> None:
-    """Raise for what is no real number (TypeError), or an array of several (ValueError)."""
+    """Raise unless a value is a real number (TypeError) and has no axes (ValueError)."""
     if not isinstance(number, Tracer) and np.asarray(number).dtype.kind not in "fiuV":
         refuse(name, repr(number), "a number", error=TypeError)
     if jnp.ndim(number) != 0:
@@ -102,11 +102,11 @@ def check_scalar(name: str, number: Any) -> None:
 
 
 def check_scales(**scales: Float[Array, ""] | float) -> list[Float[Array, ""]]:
-    """Return numbers of zero or above in one float dtype; traced ones below zero become NaN.
+    """Return numbers of zero or above in one float dtype. Other traced numbers become NaN.
 
     Raises:
-        TypeError: no number.
-        ValueError: an array; a number that is negative or not finite.
+        TypeError: a value that is no number.
+        ValueError: an array, or a number that is negative or not finite.
     """
     for name, scale in scales.items():
         check_number(name, scale, least=0)
@@ -121,7 +121,7 @@ def check_scales(**scales: Float[Array, ""] | float) -> list[Float[Array, ""]]:
 
 
 def check_shape(name: str, shape: tuple | None, expected: tuple, advice: str = "") -> None:
-    """Raise a ValueError for another shape; a word in `expected` stands for any size."""
+    """Raise a ValueError for another shape. A word in `expected` stands for any size."""
     same_rank = shape is not None and len(shape) == len(expected)
     if not same_rank or any(
         size != wanted
@@ -133,9 +133,9 @@ def check_shape(name: str, shape: tuple | None, expected: tuple, advice: str = "
 
 
 def check_dtype(name: str, dtype: Any) -> None:
-    """Raise a TypeError for other floats than float32 and float64, or float64 without x64."""
+    """Raise a TypeError for any dtype but float32 and float64, and for float64 without x64."""
     wanted = repr(dtype)
-    if dtype is not None:  # which numpy takes for float64
+    if dtype is not None:  # numpy takes None for float64
         with contextlib.suppress(TypeError, ValueError):
             wanted = np.dtype(dtype)
     if wanted not in (np.float32, np.float64):
@@ -145,7 +145,7 @@ def check_dtype(name: str, dtype: Any) -> None:
 
 
 def check_x64(name: str, dtype: Any) -> None:
-    """Raise a TypeError for float64, which JAX would silently make float32 of, without x64."""
+    """Raise a TypeError for float64 without x64, which JAX would silently turn into float32."""
     if dtype == np.float64 and jnp.result_type(float) != np.float64:
         advice = 'set jax.config.update("jax_enable_x64", True), or use float32'
         refuse(name, "dtype float64 while JAX's x64 is off", "float32", advice, error=TypeError)
@@ -162,8 +162,8 @@ def check_finite(name: str, tree: PyTree, advice: str = OVERFLOW_ADVICE) -> None
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
-        # numpy, because jax.numpy would trace a constant that a caller's jit closes over. A finite
-        # sum says it for all in one pass, and without a warning where it overflows.
+        # numpy does not trace a constant that a caller's jit closes over, as jax.numpy would. A
+        # finite sum shows in one pass that all values are finite, and its overflow does not warn.
         with np.errstate(over="ignore", invalid="ignore"):
             if np.isfinite(np.sum(np.asarray(leaf))):
                 continue
@@ -177,8 +177,8 @@ def check_matrices(name: str, matrices: Any) -> Float[Array, "steps n n"]:
     """Return given matrices, one for each step, as an array.
 
     Raises:
-        ValueError: not of shape `(T, n, n)`, or concrete values that are not finite.
-        TypeError: not real floating-point numbers.
+        ValueError: a shape that is not `(T, n, n)`, or concrete values that are not finite.
+        TypeError: values that are not real floating-point numbers.
     """
     matrices = jnp.asarray(matrices)
     if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or matrices.shape[1] == 0:
@@ -198,8 +198,8 @@ def check_lags(lags: Sequence[int] | np.ndarray, lowest: int, highest: int) -> n
     """Return numbers of steps as an array.
 
     Raises:
-        ValueError: one out of range.
-        TypeError: not a sequence of at least one integer.
+        ValueError: a number out of range.
+        TypeError: anything but a sequence of at least one integer.
     """
     array = np.asarray(lags)
     if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
@@ -212,7 +212,7 @@ def check_lags(lags: Sequence[int] | np.ndarray, lowest: int, highest: int) -> n
 
 
 def list_names(names: Iterable[str]) -> str:
-    """Write the first few names."""
+    """Write the first eight names, and how many more there are."""
     names = sorted(names)
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 

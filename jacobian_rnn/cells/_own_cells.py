@@ -1,7 +1,7 @@
-"""What the cells of the literature that this package draws have in common.
+"""Common parts of the cells from the literature that this package draws.
 
-Each function draws the parameters of one cell and returns a `Recurrence`; `zero_carry` gives its
-starting carry. Kernels have shape (inputs, outputs) and act on rows, as in Flax.
+Each cell has a function that draws its parameters and returns a `Recurrence`. `zero_carry` gives
+the starting carry. Kernels have shape (inputs, outputs) and act on rows, as in Flax.
 """
 
 import math
@@ -22,10 +22,10 @@ OWN_LAYERS = Layers(inputs=("input",), recurrent=("recurrent",), biases=("recurr
 
 @dataclass(frozen=True)
 class StepClosedForm:
-    """The closed-form Jacobian of a step that knows its parts; equal for equal steps.
+    """The closed-form Jacobian of a step that knows its parts. Equal steps have equal ones.
 
     Attributes:
-        step: has `parts(params, carry, x) -> GatedJacobian`.
+        step: an object with `parts(params, carry, x) -> GatedJacobian`.
     """
 
     step: Any
@@ -47,11 +47,11 @@ def recurrence_of(
 
 
 def check_sizes(num_inputs: object, num_units: object, dtype: Any) -> None:
-    """Raise for sizes that are no integers above zero, or a dtype that parameters cannot have."""
+    """Raise for sizes that are not integers above zero, or an unsuitable dtype of parameters."""
     check_at_least(1, num_inputs=num_inputs, num_units=num_units)
     check_dtype("dtype", dtype)
 
 
 def normal_kernel(key: Key[Array, ""], num_rows: int, num_units: int, dtype: Any) -> Array:
-    """Draw a kernel with entries of variance 1 / rows."""
+    """Draw a kernel with entries of variance 1 / (number of rows)."""
     return jax.random.normal(key, (num_rows, num_units), dtype) / math.sqrt(num_rows)

@@ -25,7 +25,7 @@ def antisymmetric_rnn(
 ) -> Recurrence:
     """Draw an antisymmetric RNN: h' = h + ε tanh((W − Wᵀ − γ) h + V x + b).
 
-    Entries of W and V have variance 1 / (their number of rows), biases are zero.
+    Entries of W have variance 1 / N and those of V variance 1 / inputs. Biases are zero.
 
     Args:
         num_inputs: size of x.
@@ -33,13 +33,13 @@ def antisymmetric_rnn(
         key: a `jax.random.key`.
         step_size: ε, above zero.
         diffusion: γ, zero or above.
-        dtype: float32 or float64, of the parameters.
+        dtype: dtype of the parameters, float32 or float64.
 
     Returns:
-        The recurrence; J = 1 + ε diag(tanh') (W − Wᵀ − γ). ε and γ are among its parameters.
+        The recurrence, with J = 1 + ε diag(tanh') (W − Wᵀ − γ). Its parameters include ε and γ.
 
     Raises:
-        TypeError: sizes that are not integers; neither float type, or float64 without x64.
+        TypeError: sizes that are not integers, another dtype, or float64 without x64.
         ValueError: sizes below one, or ε or γ out of range.
 
     References:
@@ -79,7 +79,7 @@ class AntisymmetricStep:
         return carry + params["step_size"] * jnp.tanh(self._pre(params, carry, x))
 
     def parts(self, params, carry, x):
-        """Return the parts of the Jacobian."""
+        """Return the parts of the Jacobian of one step."""
         slope = params["step_size"] * (1 - jnp.tanh(self._pre(params, carry, x)) ** 2)
         weights = OWN_LAYERS.read(params, 1)._replace(recurrent=(self._kernel(params),))
         return of_one_part(weights, jnp.ones_like(carry), [slope], [slope])

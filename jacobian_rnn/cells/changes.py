@@ -1,6 +1,6 @@
-"""Networks whose kernels and biases are changed on purpose: gain, gate biases, chrono biases.
+"""Changes of the kernels and biases of a network: gain, gate biases, chrono biases.
 
-They reach what no initialiser can: one gate of a linen cell, which has one `bias_init` for all.
+Most linen cells have one `bias_init` for all gates. These functions can change one gate alone.
 """
 
 import dataclasses
@@ -16,20 +16,20 @@ from jacobian_rnn.checks import check_finite, check_number, refuse
 
 
 def with_gain(recurrence: Recurrence, gain: float | Array) -> Recurrence:
-    """Multiply all recurrent kernels of a network, those of all gates, by one number.
+    """Multiply the recurrent kernels of all gates of a network by one number.
 
     Args:
-        recurrence: a linen or nnx SimpleCell, LSTMCell, OptimizedLSTMCell, GRUCell or MGUCell, or a
-            minimal, leaky or antisymmetric network of this package.
-        gain: a scalar; may be traced.
+        recurrence: a linen or nnx SimpleCell, LSTMCell, OptimizedLSTMCell or GRUCell, a linen
+            MGUCell, or a minimal, leaky or antisymmetric network of this package.
+        gain: a scalar, which may be traced.
 
     Returns:
-        The network with other parameters: the same step and closed form, so that it compiles
-        nothing new. Biases and input kernels stay.
+        The network with new recurrent kernels. Everything else stays the same, step and closed form
+        included, so nothing is compiled again.
 
     Raises:
         TypeError: not a `Recurrence`, or a cell whose parameters are not known.
-        ValueError: a gain that is not one finite number.
+        ValueError: a gain that is not one finite number, or a layer that is missing.
 
     Example:
         >>> import jax
@@ -55,18 +55,18 @@ def with_gate_bias(recurrence: Recurrence, gate: str, bias: float | Array) -> Re
     """Set the bias of one gate of a network.
 
     Args:
-        recurrence: a linen or nnx LSTMCell, OptimizedLSTMCell, GRUCell or MGUCell, or a minimal
-            network of this package.
-        gate: as Flax names it, one of i, f, g, o (LSTM), r, z, n (GRU), f, n (MGU), u (minimal), or
-            "forget": the gate that keeps the state when it is open, f, z, f and u of these. Static.
-        bias: a scalar, or one per unit `(N,)`; may be traced.
+        recurrence: a linen or nnx LSTMCell, OptimizedLSTMCell or GRUCell, a linen MGUCell, or a
+            minimal network of this package.
+        gate: one letter of i, f, g, o (LSTM), r, z, n (GRU), f, n (MGU) or u (minimal). "forget" is
+            the gate that keeps the state when it is open: f, z, f and u of these. Static.
+        bias: a scalar, or one per unit `(N,)`, which may be traced.
 
     Returns:
-        The network with other parameters: the same step and closed form.
+        The network with this bias. Its step and its closed form stay the same.
 
     Raises:
         TypeError: not a `Recurrence`, or a cell whose parameters are not known.
-        ValueError: a gate that the cell lacks, or a bias of another shape or not finite.
+        ValueError: a gate or a layer that is missing, or a bias of another shape or not finite.
 
     Example:
         >>> from flax import nnx
@@ -97,16 +97,16 @@ def with_chrono_biases(
 ) -> Recurrence:
     """Draw the biases of the gates for memories of up to `max_lag` steps.
 
-    The gate that keeps the state gets b ~ log U(1, max_lag − 1) for each unit, 1 / (1 − σ(b)) is
-    uniform between 2 and max_lag steps; the input gate of an LSTM gets −b.
+    The gate that keeps the state gets b ~ log U(1, max_lag − 1) for each unit. Then 1 / (1 − σ(b))
+    is uniform between 2 and max_lag steps. The input gate of an LSTM gets −b.
 
     Args:
-        recurrence: a gated network, see `with_gate_bias`.
+        recurrence: a network that `with_gate_bias` accepts.
         max_lag: T_max, the longest dependency in steps, above 2.
         key: a `jax.random.key`.
 
     Returns:
-        The network with other parameters: the same step and closed form.
+        The network with these biases. Its step and its closed form stay the same.
 
     Raises:
         TypeError: a cell whose parameters are not known, or a lag that is not a number.
@@ -138,7 +138,7 @@ def _layout_of(recurrence):
 
 
 def _with_changed(recurrence, layers, entry, change):
-    """Change the entries "kernel" or "bias" of some layers; all of them have to be there."""
+    """Change the entry "kernel" or "bias" of each given layer, and raise if one is missing."""
     changed = []
 
     def visit(path, leaf):
@@ -165,7 +165,7 @@ def _check_shape(name, number, shapes):
 
 
 def check_lag(max_lag: Any) -> None:
-    """Raise for what is no longest dependency of chrono biases: a number of steps above 2."""
+    """Raise unless the longest dependency of chrono biases is a number of steps above 2."""
     check_number("max_lag", max_lag, above=2)
 
 

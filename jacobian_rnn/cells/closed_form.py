@@ -1,9 +1,9 @@
-"""Hand-derived step Jacobians of Flax cells: ∂state'/∂state and ∂state'/∂x, rows are outputs.
+"""Step Jacobians of Flax cells, derived by hand: ∂state'/∂state and ∂state'/∂x.
 
-Each formula was derived from the equations that Flax computes and stands in the file of its cell.
+Rows are outputs. Each formula stands in the file of its cell, derived from Flax's equations.
 
-Notation: a kernel has shape (inputs, outputs), so the matrix that acts on a column is its
-transpose; φ is the activation function, σ that of the gates, a prime on either its slope.
+A kernel has shape (inputs, outputs), so the matrix that acts on a column is its transpose. φ is the
+activation function and σ the function of the gates. A prime marks the slope of either.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from jacobian_rnn.cells.gated_jacobian import GatedJacobian
 from jacobian_rnn.cells.layout import Layers, Weights
 
-# Functions of each unit alone: their slopes are all of their derivative.
+# These functions act on each unit alone, so their slopes are the whole derivative.
 ELEMENTWISE = frozenset({jnp.tanh, jnp.sin}) | {
     getattr(jax.nn, name)
     for name in (
@@ -30,12 +30,12 @@ ELEMENTWISE = frozenset({jnp.tanh, jnp.sin}) | {
 
 @dataclasses.dataclass(frozen=True)
 class ClosedForm:
-    """The closed-form Jacobian of a Flax cell; equal for equal cells.
+    """The closed-form Jacobian of a Flax cell. Equal cells have equal ones.
 
     Attributes:
         formula: `(weights, carry, x, gate_fn, activation_fn) -> GatedJacobian`.
-        layers: where the weights are.
-        num_gates: their number.
+        layers: the names of the layers that hold the weights.
+        num_gates: number of gates.
         gate_fn: σ.
         activation_fn: φ.
     """
@@ -62,7 +62,7 @@ class ClosedForm:
 def of_one_part(
     weights: Weights, diagonal: Array, slopes: Sequence[Array], input_slopes: Sequence[Array]
 ) -> GatedJacobian:
-    """Put together the Jacobian of a cell whose state is h alone, with a slope for each gate."""
+    """Build the Jacobian of a cell whose state is h alone, with one slope for each gate."""
     return GatedJacobian(
         diagonals=diagonal[None, None],
         slopes=jnp.stack(slopes)[None],
@@ -73,11 +73,11 @@ def of_one_part(
 
 
 def pre_activations(weights: Weights, h: Array, x: Array, num_gates: int | None = None) -> list:
-    """Compute U x + W h + b of the first gates, of all by default."""
+    """Compute U x + W h + b of the first gates, or of all gates by default."""
     gates = zip(weights.inputs, weights.recurrent, weights.biases, strict=True)
     return [x @ u + h @ w + b for u, w, b in list(gates)[:num_gates]]
 
 
 def with_slope(function: Callable, pre: Array) -> tuple[Array, Array]:
-    """Return the values of a function of each unit alone, and its slopes there."""
+    """Return the values and the slopes of a function that acts on each unit alone."""
     return jax.jvp(function, (pre,), (jnp.ones_like(pre),))

@@ -1,4 +1,4 @@
-"""Deep feed-forward chains: depth as time, layers as inputs."""
+"""Deep feed-forward chains as recurrences: depth is time, and layers are inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +14,16 @@ from jacobian_rnn.checks import refuse
 def dense_chain(activation_fn: Callable = jnp.tanh) -> Recurrence:
     """Return a chain of dense layers of one width as a recurrence: h' = φ(W h + b).
 
-    Depth takes the place of time and the layers that of the inputs, so that everything that
-    measures a recurrence measures a deep network: `xs` is a pytree {"kernel": `(depth, N, N)`,
-    "bias": `(depth, N)`} with kernels as Flax's `Dense` keeps them, the carry is what enters the
-    first layer. The product of all Jacobians is the derivative of the last layer with respect to
-    that.
+    Depth takes the place of time, and layers take the place of inputs. So everything that measures
+    a recurrence can measure a deep network. `xs` is a pytree {"kernel": `(depth, N, N)`, "bias":
+    `(depth, N)`}, with kernels as in Flax's `Dense`. The carry is the input of the first layer. The
+    product of all Jacobians is the derivative of the last layer with respect to it.
 
     Args:
-        activation_fn: φ, of each unit alone or not; static. `jax.nn.identity` for a linear chain.
+        activation_fn: φ. It may mix units. For a linear chain it is `jax.nn.identity`. Static.
 
     Returns:
-        The recurrence, without parameters of its own.
+        The recurrence, which has no parameters of its own.
 
     References:
         J. Pennington, S. Schoenholz and S. Ganguli, "Resurrecting the sigmoid in deep learning
@@ -53,7 +52,7 @@ def dense_chain(activation_fn: Callable = jnp.tanh) -> Recurrence:
 
 @dataclass(frozen=True)
 class DenseStep:
-    """One layer of a chain; equal for equal activations."""
+    """The step of one layer of a chain. Equal activations have equal steps."""
 
     activation_fn: Callable
     num_feature_axes: ClassVar[int] = 1

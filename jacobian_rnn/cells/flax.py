@@ -1,4 +1,4 @@
-"""Cells and layers of Flax, of both its interfaces, as recurrences."""
+"""Recurrences from cells and layers of Flax, linen and nnx."""
 
 import dataclasses
 import inspect
@@ -17,26 +17,26 @@ from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_type, refuse
 
 ADVICE = "linen cells go through from_linen, nnx cells through from_nnx, functions are a Recurrence"
-# How nnx casts unless it is told otherwise.
+# nnx casts with this function unless it is told otherwise.
 PROMOTE_DTYPE = inspect.signature(nnx.Linear.__init__).parameters["promote_dtype"].default
 
 
 def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
     """Turn a linen cell and its variables into a `Recurrence`.
 
-    Initialisers play no part in a step, so cells that differ only in them compile once.
+    A step does not use initialisers, so cells that differ only in them share one compiled program.
 
     Args:
         cell: SimpleCell, LSTMCell, OptimizedLSTMCell, GRUCell, MGUCell, ConvLSTMCell, or any
-            module called as `cell(carry, x) -> (carry, y)`; or an `nn.RNN` layer of one.
-        variables: what `cell.init` returned, `{"params": ...}`.
+            module called as `cell(carry, x) -> (carry, y)`. An `nn.RNN` layer of one works too.
+        variables: the result of `cell.init`, `{"params": ...}`.
 
     Returns:
-        The recurrence, with a closed-form Jacobian where its file has one.
+        The recurrence, with a closed-form Jacobian where one is known.
 
     Raises:
         TypeError: `cell` is not a linen module, or one of its attributes cannot be hashed.
-        ValueError: `variables` has no collection "params", or a layer runs in reverse.
+        ValueError: `variables` lacks "params" (or "cell" for a layer), or a layer runs in reverse.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -58,9 +58,9 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
             received = f"parameters {sorted(variables['params'])}"
             refuse("variables", received, "'cell'", "pass what `layer.init(...)` returned")
         cell, variables = cell.cell, {"params": variables["params"]["cell"]}
-    variables = nn.unbox(variables)  # from the boxes of `nn.with_partitioning`
+    variables = nn.unbox(variables)  # `nn.with_partitioning` puts arrays in boxes
     step = _hashable(LinenStep(_without_initializers(cell), _num_feature_axes(cell)))
-    # A cell may compute in another dtype than its variables have, whatever it declares.
+    # A cell may compute in a dtype that its variables do not have, whatever its `param_dtype` is.
     dtype = getattr(cell, "dtype", None)
     kept = all(dtype in (None, getattr(leaf, "dtype", None)) for leaf in jax.tree.leaves(variables))
     jacobian = closed_form_of(cell) if kept else None
@@ -72,11 +72,11 @@ def from_nnx(cell: nnx.Module) -> Recurrence:
 
     Args:
         cell: nnx.SimpleCell, LSTMCell, OptimizedLSTMCell, GRUCell, or any module called as
-            `cell(carry, x) -> (carry, y)`; or an `nnx.RNN` layer of one. For float64,
+            `cell(carry, x) -> (carry, y)`. An `nnx.RNN` layer of one works too. For float64,
             `nnx.SimpleCell` needs both `dtype` and `param_dtype`.
 
     Returns:
-        The recurrence, with a closed-form Jacobian where its file has one.
+        The recurrence, with a closed-form Jacobian where one is known.
 
     Raises:
         TypeError: `cell` is not an nnx module, or one of its attributes cannot be hashed.
@@ -106,7 +106,7 @@ def from_nnx(cell: nnx.Module) -> Recurrence:
 
 @dataclasses.dataclass(frozen=True)
 class LinenStep:
-    """The step of a linen cell; equal for equal cells."""
+    """The step of a linen cell. Equal cells have equal steps."""
 
     cell: nn.Module
     num_feature_axes: int | None
@@ -129,7 +129,7 @@ class LinenStep:
 
 @dataclasses.dataclass(frozen=True)
 class NNXStep:
-    """The step of an nnx cell; equal for equal graph definitions."""
+    """The step of an nnx cell. Equal graph definitions have equal steps."""
 
     graphdef: nnx.GraphDef
     num_feature_axes: int | None
@@ -151,8 +151,8 @@ class NNXStep:
 def closed_form_of(cell: Any) -> ClosedForm | None:
     """Return the closed-form Jacobian of a Flax cell, or None where there is none.
 
-    The class of the cell, its functions, its dtype and, of nnx, its layers decide. A function that
-    is not known to act on each unit alone has none, and JAX differentiates instead.
+    It depends on the class, the functions and the dtype of the cell, and in nnx on its layers. A
+    function that is not known to act on each unit alone has none. Then JAX differentiates instead.
     """
     layout = layout_of(type(cell))
     if layout is None or layout.jacobian is None or cell.dtype not in (None, cell.param_dtype):
@@ -173,7 +173,7 @@ def closed_form_of(cell: Any) -> ClosedForm | None:
 def _has_plain_layers(cell: Any, layers: Layers) -> bool:
     """Say whether an nnx cell computes with the layers that its class makes, and no others."""
     own = {name: getattr(cell, name) for name in layers.inputs + layers.recurrent}
-    # Some layers have a bias, others none, and one may have it.
+    # Some layers have a bias, others have none, and `read_bias` may have one.
     known = dict.fromkeys(layers.biases, (True,)) | {layers.read_bias: (True, False)}
     return cell.promote_dtype is PROMOTE_DTYPE and all(
         type(layer) is nnx.Linear
@@ -193,7 +193,7 @@ def _check_forward(layer: Any) -> None:
 
 
 def _hashable(step: Any) -> Any:
-    """Return a step, unless JAX could not find what it compiled for it."""
+    """Return a step that JAX can hash to find its compiled program, or raise a TypeError."""
     try:
         hash(step)
     except TypeError as error:
@@ -207,20 +207,20 @@ def _hashable(step: Any) -> Any:
 
 
 def _num_feature_axes(cell: Any) -> int | None:
-    """Return how many axes of a carry are features; None where a cell does not say.
+    """Return how many axes of a carry are features, or None where a cell does not say.
 
-    Such a cell runs all the same; it is only not checked for a batch axis.
+    A cell that does not say still runs, but its carry is not checked for a batch axis.
     """
     try:
         return getattr(cell, "num_feature_axes", None)
     except NotImplementedError:
-        # Flax's base class of cells raises it in this property, so that a user's own cell, which
-        # need not define it, would not be usable at all.
+        # Flax's base class of cells raises it in this property. A user's own cell need not define
+        # the property, and it has to work all the same.
         return None
 
 
 def _without_initializers(cell: nn.Module) -> nn.Module:
-    """Copy a linen cell with default initialisers, and tuples for lists, so that it hashes."""
+    """Copy a linen cell with default initialisers, and with tuples for lists, so that it hashes."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(cell):  # pyright: ignore[reportArgumentType]
         value, default = getattr(cell, field.name), field.default

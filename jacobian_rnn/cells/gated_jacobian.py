@@ -1,9 +1,9 @@
-"""Step Jacobians kept as the parts of which gated cells are made, so that none need be formed.
+"""Step Jacobians of gated cells, kept as parts so that no matrix needs to be formed.
 
-A step of such a cell reads its state through a few kernels and combines what comes out unit by
-unit, so that its Jacobian is made of diagonals and of kernels whose rows are scaled. Tangents and
-cotangents can be pushed and pulled through these parts at the cost of the cell's own products.
-Vectors are rows here, `(k, n)`, as in Flax: `push` is V ↦ V Jᵀ and `pull` is V ↦ V J.
+A step of such a cell reads its state through a few kernels and combines the results unit by unit.
+So its Jacobian consists of diagonals and of kernels with scaled rows. To push tangents or pull
+cotangents through these parts costs as much as the cell's own products. Vectors are rows here,
+`(k, n)`, as in Flax: `push` is V ↦ V Jᵀ and `pull` is V ↦ V J.
 """
 
 import functools
@@ -19,18 +19,18 @@ from jacobian_rnn.linalg.graded_svd import matmul
 class GatedJacobian(NamedTuple):
     """J = M (D + Σ_g L_g W_g S) for the state and M Σ_g K_g U_g for the input of one step.
 
-    The state has p parts of N units each (c and h of an LSTM). S picks its last part, the only one
-    that the recurrent kernels read; D couples equal units of all parts; L_g and K_g scale rows; M
-    adds to the last new part what it takes from the first new one, as h' = o tanh c' does. W and U
-    act on columns: they are the transposes of their kernels.
+    The state has p parts of N units each (c and h of an LSTM). S picks the last part, because the
+    recurrent kernels read no other. D couples equal units of all parts. L_g and K_g scale rows. M
+    adds the share of the first new part in the last new part, as in h' = o tanh c'. W and U act on
+    columns: they are the transposes of their kernels.
 
     Attributes:
-        diagonals: `(p, p, N)`: [a, b] is the diagonal of D that takes part b to part a.
-        slopes: `(p, gates, N)`: [a, g] is L_g for part a.
-        kernels: recurrent kernel of each gate, `(N, N)`; a cell without any has an empty tuple.
-        input_slopes: `(p, input gates, N)`: [a, g] is K_g for part a.
-        input_kernels: input kernel of each gate, `(inputs, N)`.
-        mixing: `(N,)`, the diagonal of M from the first part to the last; None where M is one.
+        diagonals: `(p, p, N)`. [a, b] is the diagonal of D that takes part b to part a.
+        slopes: `(p, gates, N)`. [a, g] is L_g for part a.
+        kernels: recurrent kernel of each gate, `(N, N)`. The tuple may be empty.
+        input_slopes: `(p, input gates, N)`. [a, g] is K_g for part a.
+        input_kernels: input kernel of each input gate, `(inputs, N)`.
+        mixing: `(N,)`, the diagonal of M from first to last part, or None where M is the identity.
     """
 
     diagonals: Float[Array, "parts parts units"]
@@ -42,33 +42,33 @@ class GatedJacobian(NamedTuple):
 
     @property
     def num_states(self) -> int:
-        """The size n of the state."""
+        """Return the size n of the state."""
         return self.diagonals.shape[0] * self.diagonals.shape[2]
 
     @property
     def num_inputs(self) -> int:
-        """The size of the input."""
+        """Return the size of the input."""
         return self.input_kernels[0].shape[0]
 
     def push(self, rows: Float[Array, "k n"]) -> Float[Array, "k n"]:
-        """Push tangents of the state, one a row: V Jᵀ."""
+        """Push tangents of the state, one in each row: V Jᵀ."""
         parts = self._parts(rows)
         moved = jnp.einsum("kbi,abi->kai", parts, self.diagonals)
         return self._mixed(moved + _pushed(parts[:, -1], self.kernels, self.slopes))
 
     def pull(self, rows: Float[Array, "k n"]) -> Float[Array, "k n"]:
-        """Pull cotangents of the new state back to the old one, one a row: V J."""
+        """Pull cotangents of the new state back to the old one, one in each row: V J."""
         parts = self._unmixed(rows)
         moved = jnp.einsum("kai,abi->kbi", parts, self.diagonals)
         moved = moved.at[:, -1].add(_pulled(parts, self.kernels, self.slopes))
         return moved.reshape(rows.shape)
 
     def push_input(self, rows: Float[Array, "k inputs"]) -> Float[Array, "k n"]:
-        """Push tangents of the input to the new state, one a row."""
+        """Push tangents of the input to the new state, one in each row."""
         return self._mixed(_pushed(rows, self.input_kernels, self.input_slopes))
 
     def pull_input(self, rows: Float[Array, "k n"]) -> Float[Array, "k inputs"]:
-        """Pull cotangents of the new state back to the input, one a row."""
+        """Pull cotangents of the new state back to the input, one in each row."""
         return _pulled(self._unmixed(rows), self.input_kernels, self.input_slopes)
 
     def dense(self) -> Float[Array, "n n"]:
@@ -77,7 +77,7 @@ class GatedJacobian(NamedTuple):
         size = num_parts * units
         read = _matrices(self.kernels, self._mixed_slopes(self.slopes), (size, units))
         diagonals = self._mixed_slopes(self.diagonals)
-        # The diagonals are scattered: adding diagonal matrices takes several times as long.
+        # Scattering the diagonals is several times as fast as adding diagonal matrices.
         part, other, unit = jnp.indices(diagonals.shape)
         return (
             jnp.pad(read, ((0, 0), (size - units, 0)))
@@ -91,11 +91,11 @@ class GatedJacobian(NamedTuple):
         return _matrices(self.input_kernels, slopes, (self.num_states, self.num_inputs))
 
     def log_abs_det(self) -> Float[Array, ""]:
-        """Compute log|det ∂state'/∂state| from one matrix of N rows.
+        """Compute log|det ∂state'/∂state| from one matrix of N rows, for one or two parts.
 
-        Of two parts the first, which no kernel reads, is eliminated: det J = det D₀₀ det B with
-        B = D₁₁ + L₁W − D₁₀ D₀₀⁻¹ (D₀₁ + L₀W). For an LSTM, ∏ f det(diag(tanh(c') o') W_o). D₀₀ may
-        be zero only where D₁₀ is.
+        No kernel reads the first of two parts, so it can be eliminated: det J = det D₀₀ det B with
+        B = D₁₁ + L₁W − D₁₀ D₀₀⁻¹ (D₀₁ + L₀W). D₀₀ may be zero only where D₁₀ is zero. For an
+        LSTM, det J is ∏ f det(diag(tanh(c') o') W_o).
         """
         num_parts = self.diagonals.shape[0]
         if not self.kernels:
@@ -140,18 +140,18 @@ class StackJacobian(NamedTuple):
     A layer's input is the end of the new state of the layer below.
 
     Attributes:
-        layers: of each layer, its Jacobians with respect to its own state and its own input.
+        layers: the Jacobians of each layer with respect to its own state and its own input.
     """
 
     layers: tuple[GatedJacobian, ...]
 
     @property
     def num_inputs(self) -> int:
-        """The size of the input of the lowest layer."""
+        """Return the size of the input of the lowest layer."""
         return self.layers[0].num_inputs
 
     def push(self, rows: Float[Array, "k n"]) -> Float[Array, "k n"]:
-        """Push tangents of the state, one a row: V Jᵀ."""
+        """Push tangents of the state, one in each row: V Jᵀ."""
         moved = []
         for layer, own in zip(self.layers, self._split(rows), strict=True):
             new = layer.push(own)
@@ -161,14 +161,14 @@ class StackJacobian(NamedTuple):
         return jnp.concatenate(moved, axis=1)
 
     def pull(self, rows: Float[Array, "k n"]) -> Float[Array, "k n"]:
-        """Pull cotangents of the new state back to the old one, one a row: V J."""
+        """Pull cotangents of the new state back to the old one, one in each row: V J."""
         totals = self._totals(rows)
         return jnp.concatenate(
             [layer.pull(total) for layer, total in zip(self.layers, totals, strict=True)], axis=1
         )
 
     def push_input(self, rows: Float[Array, "k inputs"]) -> Float[Array, "k n"]:
-        """Push tangents of the input to the new state, one a row."""
+        """Push tangents of the input to the new state, one in each row."""
         moved = []
         for layer in self.layers:
             moved.append(layer.push_input(rows[:, -layer.num_inputs :]))
@@ -176,7 +176,7 @@ class StackJacobian(NamedTuple):
         return jnp.concatenate(moved, axis=1)
 
     def pull_input(self, rows: Float[Array, "k n"]) -> Float[Array, "k inputs"]:
-        """Pull cotangents of the new state back to the input, one a row."""
+        """Pull cotangents of the new state back to the input, one in each row."""
         return self.layers[0].pull_input(self._totals(rows)[0])
 
     def dense(self) -> Float[Array, "n n"]:
@@ -196,7 +196,7 @@ class StackJacobian(NamedTuple):
         return jnp.vstack(rows)
 
     def log_abs_det(self) -> Float[Array, ""]:
-        """Compute log|det ∂state'/∂state|, the sum over layers."""
+        """Compute log|det ∂state'/∂state| as the sum over layers."""
         return sum((layer.log_abs_det() for layer in self.layers[1:]), self.layers[0].log_abs_det())
 
     def _split(self, rows):
@@ -204,7 +204,7 @@ class StackJacobian(NamedTuple):
         return jnp.split(rows, list(itertools.accumulate(sizes))[:-1], axis=1)
 
     def _totals(self, rows):
-        """Cotangents of each layer's new state: its own, and what the layers above pull back."""
+        """Add to the cotangents of each layer's new state what the layers above pull back."""
         totals = self._split(rows)
         for above in range(len(self.layers) - 1, 0, -1):
             layer = self.layers[above]
@@ -214,7 +214,7 @@ class StackJacobian(NamedTuple):
 
 
 def _pushed(rows, kernels, slopes):
-    """Σ_g V W_gᵀ L_g of each part: `(k, parts, units)`."""
+    """Compute Σ_g V W_gᵀ L_g of each part: `(k, parts, units)`."""
     parts, _, units = slopes.shape
     moved = jnp.zeros((rows.shape[0], parts, units), rows.dtype)
     for gate, kernel in enumerate(kernels):
@@ -223,7 +223,7 @@ def _pushed(rows, kernels, slopes):
 
 
 def _pulled(parts, kernels, slopes):
-    """Σ_g Σ_a V_a L_ag W_g: `(k, size of what the kernels read)`."""
+    """Compute Σ_g Σ_a V_a L_ag W_g: `(k, size of what the kernels read)`."""
     moved = jnp.zeros((), slopes.dtype)
     for gate, kernel in enumerate(kernels):
         moved += matmul(jnp.sum(parts * slopes[None, :, gate], axis=1), kernel.T)
@@ -231,7 +231,7 @@ def _pulled(parts, kernels, slopes):
 
 
 def _matrices(kernels, slopes, shape):
-    """Σ_g L_g W_g, part below part, of the given shape."""
+    """Compute Σ_g L_g W_g of the given shape, part below part."""
     if not kernels:
         return jnp.zeros(shape, slopes.dtype)
     parts = []

@@ -1,6 +1,6 @@
 """The gated recurrent unit: h' = (1 − z) n + z h, n = φ(U_n x + b_n + r m), m = W_n h + b_hn.
 
-r, z = σ(U x + W h + b), each with kernels of its own. nnx has no b_hn.
+Both gates are σ(U x + W h + b), each with its own kernels. The cell of nnx has no b_hn.
 """
 
 from flax import linen as nn
@@ -11,9 +11,9 @@ from jacobian_rnn.cells.layout import ForeignLayer, Layers, Layout
 
 
 def gru_jacobian(weights, carry, x, gate_fn, activation_fn):
-    """J = diag z + diag((h − n) z') W_z + diag((1 − z) n') [diag r W_n + diag(m r') W_r].
+    """Compute J = diag z + diag((h − n) z') W_z + diag((1 − z) n') [diag r W_n + diag(m r') W_r].
 
-    Gates are in the order r, z, n. What reads the input has no r before U_n.
+    Gates are in the order r, z, n. The Jacobian for the input has no r before U_n.
     """
     h = carry
     read = h @ weights.recurrent[2] + weights.read_bias
@@ -31,7 +31,7 @@ LAYOUT = Layout(
     gates="rzn",
     layers={
         nn.GRUCell: Layers(INPUTS, ("hr", "hz", "hn"), biases=INPUTS, read_bias="hn"),
-        # This class has no bias b_hn; one that a future Flax may add is found under "dense_h".
+        # This class has no bias b_hn. If a future Flax adds one, it is found under "dense_h".
         nnx.GRUCell: Layers(("dense_i",), ("dense_h",), biases=("dense_i",), read_bias="dense_h"),
     },
     keeps="z",

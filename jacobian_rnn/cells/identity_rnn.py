@@ -1,4 +1,4 @@
-"""The IRNN: rectified units whose recurrent kernel starts as the identity, a kind of SimpleCell."""
+"""The IRNN: a SimpleCell of rectified units whose recurrent kernel starts as the identity."""
 
 from typing import Any
 
@@ -20,14 +20,14 @@ def irnn(
     Args:
         num_inputs: size of x.
         num_units: size N of h.
-        key: a `jax.random.key`, for the input kernel, whose entries have variance 10⁻⁶.
-        dtype: float32 or float64, of the parameters.
+        key: a `jax.random.key` for the input kernel. Its entries have variance 10⁻⁶.
+        dtype: dtype of the parameters, float32 or float64.
 
     Returns:
-        The recurrence; J = diag(1 where h' > 0) W.
+        The recurrence, with J = diag(1 where h' > 0) W.
 
     Raises:
-        TypeError: sizes that are not integers; neither float type, or float64 without x64.
+        TypeError: sizes that are not integers, another dtype, or float64 without x64.
         ValueError: sizes below one.
 
     References:

@@ -1,4 +1,4 @@
-"""The cells that are known: every file of this folder that names a `LAYOUT` is one."""
+"""The known cells: each file of this folder that defines a `LAYOUT` describes one."""
 
 import functools
 import importlib
@@ -26,7 +26,7 @@ def layout_of(cell_class: type) -> Layout | None:
     """Return the layout of a class of cells, or None for one that is not known.
 
     Args:
-        cell_class: of linen or nnx, or of a step of this package.
+        cell_class: a class of linen or nnx, or of a step of this package.
 
     Example:
         >>> from flax import nnx
@@ -37,7 +37,7 @@ def layout_of(cell_class: type) -> Layout | None:
 
 
 def class_of(recurrence: Recurrence) -> type:
-    """Return the class of a network's cell, or of its step where that is no Flax cell.
+    """Return the class of a network's Flax cell, or of its step where it has no such cell.
 
     Raises:
         TypeError: not a `Recurrence`.
@@ -48,12 +48,12 @@ def class_of(recurrence: Recurrence) -> type:
 
 
 def kind_of(recurrence: Recurrence) -> str:
-    """Return what to call a network in an error."""
+    """Return the name that error texts give to a network."""
     return getattr(recurrence.step, "__name__", class_of(recurrence).__name__)
 
 
 def describe(recurrence: Recurrence, advice: str = "") -> tuple[Layout, Layers]:
-    """Return what is known of a network's cell, and where it holds its weights.
+    """Return the layout of a network's cell, and the layers that hold its weights.
 
     Raises:
         TypeError: not a `Recurrence`, or a cell that is not known.
@@ -70,7 +70,7 @@ def describe(recurrence: Recurrence, advice: str = "") -> tuple[Layout, Layers]:
 
 
 def weights_of(recurrence: Recurrence) -> Weights:
-    """Return the weights of a network gate by gate, or of many networks with leading axes.
+    """Return the weights of a network gate by gate. Leading axes of many networks stay.
 
     Raises:
         TypeError: not a `Recurrence`, or a cell that is not known.
@@ -89,12 +89,12 @@ def recurrent_kernels(recurrence: Recurrence) -> dict[str, Float[Array, "... uni
 
     Args:
         recurrence: a network of a cell that `with_gain` knows. Its parameters may have leading
-            axes, of many networks.
+            axes for many networks.
 
     Returns:
-        Kernels `(..., N, N)` by the gate's letter, as Flax names them: i, f, g, o (LSTM), r, z, n
-        (GRU), f, n (MGU), u (minimal), h for a cell without gates. They act on rows, h ↦ h K. Of an
-        antisymmetric network, W.
+        Kernels `(..., N, N)` by the letter of the gate: i, f, g, o (LSTM), r, z, n (GRU), f, n
+        (MGU), u (minimal), or h for a cell without gates. They act on rows, h ↦ h K. For an
+        antisymmetric network K is the kernel of W alone.
 
     Raises:
         TypeError: not a `Recurrence`, or a cell that is not known.

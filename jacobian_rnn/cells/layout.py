@@ -1,7 +1,7 @@
 """What is known of a cell: its gates, its Jacobian, and where frameworks hold its weights.
 
-The file of a cell names its `Layout` "LAYOUT". Closed forms, `with_gain`, `with_gate_bias`, the
-loaders of weights and mean-field theory read it, so that to add a cell is to add a file.
+The file of a cell defines its `Layout` as `LAYOUT`. Closed forms, `with_gain`, `with_gate_bias`,
+the loaders of weights and mean-field theory all read it, so a new cell needs only a new file.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,9 +20,9 @@ class Weights(NamedTuple):
     Attributes:
         inputs: kernels `(inputs, N)` that read the input.
         recurrent: kernels `(N, N)` that read h.
-        biases: `(N,)`, of the sum of both.
-        read_bias: `(N,)`, added to what the last recurrent kernel reads before a gate scales it;
-            zero where there is none.
+        biases: `(N,)`, added to the sum of what both kernels read.
+        read_bias: `(N,)`, added to what the last recurrent kernel reads before a gate scales it.
+            It is zero where there is none.
     """
 
     inputs: Kernels
@@ -37,11 +37,11 @@ class Layers(NamedTuple):
     Each tuple has a layer for every gate, or one layer in which all gates lie side by side.
 
     Attributes:
-        inputs: their kernels read the input.
-        recurrent: their kernels read h.
-        biases: their biases are added to the sum of both.
-        read_bias: its bias, if it has one, is added to what the last recurrent kernel reads; empty
-            where no gate scales that.
+        inputs: layers whose kernels read the input.
+        recurrent: layers whose kernels read h.
+        biases: layers whose biases are added to the sum of both.
+        read_bias: layer whose bias, if it has one, is added to what the last recurrent kernel
+            reads. Empty where no gate scales that.
     """
 
     inputs: tuple[str, ...]
@@ -50,7 +50,7 @@ class Layers(NamedTuple):
     read_bias: str = ""
 
     def read(self, params: Any, num_gates: int) -> Weights:
-        """Take the weights out of parameters; leading axes of many networks stay."""
+        """Take the weights out of parameters. Leading axes of many networks stay."""
         params = params.get("params", params)  # linen has collections
 
         def blocks(layers, entry):
@@ -64,7 +64,7 @@ class Layers(NamedTuple):
             return weights
         if len(self.recurrent) == num_gates:
             return weights._replace(read_bias=params[self.read_bias]["bias"])
-        # One bias for all gates: only that of the last stays apart.
+        # All gates share one bias array, and only the part of the last gate stays apart.
         *more, read_bias = blocks((self.read_bias,), "bias")
         sums = (bias + other for bias, other in zip(weights.biases, more, strict=False))
         return weights._replace(biases=(*sums, weights.biases[-1]), read_bias=read_bias)
@@ -81,11 +81,11 @@ class Layers(NamedTuple):
 
 
 class ForeignLayer(NamedTuple):
-    """A layer of PyTorch or Keras with the equations of a cell.
+    """A layer of PyTorch or Keras that has the equations of a cell.
 
     Attributes:
-        name: the name of the layer there.
-        gates: the gates in the order in which its kernels have them side by side.
+        name: name of the layer there.
+        gates: the gates in the order in which they lie side by side in its kernels.
     """
 
     name: str
@@ -97,19 +97,19 @@ class Layout(NamedTuple):
 
     Attributes:
         gates: one letter each, as Flax names them, in the order of its formulas and of kernels that
-            hold them side by side; "h" for a cell without gates.
-        layers: the layers of each class that computes the cell: linen's, nnx's, or a step of this
-            package.
-        keeps: the gate that keeps the state when it is open; empty where there is none.
-        jacobian: `(weights, carry, x, gate_fn, activation_fn) -> GatedJacobian`; None for a step
+            hold them side by side. "h" for a cell without gates.
+        layers: the layers of each class that computes the cell. The class is one of linen or nnx,
+            or a step of this package.
+        keeps: the gate that keeps the state when it is open. Empty where there is none.
+        jacobian: `(weights, carry, x, gate_fn, activation_fn) -> GatedJacobian`, or None for a step
             that knows its own.
-        variants: formulas in place of `jacobian` for cells with a true or false attribute, by its
-            name and value.
-        loaded_as: the linen class, a layer for every gate, for weights of PyTorch and Keras.
-        pytorch: PyTorch's layer; None where it has none.
-        keras: Keras's layer; None where it has none.
-        theory: what mean-field theory calls each gate; empty where it does not know the cell.
-        embedding: the layer whose tanh stands between the input and the gates; empty where the
+        variants: formulas that replace `jacobian` where a cell's attribute has a given value, by
+            the attribute's name and that value.
+        loaded_as: the linen class, with a layer for every gate, for weights of PyTorch and Keras.
+        pytorch: the layer of PyTorch, or None.
+        keras: the layer of Keras, or None.
+        theory: the names of the gates in mean-field theory. Empty where it does not know the cell.
+        embedding: the layer whose tanh stands between the input and the gates. Empty where the
             gates read the input.
     """
 

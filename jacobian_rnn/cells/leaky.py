@@ -25,21 +25,21 @@ def leaky_rate_network(
 ) -> Recurrence:
     """Draw a network of leaky rate units: h' = (1 − α) h + α tanh(W h + V x + b).
 
-    Entries of W have variance gain² / N and those of V 1 / inputs, biases are zero.
+    Entries of W have variance gain² / N and those of V variance 1 / inputs. Biases are zero.
 
     Args:
         num_inputs: size of x.
         num_units: size N of h.
         key: a `jax.random.key`.
         leak: α, the time step over the time constant, above 0 and at most 1.
-        gain: of the recurrent weights, zero or above.
-        dtype: float32 or float64, of the parameters.
+        gain: factor on the recurrent weights, zero or above.
+        dtype: dtype of the parameters, float32 or float64.
 
     Returns:
-        The recurrence; J = 1 − α + α diag(tanh') W. α is among its parameters.
+        The recurrence, with J = 1 − α + α diag(tanh') W. Its parameters include α.
 
     Raises:
-        TypeError: sizes that are not integers; neither float type, or float64 without x64.
+        TypeError: sizes that are not integers, another dtype, or float64 without x64.
         ValueError: sizes below one, or α or the gain out of range.
 
     References:
@@ -79,7 +79,7 @@ class LeakyStep:
         return (1 - leak) * carry + leak * self._rate(params, carry, x)
 
     def parts(self, params, carry, x):
-        """Return the parts of the Jacobian."""
+        """Return the parts of the Jacobian of one step."""
         leak = params["leak"]
         slope = leak * (1 - self._rate(params, carry, x) ** 2)
         kept = (1 - leak) * jnp.ones_like(carry)

@@ -23,23 +23,23 @@ def lru(
 ) -> Recurrence:
     """Draw a linear recurrent unit: h' = λ h + γ B x with complex h, held as (real, imaginary).
 
-    λ = exp(−exp(ν) + i exp(θ)), uniform on the ring between the two radii; γ = √(1 − |λ|²) keeps
-    the state's variance at that of white input; B has entries of variance 1 / inputs, half of it
-    real. What is read out is the carry itself: a complex readout of h is a linear one of both
-    parts.
+    λ = exp(−exp(ν) + i exp(θ)) is uniform on the ring between the two radii. γ = √(1 − |λ|²) gives
+    the state the variance of white input. Entries of B have variance 1 / inputs, and the real part
+    has half of it. The output is the whole carry, because a complex readout of h is a linear
+    readout of both parts.
 
     Args:
         num_inputs: size of x.
-        num_units: number N of complex units; the state has 2N entries.
+        num_units: number N of complex units. The state has 2N entries.
         key: a `jax.random.key`.
         radii: bounds of |λ|, 0 < lower < upper < 1.
-        dtype: float32 or float64, of the parameters.
+        dtype: dtype of the parameters, float32 or float64.
 
     Returns:
-        The recurrence; J is diagonal in complex numbers, and log|det J| = 2 Σ log|λ|.
+        The recurrence. Its J is diagonal in complex numbers, with log|det J| = 2 Σ log|λ|.
 
     Raises:
-        TypeError: sizes that are not integers; neither float type, or float64 without x64.
+        TypeError: sizes that are not integers, another dtype, or float64 without x64.
         ValueError: sizes below one, or radii out of range.
 
     References:
@@ -89,7 +89,7 @@ class LRUStep:
         )
 
     def parts(self, params, carry, x):
-        """Return the parts of the Jacobian."""
+        """Return the parts of the Jacobian of one step."""
         del carry, x
         turned, crossed = self._eigenvalues(params)
         scale = jnp.exp(params["log_normalizer"])

@@ -1,6 +1,6 @@
-"""Long short-term memory: c' = f c + i g and h' = o φ(c'); the state is c, then h.
+"""Long short-term memory: c' = f c + i g and h' = o φ(c'), with the state c, then h.
 
-i, f, o = σ(U x + W h + b) and g = φ(U_g x + W_g h + b_g), each with kernels of its own.
+The gates i, f and o are σ(U x + W h + b), each with its own kernels. g = φ(U_g x + W_g h + b_g).
 """
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jacobian_rnn.cells.layout import ForeignLayer, Layers, Layout
 
 
 def lstm_jacobian(weights, carry, x, gate_fn, activation_fn):
-    """J = [[1, 0], [diag s, 1]] [[diag f, A], [0, B]]; gates in the order i, f, g, o.
+    """Compute J = [[1, 0], [diag s, 1]] [[diag f, A], [0, B]], with gates in the order i, f, g, o.
 
     A = diag(g i') W_i + diag(c f') W_f + diag(i g') W_g, B = diag(φ(c') o') W_o, s = o φ'(c').
     """

@@ -10,7 +10,7 @@ from jacobian_rnn.cells.layout import Layers, Layout
 
 
 def mgu_jacobian(weights, carry, x, gate_fn, activation_fn):
-    """J = diag f + diag((h − n) f') W_f + diag((1 − f) n') [diag f W_n + diag(m f') W_f]."""
+    """Compute J = diag f + diag((h − n + (1 − f) n' m) f') W_f + diag((1 − f) n' f) W_n."""
     h = carry
     read = h @ weights.recurrent[1] + weights.read_bias
     from_x = x @ weights.inputs[1] + weights.biases[1]
@@ -23,7 +23,7 @@ def mgu_jacobian(weights, carry, x, gate_fn, activation_fn):
 
 
 def jacobian_without_reset(weights, carry, x, gate_fn, activation_fn):
-    """J = diag f + diag((h − n) f') W_f + diag((1 − f) n') W_n."""
+    """Compute J = diag f + diag((h − n) f') W_f + diag((1 − f) n') W_n."""
     h = carry
     pre_f, pre_n = pre_activations(weights, h, x)
     f, f_slope = with_slope(gate_fn, pre_f)

@@ -19,24 +19,24 @@ def minimal_rnn(
 ) -> Recurrence:
     """Draw a minimalRNN: z = tanh(V x + a), u = σ(W h + U z + b), h' = u h + (1 − u) z.
 
-    Kernels have variance 1 / (their number of rows), W is orthogonal, biases are zero.
+    Entries of kernels have variance 1 / (number of rows). W is orthogonal. Biases are zero.
 
     Args:
         num_inputs: size of x.
         num_units: size N of h.
         key: a `jax.random.key`.
-        dtype: float32 or float64, of the parameters.
+        dtype: dtype of the parameters, float32 or float64.
 
     Returns:
-        The recurrence; J = diag u + diag((h − z) u') W.
+        The recurrence, with J = diag u + diag((h − z) u') W.
 
     Raises:
-        TypeError: sizes that are not integers; neither float type, or float64 without x64.
+        TypeError: sizes that are not integers, another dtype, or float64 without x64.
         ValueError: sizes below one.
 
     References:
         M. Chen, "MinimalRNN: toward more interpretable and trainable recurrent neural networks",
-        2017; M. Chen, J. Pennington and S. Schoenholz, ICML 2018.
+        2017, and M. Chen, J. Pennington and S. Schoenholz, ICML 2018.
 
     Example:
         >>> import jax
@@ -70,10 +70,10 @@ class MinimalStep:
         return gate * carry + (1 - gate) * z
 
     def parts(self, params, carry, x):
-        """Return the parts of the Jacobian."""
+        """Return the parts of the Jacobian of one step."""
         z, gate, shown = self._gate(params, carry, x)
         slope = (carry - z) * gate * (1 - gate)
-        # x acts through z alone, directly and by way of the gate.
+        # x acts through z alone: z enters the new state and also the gate.
         through = shown[None] * params["embedding"]["kernel"]
         return GatedJacobian(
             diagonals=gate[None, None],

@@ -1,7 +1,7 @@
 """Sequences of different lengths in one batch: a network waits where a sequence is padded.
 
-Padding at the end is turned into padding at the start, where the network waits in its initial
-carry. All sequences then end together, and what looks back from the end needs no lengths.
+Padding moves from the end to the start, where the network waits in its initial carry. Then all
+sequences end together, and a function that looks back from the end needs no lengths.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from jacobian_rnn.checks import refuse
 
 
 def with_padding(recurrence: Recurrence) -> Recurrence:
-    """Return the same system with inputs `(x, active)`, which waits where it is not active.
+    """Return the same system with inputs `(x, active)`. It waits where it is not active.
 
     A step that waits keeps the carry, and its Jacobian is the identity.
 
@@ -51,16 +51,16 @@ def align_ends(
     """Move the padding of a batch of sequences from their ends to their starts.
 
     Args:
-        xs: `(B, T, ...)`, the first `seq_lengths[i]` steps of sequence i are real.
-        seq_lengths: B numbers from 1 to T, concrete.
+        xs: `(B, T, ...)`. The first `seq_lengths[i]` steps of sequence i are real.
+        seq_lengths: B numbers from 1 to T, not traced.
 
     Returns:
-        xs: the same with real steps last, the first of them repeated where it is padded.
+        xs: the same data with real steps last. Padding repeats the first real step.
         active: `(B, T)`, False where a sequence is padded.
 
     Raises:
-        ValueError: lengths beyond the data, or not one for each sequence.
-        TypeError: lengths that are not integers.
+        ValueError: arrays that differ in (B, T), lengths out of range, or not one per sequence.
+        TypeError: lengths that are not integers, or traced.
 
     Example:
         >>> import jax.numpy as jnp
@@ -75,7 +75,7 @@ def align_ends(
         refuse("xs", sorted(shapes), "arrays of one shape (batch, time, ...)")
     ((num_sequences, num_steps),) = shapes
     shifts = num_steps - check_lengths(seq_lengths, num_sequences, num_steps)
-    # Where a network waits it is shown its first real input: nothing else is safe to compute on.
+    # A network that waits sees its first real input, because no other value is sure to be safe.
     source = jnp.asarray(np.maximum(np.arange(num_steps) - shifts[:, None], 0))
     active = jnp.arange(num_steps)[None] >= jnp.asarray(shifts)[:, None]
     return jax.tree.map(lambda x: jax.vmap(lambda one, i: one[i])(x, source), xs), active
@@ -84,7 +84,7 @@ def align_ends(
 def check_lengths(
     seq_lengths: Sequence[int] | Array, num_sequences: int, num_steps: int
 ) -> np.ndarray:
-    """Return the lengths of padded sequences as an array, unless they do not fit."""
+    """Return the lengths of padded sequences as an array, or raise if they do not fit."""
     if isinstance(seq_lengths, Tracer):
         advice = "pass it from outside jit"
         refuse("seq_lengths", "a traced array", "numbers", advice, error=TypeError)
@@ -103,13 +103,13 @@ def check_lengths(
 
 @dataclass(frozen=True)
 class WaitingStep:
-    """A step that keeps the carry where it is not active; equal for equal steps."""
+    """A step that keeps the carry where it is not active. Equal steps give equal ones."""
 
     step: Callable
 
     @property
     def num_feature_axes(self):
-        """Return how many axes a carry has without batch; None if unknown."""
+        """Return how many axes a carry has without batch, or None if unknown."""
         return getattr(self.step, "num_feature_axes", None)
 
     def carry_like(self, params):
@@ -117,7 +117,7 @@ class WaitingStep:
         return jax.eval_shape(lambda params: zero_carry(Recurrence(self.step, params)), params)
 
     def __call__(self, params, carry, inputs):
-        """Return the new carry, or the old one."""
+        """Return the new carry, or the old one where the step is not active."""
         x, active = inputs
         new = self.step(params, carry, x)
         return jax.tree.map(lambda now, before: jnp.where(active, now, before), new, carry)
@@ -125,7 +125,7 @@ class WaitingStep:
 
 @dataclass(frozen=True)
 class WaitingJacobian:
-    """The Jacobian of a step that may wait; equal for equal Jacobians."""
+    """The Jacobian of a step that may wait. Equal Jacobians give equal ones."""
 
     jacobian: Callable
 

@@ -1,7 +1,7 @@
 """Recurrences: a Flax cell, or any function, as `step(params, carry, x) -> carry`.
 
-Everything else in the package works on a `Recurrence` and on its state: the whole carry, ravelled
-into one vector (an LSTM of width N has 2N states, `c` then `h`).
+Everything else in the package works on a `Recurrence` and on its state. The state is the whole
+carry, ravelled into one vector. An LSTM of width N has 2N states, `c` then `h`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from jacobian_rnn.checks import check_type, refuse
 
 
 def last_array(carry: PyTree) -> Array:
-    """Return the last array of a carry: h of a plain cell, and of an LSTM's (c, h)."""
+    """Return the last array of a carry, which is h of a plain cell and h of an LSTM's (c, h)."""
     return jax.tree.leaves(carry)[-1]
 
 
@@ -28,20 +28,20 @@ def whole_carry(carry: PyTree) -> Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recurrence:
-    """A recurrent system x ↦ step(params, carry, x), with parameters as its only leaves.
+    """A recurrent system carry' = step(params, carry, x), with parameters as its only leaves.
 
-    A pytree: it passes through `jit`, `vmap` and `grad`, which act on `params`. The functions are
-    static and should compare by value (module-level functions, or frozen dataclasses that can be
-    called): two systems whose functions are equal share one compiled program.
+    It is a pytree, and `jit`, `vmap` and `grad` act on its `params`. The functions are static and
+    should compare by value, as module-level functions and callable frozen dataclasses do. Two
+    systems whose functions are equal share one compiled program.
 
     Attributes:
-        step: `step(params, carry, x) -> carry`, pure; the carry keeps its structure, shapes and
+        step: `step(params, carry, x) -> carry`, pure. The carry keeps its structure, shapes and
             dtype.
         params: any pytree of arrays.
         jacobian: `jacobian(params, carry, x) -> (n, n)`, ∂state'/∂state with rows as outputs, in
-            the order of the ravelled carry; None where only automatic differentiation serves.
-        output: `output(carry) -> array`, what the next layer or the readout sees; by default the
-            last array of the carry (h of an LSTM's (c, h)).
+            the order of the ravelled carry. With None, JAX differentiates the step.
+        output: `output(carry) -> array`, what the next layer or the readout sees. By default it is
+            the last array of the carry, which is h for the (c, h) of an LSTM.
 
     Example:
         >>> import jax.numpy as jnp
@@ -63,7 +63,7 @@ class Recurrence:
 
 
 def check_recurrence(recurrence: object) -> None:
-    """Raise a TypeError for what is not a `Recurrence`."""
+    """Raise a TypeError for an object that is not a `Recurrence`."""
     advice = (
         "convert a cell with from_linen(cell, variables) or from_nnx(cell), or wrap a function "
         "with Recurrence(step, params)"
@@ -72,10 +72,10 @@ def check_recurrence(recurrence: object) -> None:
 
 
 def zero_carry(recurrence: Recurrence) -> PyTree:
-    """Return the carry of zeros, from which networks usually start, in the parameters' dtype.
+    """Return a carry of zeros, the usual start, in the dtype of the parameters.
 
     Args:
-        recurrence: made by `from_linen`, `from_nnx`, `stack`, or a cell of this package.
+        recurrence: a cell of this package, or a result of `from_linen`, `from_nnx` or `stack`.
 
     Raises:
         ValueError: a step that does not say what its carry looks like, such as a plain function
@@ -91,7 +91,7 @@ def zero_carry(recurrence: Recurrence) -> PyTree:
         (Array([0., 0.], dtype=float32), Array([0., 0.], dtype=float32))
     """
     step: Any = getattr(recurrence, "step", recurrence)
-    if hasattr(step, "steps"):  # of a stack
+    if hasattr(step, "steps"):  # only the step of a stack has them
         layers = zip(step.steps, recurrence.params, strict=True)
         return tuple(zero_carry(Recurrence(one, params)) for one, params in layers)
     carry_like = getattr(step, "carry_like", None)
@@ -106,8 +106,8 @@ def zero_carry(recurrence: Recurrence) -> PyTree:
 
 
 def has_batch_axis(step: Any, carry: PyTree) -> bool:
-    """Say whether a carry has more axes than its Flax cell has feature axes; False if unknown."""
-    if hasattr(step, "steps"):  # of a stack
+    """Say whether a carry has more axes than its cell has feature axes. Unknown counts as False."""
+    if hasattr(step, "steps"):  # only the step of a stack has them
         return any(map(has_batch_axis, step.steps, carry))
     rank = getattr(step, "num_feature_axes", None)
     return rank is not None and any(leaf.ndim > rank for leaf in jax.tree.leaves(carry))

@@ -9,7 +9,7 @@ from jacobian_rnn.cells.layout import ForeignLayer, Layers, Layout
 
 
 def simple_jacobian(weights, carry, x, gate_fn, activation_fn):
-    """J = diag(φ') W of h' = φ(U x + W h + b)."""
+    """Compute J = diag(φ') W of h' = φ(U x + W h + b)."""
     del gate_fn
     (pre,) = pre_activations(weights, carry, x)
     slopes = [with_slope(activation_fn, pre)[1]]
@@ -17,7 +17,7 @@ def simple_jacobian(weights, carry, x, gate_fn, activation_fn):
 
 
 def residual_jacobian(weights, carry, x, gate_fn, activation_fn):
-    """J = diag(φ') (W + 1) of h' = φ(U x + W h + b + h)."""
+    """Compute J = diag(φ') (W + 1) of h' = φ(U x + W h + b + h)."""
     shifted = weights._replace(biases=(weights.biases[0] + carry,))
     parts = simple_jacobian(shifted, carry, x, gate_fn, activation_fn)
     return parts._replace(diagonals=parts.slopes)

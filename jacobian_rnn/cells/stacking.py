@@ -15,15 +15,15 @@ def stack(*recurrences: Recurrence) -> Recurrence:
     """Put layers on top of each other: the output of each is the input of the next.
 
     Args:
-        *recurrences: lowest layer first, at least one.
+        *recurrences: at least one layer, lowest first.
 
     Returns:
-        One recurrence. Its carry is the tuple of the layers' carries, its state all their states
-        (lowest layer first), its output that of the highest layer.
+        One recurrence. Its carry is the tuple of the layers' carries. Its state joins all their
+        states, lowest layer first. Its output is that of the highest layer.
 
     Raises:
         ValueError: no layer was given.
-        TypeError: something that is no `Recurrence` was given.
+        TypeError: a layer is not a `Recurrence`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -49,7 +49,7 @@ def stack(*recurrences: Recurrence) -> Recurrence:
 
 @dataclasses.dataclass(frozen=True)
 class StackStep:
-    """The step of layers on top of each other; equal for equal layers."""
+    """The step of layers on top of each other. Equal layers have equal steps."""
 
     steps: tuple[Callable, ...]
     outputs: tuple[Callable, ...]
@@ -70,18 +70,18 @@ class StackOutput:
     output: Callable
 
     def __call__(self, carry):
-        """Return what the highest layer shows of its carry."""
+        """Return the output of the highest layer."""
         return self.output(carry[-1])
 
 
 @dataclasses.dataclass(frozen=True)
 class StackClosedForm:
-    """The closed-form Jacobian of layers on top of each other; equal for equal layers.
+    """The closed-form Jacobian of layers on top of each other. Equal layers have equal ones.
 
     Attributes:
         layers: the closed form of each layer, lowest first.
         steps: `step(params, carry, x) -> carry` of each layer.
-        outputs: what each layer shows of its carry: the end of its state.
+        outputs: `output(carry)` of each layer, which is the end of its state.
     """
 
     layers: tuple[Any, ...]

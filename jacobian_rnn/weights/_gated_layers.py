@@ -1,7 +1,7 @@
-"""Trained weights from elsewhere, checked, and as the linen cells that compute the same function.
+"""Checks of trained weights, and linen cells that compute the same function with them.
 
-`pytorch`, `keras` and `orbax` read them. Nothing is ever unpickled, and no
-number changes its dtype unless asked to.
+`pytorch`, `keras` and `orbax` read the weights. Nothing is ever unpickled, and no number changes
+its dtype unless the caller asks for it.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
 
 def foreign_layouts(framework: str) -> dict[str, Layout]:
-    """Return the cells that "pytorch" or "keras" has a layer for, by the layer's name there."""
+    """Return the cells for which "pytorch" or "keras" has a layer, by the name of that layer."""
     found = ((getattr(layout, framework), layout) for layout in layouts())
     return {foreign.name: layout for foreign, layout in found if foreign is not None}
 
@@ -30,12 +30,12 @@ def foreign_layouts(framework: str) -> dict[str, Layout]:
 def gated_layers(
     layout: Layout, gates: str, layers: Sequence[tuple], nonlinearity: str
 ) -> Recurrence:
-    """Build linen cells from layers `(kernel_x, kernel_h, bias_x, bias_h)`; a None is zero.
+    """Build linen cells from layers `(kernel_x, kernel_h, bias_x, bias_h)`. None means zero.
 
     Args:
-        layout: of the cell.
-        gates: in the order in which the arrays have them side by side.
-        layers: lowest first.
+        layout: layout of the cell.
+        gates: the gates in the order in which they lie side by side in the arrays.
+        layers: the layers, lowest first.
         nonlinearity: a key of `ACTIVATIONS`.
     """
     dtypes = {str(array.dtype) for layer in layers for array in layer if array is not None}
@@ -50,7 +50,7 @@ def _gated_layer(layout, gates, layer, nonlinearity) -> Recurrence:
     num_units, dtype = len(layer[1]), layer[1].dtype
     zeros = np.zeros(len(gates) * num_units, dtype)
     blocks = [np.split(zeros if a is None else a, len(gates), axis=-1) for a in layer]
-    # Copies: the weights may share memory with a model that is trained further.
+    # The arrays are copied, because they may share memory with a model that is trained further.
     named = [dict(zip(gates, map(jnp.array, block), strict=True)) for block in blocks]
     u, w, b_x, b_h = (tuple(block[gate] for gate in layout.gates) for block in named)
     biases = [x + h for x, h in zip(b_x, b_h, strict=True)]
@@ -64,10 +64,10 @@ def _gated_layer(layout, gates, layer, nonlinearity) -> Recurrence:
 
 
 def to_numpy(name: str, array: Any) -> np.ndarray:
-    """Turn an array or a PyTorch tensor, known by its methods, into a numpy array."""
+    """Turn an array or a PyTorch tensor, recognised by its methods, into a numpy array."""
     if hasattr(array, "detach"):
         array = array.detach().cpu()
-        if str(array.dtype) == "torch.bfloat16":  # which numpy lacks
+        if str(array.dtype) == "torch.bfloat16":  # numpy lacks this dtype
             return array.float().numpy().astype(jnp.bfloat16)
     try:
         return np.asarray(array)
@@ -77,7 +77,7 @@ def to_numpy(name: str, array: Any) -> np.ndarray:
 
 
 def to_floats(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
-    """Return finite float32 or float64 numbers, cast only where `dtype` asks for it."""
+    """Return finite float32 or float64 numbers, and cast them only where `dtype` asks for it."""
     if not jnp.issubdtype(array.dtype, jnp.floating):
         refuse(name, f"dtype {array.dtype}", "floating-point numbers", error=TypeError)
     wanted = array.dtype if dtype is None else dtype
@@ -90,7 +90,7 @@ def to_floats(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def check_nonlinearity(layout: Layout, name: str, nonlinearity: str):
-    """Refuse a nonlinearity that the named layer cannot have: with gates it is tanh."""
+    """Refuse a nonlinearity that the named layer cannot have. A layer with gates has tanh."""
     expected = ["tanh"] if layout.keeps else list(ACTIVATIONS)
     if nonlinearity not in expected:
         refuse("nonlinearity", repr(nonlinearity), f"one of {expected} for layers of kind {name}")

@@ -26,26 +26,26 @@ def from_keras(
 ) -> Recurrence:
     """Turn the weights of a Keras SimpleRNN, LSTM or GRU layer into a `Recurrence`.
 
-    The layer's activations have to be Keras's defaults, tanh and sigmoid, except that a SimpleRNN
-    may have relu. The carry is as `from_torch` describes it: an LSTM's is `(c, h)`.
+    The layer must have Keras's default activations, tanh and sigmoid, but a SimpleRNN may have
+    relu. The carry is as in `from_torch`, so an LSTM has `(c, h)`.
 
     Args:
-        weights: `layer.get_weights()`: kernel `(inputs, G·N)`, recurrent kernel `(N, G·N)` and,
-            unless `use_bias=False`, the bias. Or a list of these, lowest layer first.
+        weights: `layer.get_weights()`, which is the kernel `(inputs, G·N)`, the recurrent kernel
+            `(N, G·N)` and, unless `use_bias=False`, the bias. Several layers are a list of these,
+            lowest layer first.
         kind: "SimpleRNN", "LSTM" or "GRU".
-        nonlinearity: of a SimpleRNN, "tanh" or "relu"; the weights do not tell.
-        reset_after: of a GRU; deduced from its bias, to be given only where it has none. With
-            `reset_after=False` a GRU is another function, and there is no linen cell for it.
-        dtype: float32 or float64 to cast the weights; by default they keep theirs.
+        nonlinearity: "tanh" or "relu" of a SimpleRNN, which its weights do not show.
+        reset_after: needed only for a GRU without bias, because the shape of a bias shows it. No
+            linen cell computes the function of a GRU with `reset_after=False`.
+        dtype: float32 or float64 to cast the weights. By default they keep their dtype.
 
     Returns:
-        The recurrence of the linen SimpleCell, OptimizedLSTMCell or GRUCell; a `stack` for several
-        layers.
+        The recurrence of the linen SimpleCell, OptimizedLSTMCell or GRUCell, or a `stack` of them.
 
     Raises:
-        TypeError: `weights` is no list; or a dtype would have to change, and `dtype` does not say.
-        ValueError: `kind` or `nonlinearity` is unknown; an array is missing, misshapen or not
-            finite; a GRU has `reset_after=False`, or does not tell.
+        TypeError: `weights` is no list, or a dtype would have to change without `dtype`.
+        ValueError: `kind` or `nonlinearity` is unknown, an array is missing, misshapen or not
+            finite, or a GRU has `reset_after=False` or does not show it.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np
@@ -81,7 +81,7 @@ def from_keras(
 
 
 def _check_keras_layer(name, layer, layout, num_inputs, reset_after) -> dict[str, np.ndarray]:
-    """Return the arrays of a layer, by what to call them in an error."""
+    """Return the arrays of a layer by the names that errors give them."""
     if len(layer) not in (2, 3):
         expected = "kernel, recurrent kernel and, unless use_bias=False, bias of a layer"
         refuse(name, f"{len(layer)} arrays", expected, "a Bidirectional layer is not supported")
@@ -96,7 +96,7 @@ def _check_keras_layer(name, layer, layout, num_inputs, reset_after) -> dict[str
     if num_inputs is None:
         num_inputs = kernel.shape[0] if kernel.ndim == 2 else "inputs"
     check_shape(kernel_key, kernel.shape, (num_inputs, columns))
-    # Where a gate scales the bias of what reads h, the layer has two.
+    # Where a gate scales the bias of the part that reads h, the layer has two biases.
     two_biases = bool(layout.layers[layout.loaded_as].read_bias)
     if two_biases:
         kind = f"a {layout.keras.name}"

@@ -1,4 +1,4 @@
-"""The weights of Flax cells, from the directory that Orbax wrote."""
+"""The weights of Flax cells, from a directory that Orbax wrote."""
 
 import dataclasses
 import os
@@ -23,27 +23,27 @@ UNDAMAGED = "a complete Orbax checkpoint that is not damaged"
 def from_orbax(
     cell: nn.Module | nnx.Module, path: str | os.PathLike, *, at: Sequence[str | int] = ()
 ) -> Recurrence:
-    """Turn a Flax cell, and the weights of it that Orbax wrote, into a `Recurrence`.
+    """Turn a Flax cell and the weights that Orbax wrote of it into a `Recurrence`.
 
-    Only the arrays at `at` are read, onto the host, whatever devices they were written from. Their
+    Only the arrays at `at` are read. They go onto the host, whatever devices wrote them. Their
     names, shapes and dtypes have to be those of the cell.
 
     Args:
-        cell: a linen or nnx cell, not a layer of one, whose cell is `layer.cell` and whose
-            parameters lie under "cell". An nnx cell is not changed. Its `param_dtype` has to be
-            the dtype of the checkpoint.
-        path: the directory that Orbax wrote; of a checkpoint manager, the one of an item of a step,
+        cell: a linen or nnx cell. For a layer, pass `layer.cell`, whose parameters lie under
+            "cell". The `param_dtype` of the cell has to be the dtype of the checkpoint. An nnx
+            cell is not changed.
+        path: the directory that Orbax wrote. A checkpoint manager has one for each item of a step,
             such as "run/1000/default".
         at: the keys down to the cell's parameters in a larger tree, such as `("params", "rnn")`
             in a train state.
 
     Returns:
-        The recurrence; for linen, both `{"params": ...}` and the bare parameters are understood.
+        The recurrence. A linen checkpoint may hold `{"params": ...}` or the bare parameters.
 
     Raises:
-        TypeError: `cell` is no Flax cell; or an array has another dtype than the cell gives it.
-        ValueError: `path` holds no complete Orbax checkpoint; there is nothing at `at`; an array
-            is missing, unknown, misshapen or not finite.
+        TypeError: `cell` is no Flax cell, or an array has another dtype than in the cell.
+        ValueError: `cell` is a layer, `path` holds no complete Orbax checkpoint, nothing is at
+            `at`, or an array is missing, unknown, misshapen or not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp, tempfile, orbax.checkpoint
@@ -71,7 +71,7 @@ def from_orbax(
     if isinstance(cell, nnx.Module):
         tree = template.params
         expected = _by_name(nnx.as_pure(nnx.state(cell, nnx.Param)))
-        own = _by_name(tree).keys() - expected.keys()  # a random number generator's, say
+        own = _by_name(tree).keys() - expected.keys()  # these may be random number generators
         below = tuple(f"{name}/" for name in own)
         leaves = {name: leaf for name, leaf in leaves.items() if not f"{name}/".startswith(below)}
     else:
@@ -91,14 +91,14 @@ def from_orbax(
 def _names_at(
     at: Sequence[str | int], path: str | os.PathLike, saved: Mapping, collection: str
 ) -> dict[str, str]:
-    """Return the names of a cell's arrays, `collection` in front, with those in the checkpoint."""
+    """Map the names of a cell's arrays, starting with `collection`, to those in the checkpoint."""
     start = "".join(f"{key}/" for key in at)
     names = {name.removeprefix(start): name for name in saved if name.startswith(start)}
     if not names:
         refuse(
             "at", tuple(at), f"the keys down to the parameters: {path} holds {list_names(saved)}"
         )
-    if all(name.endswith("/value") for name in names):  # Flax's box around each array
+    if all(name.endswith("/value") for name in names):  # Flax puts each array in a box
         names = {name.removesuffix("/value"): full for name, full in names.items()}
     if not any(name.startswith(collection) for name in names):
         names = {collection + name: full for name, full in names.items()}
@@ -106,7 +106,7 @@ def _names_at(
 
 
 def _orbax_metadata(path: str | os.PathLike) -> PyTree:
-    """Return the tree of a checkpoint with a description, shape and dtype, of every array."""
+    """Return the tree of a checkpoint with the shape and dtype of every array."""
     import orbax.checkpoint as ocp
     from etils import epath
 
@@ -125,7 +125,7 @@ def _orbax_metadata(path: str | os.PathLike) -> PyTree:
 
 
 def _read_orbax(path: str | os.PathLike, tree: PyTree, names: set[str]) -> dict[str, np.ndarray]:
-    """Read the named arrays of a checkpoint, and no others, onto the host."""
+    """Read only the named arrays of a checkpoint onto the host."""
     import orbax.checkpoint as ocp
     from etils import epath
 
@@ -159,7 +159,7 @@ def _linen_variables(cell: Any, num_feature_axes: int | None, leaves: Mapping) -
         return sum(leaves[name].shape != shapes.get(name) for name in leaves)
 
     kernels = [name for name in sorted(leaves) if len(getattr(leaves[name], "shape", ())) > 1]
-    kernels.sort(key=lambda name: not name.startswith("params/i"))  # those of the inputs first
+    kernels.sort(key=lambda name: not name.startswith("params/i"))  # input kernels come first
     sizes = dict.fromkeys(leaves[name].shape[-2] for name in kernels) or {1: None}
     candidates = [nn.unbox(jax.eval_shape(partial(init, size))) for size in sizes]
     return min(candidates, key=num_misfits)

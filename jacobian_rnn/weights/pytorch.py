@@ -33,29 +33,29 @@ def from_torch(
 ) -> Recurrence:
     """Turn the weights of a PyTorch RNN, LSTM or GRU into a `Recurrence`.
 
-    For `torch.nn.RNN`, `LSTM`, `GRU` with any number of layers, with or without biases, and
-    `RNNCell`, `LSTMCell`, `GRUCell`; the shape of `weight_hh` tells which. PyTorch's two biases
-    are summed wherever only their sum matters. The carry is `zeros(N)`; an LSTM's is `(c, h)`,
-    c first, where PyTorch has `(h, c)`; that of several layers is a tuple of carries, lowest layer
-    first. Batches and dropout play no part. PyTorch itself is not needed.
+    The weights are those of `torch.nn.RNN`, `LSTM` or `GRU` with any number of layers, with or
+    without biases, or of `RNNCell`, `LSTMCell` or `GRUCell`. The shape of `weight_hh` shows which.
+    PyTorch's two biases are summed wherever only their sum matters. The carry is `zeros(N)`, and
+    for an LSTM `(c, h)`, where PyTorch has `(h, c)`. Several layers have a tuple of carries, lowest
+    layer first. Batches and dropout have no effect. PyTorch itself is not needed.
 
     Args:
         weights: a state dict (PyTorch tensors or arrays), or the path of a `.safetensors` file,
             of which only the tensors under `prefix` are read.
-        prefix: where in a whole model the layers are, such as "encoder.lstm"; all other keys are
-            then ignored. Cells in a list are read one by one and put together with `stack`.
-        nonlinearity: of an RNN, "tanh" or "relu"; the weights do not tell.
-        dtype: float32 or float64 to cast the weights; by default they keep theirs.
+        prefix: where in a whole model the layers are, such as "encoder.lstm". All other keys are
+            ignored. Cells in a list have to be read one by one and joined with `stack`.
+        nonlinearity: "tanh" or "relu" of an RNN, which its weights do not show.
+        dtype: float32 or float64 to cast the weights. By default they keep their dtype.
 
     Returns:
-        The recurrence of the linen SimpleCell, OptimizedLSTMCell or GRUCell; a `stack` for several
-        layers.
+        The recurrence of the linen SimpleCell, OptimizedLSTMCell or GRUCell, or a `stack` of them.
 
     Raises:
-        TypeError: `weights` is neither; `prefix` is no string, or `dtype` neither float type; or a
-            dtype would have to change, and `dtype` does not say.
-        ValueError: a tensor is missing, unknown, misshapen or not finite; the layers run in both
-            directions or project their state; the file is no complete safetensors file.
+        TypeError: `weights`, `prefix` or `dtype` is of another kind, or a dtype would have to
+            change without `dtype`.
+        ValueError: a tensor is missing, unknown, misshapen or not finite, `nonlinearity` is
+            unknown, layers run in both directions or project their state, or a file is no
+            complete safetensors file.
         ImportError: a path was given and the package `safetensors` is not installed.
 
     Example:
@@ -128,7 +128,7 @@ def _read_safetensors(path: Path, prefix: str) -> list[dict[str, tuple[str, np.n
 
 
 def _torch_layers(keys: list[str], prefix: str) -> list[dict[str, str]]:
-    """Sort the keys under a prefix into layers, `{"weight_ih": key, ...}`, by names alone."""
+    """Sort the keys under a prefix into layers, `{"weight_ih": key, ...}`, by their names alone."""
     if strange := [key for key in keys if not isinstance(key, str)]:
         refuse("weights", f"the key {strange[0]!r}", "names as keys", error=TypeError)
     parsed = {k: TORCH_NAME.fullmatch(k[len(prefix) :]) for k in keys if k.startswith(prefix)}
@@ -164,7 +164,7 @@ def _torch_layers(keys: list[str], prefix: str) -> list[dict[str, str]]:
 
 
 def _check_torch_shapes(layers: list[dict[str, tuple[str, np.ndarray]]]) -> Any:
-    """Return the layout of the cell that the shape of the first weight_hh tells."""
+    """Check the shapes, and return the layout of the cell that the first weight_hh shows."""
     known = {len(one.gates): (name, one) for name, one in foreign_layouts("pytorch").items()}
     key, first = layers[0]["weight_hh"]
     rows, num_units = first.shape if first.ndim == 2 and first.size else (1, 2)
