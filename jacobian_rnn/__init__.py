@@ -20,7 +20,13 @@ from jacobian_rnn.cells import (
     with_padding,
     zero_carry,
 )
-from jacobian_rnn.growth import FiniteTimeGrowth, finite_time_growth, largest_exponent
+from jacobian_rnn.growth import (
+    BackwardProfile,
+    FiniteTimeGrowth,
+    backward_profile,
+    finite_time_growth,
+    largest_exponent,
+)
 from jacobian_rnn.initialization import RateSearch, at_rate, draw, initializers
 from jacobian_rnn.jacobians import (
     ParameterGradients,
@@ -66,6 +72,7 @@ from jacobian_rnn.weights import from_keras, from_orbax, from_torch
 __all__ = [
     "THRESHOLDS",
     "Agreement",
+    "BackwardProfile",
     "EnsembleSpectrum",
     "Estimate",
     "FiniteTimeGrowth",
@@ -84,6 +91,7 @@ __all__ = [
     "align_ends",
     "antisymmetric_rnn",
     "at_rate",
+    "backward_profile",
     "dense_chain",
     "draw",
     "ensemble_spectrum",

@@ -1,6 +1,13 @@
-"""What single tangent vectors do."""
+"""What single tangents and cotangents do."""
 
 from jacobian_rnn.growth.finite_times import FiniteTimeGrowth, finite_time_growth
 from jacobian_rnn.growth.largest import largest_exponent
+from jacobian_rnn.growth.profile import BackwardProfile, backward_profile
 
-__all__ = ["FiniteTimeGrowth", "finite_time_growth", "largest_exponent"]
+__all__ = [
+    "BackwardProfile",
+    "FiniteTimeGrowth",
+    "backward_profile",
+    "finite_time_growth",
+    "largest_exponent",
+]

@@ -81,7 +81,7 @@ def _state_gradients(system, loss):
     own = jax.grad(loss)(states)
 
     def visit(gradient, now):
-        gradient = system.pull(now.state, gradient, now.x) + now.extra
+        gradient = system.pull(now.state, gradient[None], now.x)[0] + now.extra
         return gradient, gradient
 
     _, gradients = back_along(system, visit, own[-1], extra=own[:-1], states=states[:-1])
@@ -145,7 +145,7 @@ def _parameter_gradients(system, loss):
     def visit(carried, now):
         gradient, total = carried
         share = system.params_share(now.state, gradient, now.x)
-        gradient = system.pull(now.state, gradient, now.x) + now.extra
+        gradient = system.pull(now.state, gradient[None], now.x)[0] + now.extra
         return (gradient, jax.tree.map(jnp.add, total, share)), jax.tree.map(scaled_norm, share)
 
     start = own[-1], jax.tree.map(jnp.zeros_like, system.recurrence.params)

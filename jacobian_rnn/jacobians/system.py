@@ -99,10 +99,11 @@ class System:
         return self.step(state, x), matmul(rows, self.jacobian(state, x).T)
 
     def pull(
-        self, state: Float[Array, " n"], row: Float[Array, " n"], x: PyTree
-    ) -> Float[Array, " n"]:
-        """Return a cotangent of the next state, pulled back to this one: v J."""
-        return pull_back(lambda state: self.step(state, x), state, row)
+        self, state: Float[Array, " n"], rows: Float[Array, "k n"], x: PyTree
+    ) -> Float[Array, "k n"]:
+        """Return cotangents of the next state, pulled back to this one: V J. None is formed."""
+        _, differential = jax.vjp(lambda state: self.step(state, x), state)
+        return jax.vmap(lambda row: differential(row)[0])(rows)
 
     def input_jacobian(self, state: Float[Array, " n"], x: Array) -> Float[Array, "n inputs"]:
         """Return ∂state'/∂x."""

@@ -71,6 +71,36 @@ def states_of(system: System) -> Float[Array, "steps_plus_1 n"]:
     return jnp.concatenate([system.state[None], later])
 
 
+class Run(NamedTuple):
+    """A run of a system.
+
+    Attributes:
+        states: before every step, `(T, n)`; None where there are too many to be stored.
+        last: the last state that is finite, `(n,)`.
+        num_finite: number of steps to it, int32 scalar; T if all states are finite.
+    """
+
+    states: Float[Array, "steps n"] | None
+    last: Float[Array, " n"]
+    num_finite: Int[Array, ""]
+
+
+def run(system: System, *, most_stored: int = MOST_STORED_STATES) -> Run:
+    """Take all steps of a system, to see how far its states are finite."""
+    stores = system.num_steps <= most_stored
+
+    def visit(carried, now):
+        last, num_finite = carried
+        new = system.step(now.state, now.x)
+        goes_on = (num_finite == now.number) & jnp.all(jnp.isfinite(new))
+        last = jnp.where(goes_on, new, last)
+        return new, (last, num_finite + goes_on), now.state if stores else None
+
+    start = (system.state, jnp.int32(0))
+    _, (last, num_finite), states = along(system, visit, start)
+    return Run(states, last, num_finite)
+
+
 def back_along(
     system: System,
     visit: Callable[[Any, Moment], tuple[Any, Any]],

@@ -4,20 +4,18 @@ In all passes but the first every Jacobian entry is changed at random, by a few 
 passes disagree about in the end is what the product makes of uncertain last digits.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jacobian_rnn.linalg.factored_form import FactoredForm, extend, identity_form
+from jacobian_rnn.linalg.rounding import rounding_factors
 
 # Three passes: over 156 small products, half of them ill conditioned, the error was at most 1.3
 # times the estimate; with two, which may agree by chance, it was once 140 times.
 PASSES = 3
-PERTURBATION = 4  # of every Jacobian entry in the later passes, in units of eps
 
 
 class Passes(NamedTuple):
@@ -47,7 +45,9 @@ def extend_passes(
 ) -> Passes:
     """Multiply by the Jacobian of the next step, after which the state may not be finite."""
     shape, dtype = passes.forms.left.shape, jacobian.dtype
-    jacobians = jacobian[None] * _perturbation(passes.num_steps, shape, dtype)
+    later = (jnp.arange(shape[0]) > 0)[:, None, None]
+    factors = rounding_factors(passes.num_steps, shape, dtype)
+    jacobians = jacobian[None] * jnp.where(later, factors, 1)
     forms, faults = jax.vmap(extend)(passes.forms, jacobians)
     now = passes.num_steps
 
@@ -64,18 +64,3 @@ def extend_passes(
         ),
         right_cut=passes.right_cut | faults.right_cut,
     )
-
-
-def _perturbation(step, shape, dtype):
-    """Draw factors within a few roundings of 1, for all passes but the first.
-
-    A hash of step and position (the finaliser of a 32-bit murmur hash) serves: `jax.random` takes
-    twenty times as long, and that is longer than the rest of the step.
-    """
-    bits = lax.iota(jnp.uint32, math.prod(shape)) + jnp.uint32(0x9E3779B9) * step.astype(jnp.uint32)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
-    noise = (bits ^ (bits >> 16)).astype(jnp.float32) * 2.0**-31 - 1
-    later = (jnp.arange(shape[0]) > 0)[:, None, None]
-    amplitude = PERTURBATION * jnp.finfo(dtype).eps
-    return 1 + jnp.where(later, amplitude * noise.reshape(shape).astype(dtype), 0)

@@ -29,9 +29,9 @@ from jacobian_rnn.linalg.factored_form import (
 )
 from jacobian_rnn.linalg.frames import check_frame
 from jacobian_rnn.linalg.graded_svd import flushed_exp, graded_singular_values, matmul
+from jacobian_rnn.linalg.rounding import CAUTION
 from jacobian_rnn.products._passes import PASSES, Passes, extend_passes, start_passes
 
-CAUTION = 5  # passes differ by a fraction of their error now and then
 # Of one pass, as a multiple of n³, on two CPU cores: 1e-10 to 4e-10 for Gaussian matrices of 128 to
 # 512 rows, 5e-10 for an LSTM of 512 states, whose Jacobians need an elimination first.
 SECONDS_PER_STEP = 4e-10

@@ -1,0 +1,175 @@
+"""Cotangents pulled back through all steps, and what their lengths say about the product.
+
+A cotangent v of the last state arrives before the last `lag` steps as v P, where P is the product
+of their Jacobians. The mean of ‖v P‖² over all directions of v is ‖P‖²_F / n. A few directions
+estimate it, at every lag in one pass.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jacobian_rnn.growth.largest import log_norms
+from jacobian_rnn.jacobians.system import System
+from jacobian_rnn.jacobians.time_loop import back_along
+from jacobian_rnn.linalg.frames import positive_qr
+from jacobian_rnn.linalg.graded_svd import matmul, row_norms, scaled_norm
+from jacobian_rnn.linalg.rounding import CAUTION, rounding_factors
+
+
+class Probes(NamedTuple):
+    """Cotangents of the last state.
+
+    Attributes:
+        rows: `(k, n)`.
+        num_directions: size of the space from which they were drawn; None if they were given.
+    """
+
+    rows: Float[Array, "k n"]
+    num_directions: int | None
+
+
+class ProbeGrowth(NamedTuple):
+    """What a group of probes says. The entry of a lag is at `[lag − 1]`.
+
+    Attributes:
+        log_growth: nats, `(T,)`: of their root mean square.
+        sampling_error: nats, `(T,)`: of `log_growth`, because only some directions were drawn.
+    """
+
+    log_growth: Float[Array, " steps"]
+    sampling_error: Float[Array, " steps"]
+
+
+def random_probes(
+    key: Array, num_probes: int, num_directions: int, dtype: jnp.dtype
+) -> Float[Array, "k directions"]:
+    """Draw orthonormal rows of uniform direction, no more than there are directions."""
+    shape = num_directions, min(num_probes, num_directions)
+    return positive_qr(jax.random.normal(key, shape, dtype))[0].T
+
+
+def pull_probes(
+    system: System,
+    groups: Sequence[Probes],
+    *,
+    states: Float[Array, "steps n"] | None = None,
+    end: Int[Array, ""] | None = None,
+) -> tuple[list[ProbeGrowth], Float[Array, " steps"], Int[Array, ""]]:
+    """Pull groups of probes back through all steps, and measure them at every lag.
+
+    Of the first group one probe, or all if they were given, is pulled back twice. The second time
+    every entry is changed at every step by a few roundings. What the two disagree about is what the
+    steps make of uncertain last digits.
+
+    Args:
+        system: at its first state.
+        groups: probes of different meaning.
+        states: before every step, where they are known and in memory already.
+        end: number of steps before the state at which the probes start, T by default. Lags beyond
+            the first step are NaN.
+
+    Returns:
+        What each group says. Then the rounding error of the first, nats, `(T,)`. Then the step at
+        which a cotangent was no longer finite, −1 if none.
+    """
+    num_steps, dtype = system.num_steps, system.state.dtype
+    end = jnp.int32(num_steps) if end is None else end
+    num_repeated = len(groups[0].rows) if groups[0].num_directions is None else 1
+    rows = [*(group.rows for group in groups), groups[0].rows[:num_repeated]]
+    slices, first = [], 0
+    for group in groups:
+        slices.append(slice(first, first + len(group.rows)))
+        first += len(group.rows)
+
+    def measure(rows, logs):
+        said = [_mean_square(rows[of_group], logs[of_group]) for of_group in slices]
+        return said, _disagreement(rows, logs, num_repeated)
+
+    def visit(carried, now):
+        rows, logs = carried
+        factors = rounding_factors(now.number, (num_repeated, rows.shape[1]), dtype)
+        perturbed = jnp.concatenate([rows[:-num_repeated], rows[-num_repeated:] * factors])
+        pulled, growth = _normalize_rows(system.pull(now.state, perturbed, now.x))
+        is_before = now.number < end
+        rows = jnp.where(is_before, pulled, rows)
+        logs = jnp.where(is_before, logs + growth, logs)
+        return (rows, logs), measure(rows, logs)
+
+    start = _normalize_rows(jnp.concatenate(rows))
+    _, (said, disagreement) = back_along(system, visit, start, states=states)
+    steps = end - jnp.arange(1, num_steps + 1, dtype=jnp.int32)
+
+    def by_lag(values):
+        return jnp.where(steps >= 0, values[jnp.maximum(steps, 0)], jnp.nan)
+
+    growths = []
+    for group, (log_mean, concentration), (log_start, _) in zip(
+        groups, said, measure(*start)[0], strict=True
+    ):
+        error = _sampling_error(concentration, *group.rows.shape[:1], group.num_directions)
+        growths.append(ProbeGrowth(by_lag(log_mean) - log_start, by_lag(error)))
+    broken = jnp.isnan(said[0][0])
+    step = jnp.where(jnp.any(broken), num_steps - 1 - jnp.argmax(broken[::-1]), -1)
+    return growths, CAUTION * by_lag(disagreement), step.astype(jnp.int32)
+
+
+def _normalize_rows(rows):
+    """Return rows of norm one, and the logs of their norms. A row of zeros stays what it is."""
+    norms = row_norms(rows)
+    return rows / jnp.where(norms > 0, norms, 1)[:, None], log_norms(norms)
+
+
+def _mean_square(rows, logs):
+    """Return ½ log of the mean square of rows exp(logs), and how far they point the same way.
+
+    The latter is Σ (vᵢ·vⱼ)² / (Σ vᵢ·vᵢ)²: 1 where all are parallel, and 1 / k where they are
+    orthogonal and of one length.
+    """
+    highest = jnp.max(logs)
+    shift = jnp.where(jnp.isneginf(highest), 0, highest)
+    sizes = jnp.exp(logs - shift)
+    total = jnp.sum(sizes**2)
+    gram = matmul(rows, rows.T) * sizes[:, None] * sizes[None]
+    concentration = jnp.sum(gram**2) / jnp.where(total > 0, total, 1) ** 2
+    return shift + jnp.log(total / len(rows)) / 2, concentration
+
+
+def _disagreement(rows, logs, num_repeated):
+    """Return the root mean square difference of repeated rows, relative to their own."""
+    first, again = rows[:num_repeated], rows[-num_repeated:]
+    highest = jnp.max(logs[:num_repeated])
+    shift = jnp.where(jnp.isneginf(highest), 0, highest)
+    # Beyond e, they have nothing in common, and larger ratios would only overflow.
+    sizes, again_sizes = (
+        jnp.exp(jnp.minimum(logs[part] - shift, 1))
+        for part in (slice(None, num_repeated), slice(-num_repeated, None))
+    )
+    difference = first * sizes[:, None] - again * again_sizes[:, None]
+    return scaled_norm(difference) / jnp.maximum(scaled_norm(sizes), jnp.finfo(rows.dtype).tiny)
+
+
+def _sampling_error(concentration, num_probes, num_directions):
+    """Return the standard error of the log of a mean of squares, nats.
+
+    With A = P Pᵀ and k orthonormal probes V out of d directions, E (tr V A Vᵀ)² = x (tr A)² +
+    2 y tr A² and E ‖V A Vᵀ‖² = y (tr A)² + (x + y) tr A², x and y the moments of a random
+    projection. They give tr A² / (tr A)², and with it the variance of the mean. A sum of squares of
+    that variance is taken for a χ² one, whose logarithm has a known mean and variance.
+    """
+    k, d = num_probes, num_directions
+    if d is None or k == d:
+        return jnp.where(jnp.isnan(concentration), jnp.nan, jnp.zeros_like(concentration))
+    y = k * (d - k) / (d * (d + 2) * (d - 1))
+    x = (k - y * d * (d + 1)) / d
+    # One probe says nothing of others: the worst case is that only one direction counts.
+    ratio = jnp.ones_like(concentration)
+    if k > 1:
+        ratio = (x * concentration - y) / (x + y - 2 * y * concentration)
+        ratio = jnp.clip(ratio, 1 / d, 1)
+    variance = 2 * (d - k) / (k * (d - 1) * (d + 2)) * (d * ratio - 1)
+    bias = variance / 2 + variance**2 / 12
+    return jnp.sqrt(variance + variance**2 / 2 + variance**3 / 6 + bias**2) / 2

@@ -1,0 +1,27 @@
+"""Last digits changed at random: what a computation makes of rounding is measured, not bounded."""
+
+import math
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+PERTURBATION = 4  # roundings, in units of eps
+CAUTION = 5  # perturbed runs differ by a fraction of the error now and then
+
+
+def rounding_factors(
+    number: Int[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype
+) -> Float[Array, "..."]:
+    """Draw factors within four roundings of 1, another array of them for each number.
+
+    A hash of number and position (the finaliser of a 32-bit murmur hash) serves. `jax.random` takes
+    twenty times as long, and that is longer than the rest of a step.
+    """
+    bits = lax.iota(jnp.uint32, math.prod(shape))
+    bits = bits + jnp.uint32(0x9E3779B9) * number.astype(jnp.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
+    noise = (bits ^ (bits >> 16)).astype(jnp.float32) * 2.0**-31 - 1
+    amplitude = PERTURBATION * jnp.finfo(dtype).eps
+    return 1 + amplitude * noise.reshape(shape).astype(dtype)
