@@ -1,4 +1,4 @@
-"""Growth of random tangent vectors over finite times: what is typical, and what the mean hides."""
+"""Growth of random tangent vectors over finite times, for a typical vector and for the mean."""
 
 import dataclasses
 import math
@@ -24,13 +24,13 @@ from jacobian_rnn.linalg.batch_means import Estimate
 class FiniteTimeGrowth(NamedTuple):
     """Log growth of random tangent vectors over windows of time.
 
-    Each window begins with fresh vectors of random, uniform direction.
+    Each window begins with new vectors of random, uniform direction.
 
     Attributes:
         lags: numbers of steps, ascending, int32 `(L,)`.
         log_growth: log(‖P v‖ / ‖v‖) over the first `lag` steps of each window, nats,
-            `(windows, L, vectors)`; −inf where a step maps the vector to zero. NaN from the step
-            on at which the state stopped being finite, in all later windows too.
+            `(windows, L, vectors)`, −inf where a step maps the vector to zero. It is NaN from the
+            first step with a state that is not finite, in all later windows too.
     """
 
     lags: Int[Array, " lags"]
@@ -39,8 +39,8 @@ class FiniteTimeGrowth(NamedTuple):
     def finite_time_exponents(self) -> Estimate:
         """Return mean log growth per step at each lag, nats per step, `(L,)`.
 
-        What a typical vector does (the quenched rate); it tends to λ₁ as the lag grows. Standard
-        errors are over windows. A rate of −inf, where a vector was mapped to zero, has none: NaN.
+        It is the rate of a typical vector (the quenched rate), which tends to λ₁ as the lag grows.
+        Standard errors are over windows, NaN for a rate of −inf (a vector was mapped to zero).
         """
         lags = self.lags.astype(self.log_growth.dtype)
         rates = jnp.mean(self.log_growth, axis=2) / lags[None]
@@ -50,11 +50,11 @@ class FiniteTimeGrowth(NamedTuple):
     def generalized_exponents(self, order: float) -> Estimate:
         """Return log E‖Pv‖^q / (q lag) at each lag, nats per step, `(L,)`, with q = `order`.
 
-        With q = 2 this is ½ log χ, what the mean squared gradient does (the annealed rate of mean
-        field theory). It lies above the rate of the typical vector, the more the longer the lag:
-        rare windows carry the mean. When the product of variance and lag is large they do not
-        occur in the sample, and the estimate falls short of the true mean. Standard errors are a
-        jackknife over windows; as soon as they exceed 0.1 / (q lag), do not trust them.
+        With q = 2 this is ½ log χ, the growth of the mean squared gradient (the annealed rate of
+        mean field theory). It lies above the typical rate, because rare windows carry the mean. If
+        the variance of the log growth is large, the sample misses these windows and the estimate is
+        too low. Standard errors are a jackknife over windows. Do not trust them if they exceed
+        0.1 / (q lag).
 
         References:
             A. Crisanti, G. Paladin and A. Vulpiani, "Products of random matrices in statistical
@@ -67,7 +67,7 @@ class FiniteTimeGrowth(NamedTuple):
         log_moments = logsumexp(order * self.log_growth, axis=2) - math.log(vectors)
         total = logsumexp(log_moments, axis=0)
         scale = order * self.lags.astype(self.log_growth.dtype)
-        # Leave one window out: log(S − s_i), stable because s_i < S.
+        # One window is left out. log(S − s_i) is stable because s_i < S.
         share = jnp.exp(log_moments - total[None])
         left_out = jnp.log1p(-jnp.minimum(share, 1 - jnp.finfo(share.dtype).eps))
         error = jnp.sqrt((windows - 1) * jnp.var(left_out, axis=0))
@@ -86,15 +86,15 @@ def finite_time_growth(
 ) -> FiniteTimeGrowth:
     """Measure how random tangent vectors grow over windows of several lengths.
 
-    The sequence is cut into windows as long as the longest lag; steps that are left over at its
-    beginning settle the state.
+    The sequence is cut into windows as long as the longest lag. Steps that are left over are the
+    first ones, and they settle the state.
 
     Args:
         recurrence: the system.
         carry: initial carry, without batch axis.
-        xs: one sequence, `(time, ...)`; None for a system without input.
-        lags: window lengths in steps, each at least 1; static. At least two windows of the longest
-            have to fit.
+        xs: one sequence, `(time, ...)`, or None for a system without input.
+        lags: window lengths in steps, each at least 1. At least two windows of the longest have to
+            fit. Static.
         key: for the directions of the vectors.
         num_vectors: number of vectors in each window. Static.
         num_steps: number of steps where `xs` is None.
@@ -103,8 +103,8 @@ def finite_time_growth(
         The log growth of every vector, and rates derived from it.
 
     Raises:
-        ValueError: lags below 1 or too long; shapes that do not fit; values that are not finite.
-        TypeError: lags that are not integers; float dtypes that differ.
+        ValueError: lags below 1 or too long, shapes that do not fit, or values that are not finite.
+        TypeError: lags that are none or not integers, or float dtypes that differ.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -151,7 +151,7 @@ def _finite_time_growth(system, key, lags, num_vectors):
         vectors = jax.random.normal(key, (num_vectors, state.size), state.dtype)
         vectors = vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
         state, _, (norms, largest) = along(part(state, xs, window), push, vectors)
-        # A state can become finite again, as where a sequence resets it: it is not trusted.
+        # A state can become finite again, as where a sequence resets it, but it is not trusted.
         finite &= jnp.cumsum(~jnp.isfinite(largest)) == 0
         log_growth = jnp.where(finite[:, None], jnp.cumsum(log_norms(norms), axis=0), jnp.nan)
         return (state, finite[-1]), log_growth[np.array(lags) - 1]

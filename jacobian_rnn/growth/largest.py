@@ -22,26 +22,26 @@ def largest_exponent(
     num_steps: int | None = None,
     num_warmup: int = 0,
 ) -> Float[Array, ""]:
-    """Measure the largest Lyapunov exponent along one trajectory, without forming a Jacobian.
+    """Measure the largest Lyapunov exponent along one trajectory, from one tangent vector.
 
-    A fixed generic tangent vector is pushed through every step and normalised; the mean of its log
-    growth after the warm-up is the finite-time estimate of λ₁ (Benettin et al. 1980). Its bias
-    from the finite time is of order 1/T. `lyapunov_spectrum` gives more exponents, and error bars.
+    A fixed generic vector is pushed through every step and normalised, without a Jacobian if the
+    step has forward mode. The mean of its log growth after the warm-up estimates λ₁ (Benettin et
+    al. 1980), with a bias of order 1/T. `lyapunov_spectrum` gives more exponents, and error bars.
 
     Args:
         recurrence: the system.
         carry: initial carry, without batch axis.
-        xs: one sequence, `(time, ...)`; None for a system without input.
-        num_steps: number of steps T where `xs` is None; includes the warm-up.
+        xs: one sequence, `(time, ...)`, or None for a system without input.
+        num_steps: number of steps T where `xs` is None, including the warm-up.
         num_warmup: number of first steps that settle state and vector and are not counted. A
-            vector that one of them maps to zero starts anew.
+            vector that one of them maps to zero starts anew. Static.
 
     Returns:
-        λ₁ in nats per step; −inf if a counted step maps the vector to zero. NaN if at any step,
-        those of the warm-up included, the state or its derivative is not finite.
+        λ₁ in nats per step, −inf if a counted step maps the vector to zero. It is NaN if the state
+        or its derivative is not finite at any step, including those of the warm-up.
 
     Raises:
-        ValueError: nothing left to count after the warm-up; shapes that do not fit; values that
+        ValueError: nothing left to count after the warm-up, shapes that do not fit, or values that
             are not finite.
         TypeError: float dtypes that differ.
 
@@ -85,13 +85,13 @@ def exponent_along(system: System, num_warmup: int) -> Float[Array, ""]:
 
 
 def normalize(vector: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, ""]]:
-    """Return the vector with norm one, or zero as it is, and its norm."""
+    """Scale a vector to norm one, or leave it zero, and return it with the norm that it had."""
     norm = scaled_norm(vector)
     return vector / jnp.where(norm > 0, norm, 1), norm
 
 
 def log_norms(norms: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return logs of norms, −inf for zero, NaN for what is not finite."""
+    """Return logs of norms, −inf for zero, NaN for norms that are not finite."""
     # The derivative of log at zero would be NaN even where nothing depends on it.
     logs = jnp.where(norms > 0, jnp.log(jnp.where(norms > 0, norms, 1)), -jnp.inf)
     return jnp.where(jnp.isfinite(norms), logs, jnp.nan)

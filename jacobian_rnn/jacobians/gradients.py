@@ -1,4 +1,4 @@
-"""Gradients by plain backpropagation: of every state, and of the parameters at every lag."""
+"""Gradients by plain backpropagation, for every state, and for the parameters at every lag."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,12 +18,12 @@ from jacobian_rnn.linalg.graded_svd import scaled_norm
 class ParameterGradients(NamedTuple):
     """∂loss/∂θ and the share of every step in it.
 
-    The share of a lag is (∂loss/∂states[T − lag])ᵀ ∂step/∂θ, with the derivative of that one step
-    alone; a lag of 0 is the last step.
+    The share of a lag is (∂loss/∂states[T − lag])ᵀ ∂step/∂θ, with the derivative of only the step
+    that leads to states[T − lag]. A lag of 0 is the last step.
 
     Attributes:
-        total: ∂loss/∂θ, the sum of all shares, like the parameters.
-        norms: `(T,)`, `[lag]` is the Euclidean norm of that share over all parameters.
+        total: ∂loss/∂θ, the sum of all shares, in the structure of the parameters.
+        norms: Euclidean norm of the share of each lag over all parameters, `(T,)`.
         norms_by_parameter: the same for each array of parameters, `(T,)` each.
     """
 
@@ -42,16 +42,15 @@ def state_gradients(
 ) -> Float[Array, "steps_plus_1 n"]:
     """Backpropagate a loss to every state: `[t]` is ∂loss/∂states[t], through all later steps.
 
-    Plain backpropagation, step by step. For a loss of the last state alone, row
-    T − lag is Pᵀ v, with v = ∂loss/∂states[T] and P the product of the last `lag` Jacobians: the
-    same quantity as `JacobianProduct.log_adjoint_growth` measures, by another route. It underflows
-    and overflows as the gradients of training do.
+    For a loss of the last state alone, row T − lag is Pᵀ v, with v = ∂loss/∂states[T] and P the
+    product of the last `lag` Jacobians. `JacobianProduct.log_adjoint_growth` measures the growth of
+    this vector by another route. Plain backpropagation underflows and overflows as in training.
 
     Args:
         recurrence: the system.
         carry: initial carry, without batch axis.
-        xs: one sequence, `(time, ...)`; None for a system without input.
-        loss: scalar function of the states `(T + 1, n)`; static: each new function compiles anew.
+        xs: one sequence, `(time, ...)`, or None for a system without input.
+        loss: scalar function of the states `(T + 1, n)`. Static, and a new function compiles anew.
         num_steps: number of steps T where `xs` is None.
 
     Returns:
@@ -98,13 +97,13 @@ def parameter_gradients(
 ) -> ParameterGradients:
     """Differentiate a loss of the states with respect to the parameters, lag by lag.
 
-    The shares are computed as training computes them, and underflow and overflow as they do there.
+    The shares are computed as in training, and they underflow and overflow as they do there.
 
     Args:
         recurrence: the system.
         carry: initial carry, without batch axis.
-        xs: one sequence, `(time, ...)`; None for a system without input.
-        loss: scalar function of the states `(T + 1, n)`; static: each new function compiles anew.
+        xs: one sequence, `(time, ...)`, or None for a system without input.
+        loss: scalar function of the states `(T + 1, n)`. Static, and a new function compiles anew.
         num_steps: number of steps T where `xs` is None.
 
     Returns:
@@ -114,7 +113,7 @@ def parameter_gradients(
         ValueError: shapes that do not fit, or values that are not finite.
         TypeError: float dtypes that differ, or a loss that is no real scalar.
 
-    Cost: twice that of backpropagation; memory T n, and twice that of the parameters.
+    Cost: it takes twice as long as backpropagation. Memory holds T n, and the parameters twice.
 
     References:
         R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural

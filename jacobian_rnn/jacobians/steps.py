@@ -1,8 +1,7 @@
 """Trajectories and the Jacobian of every step along them.
 
-Index convention: `states[t]` is the state before step t, `jacobians[t]` is
-∂states[t+1]/∂states[t] with rows as outputs, and the product of a sequence is
-`jacobians[T-1] @ ... @ jacobians[0]`.
+`states[t]` is the state before step t. `jacobians[t]` is ∂states[t+1]/∂states[t], with rows as
+outputs. The product of a sequence is `jacobians[T-1] @ ... @ jacobians[0]`.
 """
 
 from functools import partial
@@ -21,16 +20,16 @@ from jacobian_rnn.jacobians.traced_steps import has_forward_mode
 def trajectory(
     recurrence: Recurrence, carry: PyTree, xs: PyTree, *, num_steps: int | None = None
 ) -> Float[Array, "steps_plus_1 n"]:
-    """Run a recurrence and return its states, the initial one included.
+    """Run a recurrence and return its states, including the initial one.
 
     Args:
         recurrence: the system.
         carry: initial carry, without batch axis.
-        xs: one sequence, `(time, ...)`; None for a system without input.
+        xs: one sequence, `(time, ...)`, or None for a system without input.
         num_steps: number of steps T where `xs` is None.
 
     Returns:
-        States of shape `(T + 1, n)`: the carry ravelled, `states[0]` is the initial one.
+        States of shape `(T + 1, n)`, which are ravelled carries. `states[0]` is the initial one.
 
     Raises:
         ValueError: shapes, structures or time axes that do not fit, or values that are not finite.
@@ -60,19 +59,19 @@ def step_jacobians(
     Args:
         recurrence: the system.
         carry: initial carry, without batch axis.
-        xs: one sequence, `(time, ...)`; None for a system without input.
-        method: "forward" (`jax.jacfwd`), "reverse" (`jax.jacrev`), "closed_form", or "auto": the
-            closed form where there is one, else forward mode, or reverse mode where a `custom_vjp`
-            leaves no other.
+        xs: one sequence, `(time, ...)`, or None for a system without input.
+        method: "forward" (`jax.jacfwd`), "reverse" (`jax.jacrev`), "closed_form" or "auto". "auto"
+            takes the closed form where there is one. Otherwise it takes forward mode, or reverse
+            mode where a `custom_vjp` leaves no other. Static.
         num_steps: number of steps T where `xs` is None.
 
     Returns:
-        Jacobians of shape `(T, n, n)`, rows are outputs. Memory T n²: for long sequences use
-        `jacobian_product`, which streams.
+        Jacobians of shape `(T, n, n)`, rows as outputs. They take memory T n². For long sequences
+        there is `jacobian_product`, which holds one Jacobian at a time.
 
     Raises:
-        ValueError: unknown `method`; "closed_form" where there is none; shapes that do not fit;
-            values that are not finite.
+        ValueError: unknown `method`, "closed_form" where there is none, "forward" where a
+            `custom_vjp` excludes it, shapes that do not fit, or values that are not finite.
         TypeError: float dtypes that differ.
 
     Example:

@@ -1,7 +1,7 @@
 """A recurrence with its carry and inputs, checked once and ravelled once.
 
-A public function binds what it is given to a `System`. Everything behind it works on flat arrays:
-the state is one vector `(n,)`, tangents and cotangents are rows `(k, n)`.
+Each public function binds its arguments to a `System`. The functions behind it work on flat arrays.
+The state is one vector `(n,)`, and tangents and cotangents are rows `(k, n)`.
 """
 
 import dataclasses
@@ -29,14 +29,14 @@ START_ADVICE = (
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class System:
-    """A recurrence at a state, with the inputs that it will see. A pytree.
+    """A recurrence at a state, with the inputs that it will see, as a pytree.
 
     Attributes:
-        recurrence: how the carry moves.
+        recurrence: the rule by which the carry moves.
         state: the carry, ravelled, `(n,)`.
-        xs: inputs, `(time, ...)` each; None for a system without input.
-        num_steps: T. Static.
-        unravel: turns a state into a carry. Static.
+        xs: inputs, `(time, ...)` each, or None for a system without input.
+        num_steps: number of steps T. Static.
+        unravel: function that turns a state into a carry. Static.
     """
 
     recurrence: Recurrence
@@ -63,8 +63,8 @@ class System:
     def step(self, state: Float[Array, " n"], x: PyTree) -> Float[Array, " n"]:
         """Return the next state.
 
-        Matrix products have all bits of their dtype: devices that take fewer by themselves (TF32)
-        are told not to, unless the step asks for it.
+        Matrix products have all bits of their dtype, also on devices that take fewer by default
+        (TF32), unless the step asks for fewer.
         """
         with jax.default_matmul_precision("highest"):
             carry = self.recurrence.step(self.recurrence.params, self.unravel(state), x)
@@ -81,7 +81,7 @@ class System:
         return differentiate(self.step)(state, x)
 
     def parts(self, state: Float[Array, " n"], x: PyTree) -> Any:
-        """Return the parts of ∂state'/∂state, where `has_parts`."""
+        """Return the parts of ∂state'/∂state, if `has_parts`."""
         closed_form: Any = self.recurrence.jacobian
         with jax.default_matmul_precision("highest"):
             return closed_form.parts(self.recurrence.params, self.unravel(state), x)
@@ -89,9 +89,9 @@ class System:
     def push(
         self, state: Float[Array, " n"], rows: Float[Array, "k n"], x: PyTree
     ) -> tuple[Float[Array, " n"], Float[Array, "k n"]]:
-        """Return the next state, and tangents pushed to it: V Jᵀ.
+        """Return the next state, and tangents V pushed to it, V Jᵀ.
 
-        No Jacobian is formed, unless the step has no forward mode.
+        A Jacobian is formed only if the step has no forward mode.
         """
         if has_forward_mode(self.step, state, x):
             state, differential = jax.linearize(lambda state: self.step(state, x), state)
@@ -133,7 +133,7 @@ class System:
 
 
 def bind(recurrence: Recurrence, carry: PyTree, xs: PyTree, num_steps: int | None = None) -> System:
-    """Check a recurrence, its carry and its inputs before anything runs, and put them together.
+    """Check a recurrence, its carry and its inputs before anything runs, and bind them together.
 
     Raises:
         ValueError: structures, shapes or time axes that do not fit, or concrete values that are
@@ -162,7 +162,7 @@ def bind(recurrence: Recurrence, carry: PyTree, xs: PyTree, num_steps: int | Non
 
 
 def check_loss(loss: Any, system: System) -> None:
-    """Raise a TypeError for what is no function of all states that returns a real scalar."""
+    """Raise a TypeError unless `loss` is a function of all states that returns a real scalar."""
     received = f"a {type(loss).__name__}"
     if callable(loss):
         shape = (system.num_steps + 1, system.num_states)

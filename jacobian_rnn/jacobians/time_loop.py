@@ -1,7 +1,7 @@
-"""The loop over time: a visit at every step, forwards, or backwards over the same states.
+"""The loop over time, with a visit at every step, forwards or backwards over the same states.
 
-A measurement along a trajectory is a *visit*: a function that is called at every step and carries
-what it measures from one step to the next.
+A measurement along a trajectory is a *visit*. This is a function that is called at every step and
+carries what it measures from one step to the next.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class Moment(NamedTuple):
         number: of the step, from 0 to T − 1, int32 scalar.
         state: before the step, `(n,)`.
         x: its input.
-        extra: what else was given for it.
+        extra: its entry of the extra arrays, if there are any.
     """
 
     number: Int[Array, ""]
@@ -112,16 +112,16 @@ def back_along(
 ) -> tuple[Any, Any]:
     """Take all steps of a system, and visit them backwards, the last one first.
 
-    A sequence of more than `most_stored` steps is cut into about √T segments. Their first states
-    are stored, and those within a segment are computed again when it is their turn: each step is
-    taken twice, and memory holds 2√T states in place of T.
+    A sequence of more than `most_stored` steps is cut into about √T segments, whose first states
+    are stored. The states within a segment are computed again when it is visited. Then each step is
+    taken twice, and memory holds 2√T states instead of T.
 
     Args:
         system: at its first state.
         visit: `(carried, moment) -> (carried, record)`.
-        start: what the first visit, that of the last step, carries.
+        start: what the first visit carries, which is that of the last step.
         extra: arrays with an entry for each step, `(T, ...)`, that the visit needs.
-        states: before every step, where they are known and in memory already.
+        states: before every step, `(T, n)`, if they are known and in memory already.
         most_stored: number of states that may be stored.
 
     Returns:

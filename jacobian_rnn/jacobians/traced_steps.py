@@ -1,4 +1,4 @@
-"""What the trace of a step tells before it runs: its digits, and how it can be differentiated."""
+"""What the trace of a step shows before it runs: its digits, and how it can be differentiated."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from jacobian_rnn.checks import refuse
 if TYPE_CHECKING:
     from jacobian_rnn.jacobians.system import System
 
-# Of float32 products that ask for a device's default: TF32 has 10 bits behind the point.
+# These are for float32 products at a device's default precision. TF32 has 10 bits behind the point.
 EPS_OF_DEFAULT_PRODUCTS = {"gpu": 2.0**-10, "tpu": 2.0**-7}
 
 
@@ -23,11 +23,11 @@ def rounding_of_step(
 ) -> float:
     """Find the relative rounding of the coarsest arithmetic in one step.
 
-    The step is traced, and the dtype of each of its intermediate arrays is looked at.
+    The step is traced, and each intermediate array is checked for its dtype and precision.
 
     Args:
         step: `step(state, x) -> state`.
-        state: an array or its shape and dtype.
+        state: an array, or its shape and dtype.
         x: the input of one step, or its shapes and dtypes, or None.
 
     Returns:
@@ -47,8 +47,8 @@ def rounding_of_step(
 def refuse_coarse_step(system: "System") -> None:
     """Raise a TypeError where a step computes in fewer bits than its state has.
 
-    Its Jacobian has as few digits, or none: the slope 1 − h² of a saturated unit is a difference of
-    two numbers that have been rounded. No error bar can be measured from such a step alone.
+    Its Jacobian has as few digits, or none. For example, the slope 1 − h² of a saturated unit is a
+    difference of two rounded numbers. No error bar can be measured from such a step alone.
     """
     dtype = system.state.dtype
     state = jax.ShapeDtypeStruct((system.num_states,), dtype)
@@ -65,7 +65,7 @@ def refuse_coarse_step(system: "System") -> None:
 def has_forward_mode(function: Callable[..., Any], *args: PyTree) -> bool:
     """Say whether a function can be differentiated in forward mode for its first argument.
 
-    A `custom_vjp` leaves it reverse mode alone.
+    With a `custom_vjp` it has only reverse mode.
     """
     first, *rest = args
 
@@ -73,12 +73,12 @@ def has_forward_mode(function: Callable[..., Any], *args: PyTree) -> bool:
         return jax.jvp(lambda point: function(point, *rest), (point,), (tangent,))
 
     jaxpr = jax.make_jaxpr(differential)(first, first, *rest)
-    # What stands for the derivative that is missing, and raises when it is computed.
+    # This primitive stands for a missing derivative, and it raises when it is computed.
     return all(equation.primitive.name != "custom_lin" for equation in _equations(jaxpr.jaxpr))
 
 
 def derivative_of(function: Callable, argnums: int = 0) -> Callable[..., Array]:
-    """Differentiate in forward mode, or in reverse mode where a `custom_vjp` leaves no other."""
+    """Differentiate in forward mode, or in reverse mode where a `custom_vjp` allows no other."""
 
     def derivative(*args):
         forward = has_forward_mode(function, *args)
@@ -88,7 +88,7 @@ def derivative_of(function: Callable, argnums: int = 0) -> Callable[..., Array]:
 
 
 def pull_back(function: Callable[[Any], Array], point: PyTree, cotangent: Array) -> PyTree:
-    """Return what a cotangent of the value of a function is at the point."""
+    """Pull a cotangent of the value of a function back to the point."""
     return jax.vjp(function, point)[1](cotangent)[0]
 
 
@@ -105,7 +105,7 @@ def _is_jaxpr(value):
 
 
 def _eps_of(equation):
-    """Return eps of what one operation returns; 0 where it returns no floats."""
+    """Return the largest eps of the results of one operation, 0 where none of them are floats."""
     dtypes = [out.aval.dtype for out in equation.outvars if hasattr(out.aval, "dtype")]
     eps = [float(jnp.finfo(dtype).eps) for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
     if equation.primitive.name == "reduce_precision":

@@ -1,8 +1,8 @@
 """Standard errors of time averages, from the means of batches of consecutive steps.
 
-The number of batches is bounded, whatever the length of the run: when all are full, neighbours are
-merged and the batches are twice as long from then on. So memory is constant, a run can go on, and
-batches grow past the correlation time if the run does.
+The number of batches is bounded for any length of the run. When all batches are full, neighbours
+are merged, and batches are twice as long from then on. So memory is constant, a run can go on, and
+batches become longer than the correlation time if the run does.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ FEWEST_BATCHES = 16
 
 
 class Estimate(NamedTuple):
-    """A number and its standard error. The function that returns it says over what."""
+    """A number and its standard error. The function that returns it says what the error is over."""
 
     value: Float[Array, ""]
     standard_error: Float[Array, ""]
@@ -49,8 +49,8 @@ class TimeAverage(NamedTuple):
         drift: mean of the later half minus mean of the earlier, in standard errors of that
             difference, `(k,)`.
         num_batches: number of batches behind the error, int32 `(k,)`.
-        long_enough: there are at least `FEWEST_BATCHES`, and neighbours are correlated by less
-            than 0.4, `(k,)`.
+        long_enough: whether there are at least `FEWEST_BATCHES` batches, and neighbours are
+            correlated by less than 0.4, `(k,)`.
     """
 
     mean: Float[Array, " k"]
@@ -68,9 +68,9 @@ def no_batches(k: int, length: int, dtype: jnp.dtype) -> BatchMeans:
 
 
 def add_block(batches: BatchMeans, total: Float[Array, " k"], num_steps: int) -> BatchMeans:
-    """Add a block of steps, whose sum is `total`, behind those that are there.
+    """Add a block of steps, whose sum is `total`, behind the earlier ones.
 
-    A block is never cut: it belongs to the batch in which it begins.
+    A block is never cut, and it belongs to the batch in which it begins.
     """
     position = jnp.sum(batches.steps, dtype=jnp.int32)
     full = position >= CAPACITY * batches.length
@@ -101,7 +101,7 @@ def _merge_pairs(batches):
 def running_means(batches: BatchMeans) -> tuple[Float[Array, "batches k"], Int[Array, " batches"]]:
     """Return the mean from the start to the end of each batch, NaN where there is none yet.
 
-    Also the number of steps up to there.
+    The second result is the number of steps up to that end.
     """
     steps = jnp.cumsum(batches.steps, dtype=jnp.int32)
     counted = jnp.maximum(steps, 1).astype(batches.sums.dtype)
@@ -118,7 +118,7 @@ def time_average(batches: BatchMeans) -> TimeAverage:
 
         Var(mean) = Var(batch means) / B · max(1, 1 + 2ρ),
 
-    with ρ what correlation of neighbours is left, bias corrected.
+    where ρ is the correlation of neighbours that is left, corrected for bias.
 
     References:
         B. Schmeiser, "Batch size effects in the analysis of simulation output", Operations Research
@@ -167,7 +167,7 @@ class _Level(NamedTuple):
 
 
 def _level(batches):
-    """Summarise batches at least half full: variance of the mean, correlation, drift."""
+    """Summarise batches that are at least half full: variance of the mean, correlation, drift."""
     # The last batch, and those at which a run was resumed, may hold fewer steps than the others.
     counts = (2 * batches.steps >= batches.length) & (batches.steps > 0)
     dtype = batches.sums.dtype
@@ -193,8 +193,8 @@ def _level(batches):
     half, index = num // 2, jnp.arange(CAPACITY, dtype=jnp.int32)[:, None]
     early = jnp.sum(jnp.where(index < half, deviations, 0), axis=0)
     late = jnp.sum(jnp.where((index >= num - half) & (index < num), deviations, 0), axis=0)
-    # The variance from neighbours, which a drift hardly changes; the difference of halves has four
-    # times that of the mean.
+    # The variance comes from neighbours, because a drift hardly changes it. The difference of
+    # halves has four times the variance of the mean.
     pairs = weights[1:] * weights[:-1]
     jumps = jnp.sum(pairs * (deviations[1:] - deviations[:-1]) ** 2, axis=0) / 2
     error = 2 * jnp.sqrt(jumps / divisor) * jnp.maximum(half, 1).astype(dtype)
@@ -210,7 +210,7 @@ def _level(batches):
 def student_quantile(level: float, degrees_of_freedom: Array) -> Float[Array, "..."]:
     """Return t with P(|Student's t| < t) = `level`, by Cornish and Fisher's expansion in 1/ν.
 
-    Good to 1 % from ν = 4 and to 0.1 % from ν = 10 on at 95 %.
+    At 95 % it is good to 1 % from ν = 4 on, and to 0.1 % from ν = 10 on.
 
     References:
         M. Abramowitz and I. A. Stegun, "Handbook of Mathematical Functions" (1964), 26.7.5.

@@ -1,14 +1,13 @@
 """The factored form P = left @ diag(exp log_scale) @ right of a product: how it grows and composes.
 
-`right` is of order one with |det| = 1, and all growth and decay is in `log_scale`, so that nothing
-overflows and small singular values survive beside large ones. While a product grows, `left` is
-orthogonal to a few digits, which is enough; `orthonormalize` gives it all digits at the end.
+`right` is of order one with |det| = 1, and all growth and decay is in `log_scale`. So nothing
+overflows, and small singular values survive beside large ones. While a product grows, it is enough
+that `left` is orthogonal to a few digits. `orthonormalize` gives it all digits at the end.
 
-Everything is done by operations on columns: an entry of `left` that is small stays accurate, since
-nothing of order one is added to it, until it leaves the float range. That matters where directions
-do not mix. A direction that has fallen far behind leaves tiny entries, and they decide what happens
-when it catches up again. Householder reflections add rows to each other and lose such entries to
-rounding.
+Everything is done by operations on columns. A small entry of `left` stays accurate until it leaves
+the float range, since nothing of order one is added to it. That matters where directions do not
+mix. A direction that has fallen far behind leaves tiny entries, and they decide what happens when
+it catches up again. Householder reflections add rows to each other and lose such entries.
 """
 
 from typing import NamedTuple
@@ -33,7 +32,7 @@ class FactoredForm(NamedTuple):
 
     Attributes:
         left: well conditioned, `(n, n)`.
-        log_scale: nats, `(n,)`; −inf for a direction that was lost.
+        log_scale: nats, `(n,)`, −inf for a direction that was lost.
         rounding: what rounding took from the sums in `log_scale`, nats, `(n,)`.
         right: `(n, n)`.
     """
@@ -48,7 +47,7 @@ class StepFaults(NamedTuple):
     """What went wrong in one step.
 
     Attributes:
-        lost: rounding took a direction: its pivot is below n·eps of what cancelled to leave it.
+        lost: rounding took a direction, whose pivot is below n·eps of what cancelled to leave it.
         underflowed: an entry of `left` became too small for the float range, and it may count
             again when its direction catches up.
         right_cut: an entry of `right` became too small for half the float range.
@@ -70,13 +69,13 @@ def identity_form(frame: Float[Array, "n n"]) -> FactoredForm:
 def extend(form: FactoredForm, jacobian: Float[Array, "n n"]) -> tuple[FactoredForm, StepFaults]:
     """Multiply by the Jacobian of the next step.
 
-    With A = J Q, its columns in descending order of exp(d_j)|A_j|^½, and A = Q'R,
+    With A = J Q, columns of A in descending order of exp(d_j)|A_j|^½, and A = Q'R,
 
         P = Q' diag(exp d') V',   d' = d + log R_ii,   V' = (I + N) V,
         N_ij = R_ij / R_ii exp(d_j − d_i),   i < j.
 
-    `column_qr` errs in each row relative to the entries of that row, which keeps Jacobians accurate
-    whose rows differ in size (saturated units) and directions that do not mix.
+    The error of `column_qr` in each row is relative to the entries of that row. This keeps accuracy
+    for Jacobians whose rows differ in size (saturated units) and for directions that do not mix.
 
     References:
         J. Oliveira and D. E. Stewart, "Exponential splittings of products of matrices and
@@ -85,8 +84,8 @@ def extend(form: FactoredForm, jacobian: Float[Array, "n n"]) -> tuple[FactoredF
     columns = matmul(jacobian, form.left)
     column_sizes = jnp.max(lax.stop_gradient(jnp.abs(columns)), axis=0)
     reached = form.log_scale + jnp.log(column_sizes)
-    # Where scales are near each other, counting all of a step's growth lets columns change places
-    # at every step, and `right` then grows without bound. Half of it is enough to follow growth.
+    # If all growth of a step counted, columns with scales near each other would change places at
+    # every step, and `right` would grow without bound. Half of it is enough to follow growth.
     order = descending_order((form.log_scale + reached) / 2)
     left, r, gone = column_qr(columns[:, order])
 
@@ -94,7 +93,7 @@ def extend(form: FactoredForm, jacobian: Float[Array, "n n"]) -> tuple[FactoredF
     pivots = jnp.diagonal(r)
     log_pivots = jnp.where(gone, -jnp.inf, jnp.log(jnp.where(gone, 1, pivots)))
     alive = ~jnp.isneginf(before)
-    # A row without a pivot is dropped, and with it what it says of columns that live on behind it.
+    # A row without a pivot is dropped, and so are its entries for the columns that live on behind.
     survivors = jnp.cumsum((alive & ~gone)[::-1])[::-1]
     lost = jnp.any(gone & alive & ((pivots > 0) | (survivors > 0)))
     log_scale, rounding = _compensated_sum(before, form.rounding[order], log_pivots)
@@ -119,11 +118,11 @@ def _log_tiny(dtype):
 
 
 def _flush(left, log_scale, zeros_are_exact):
-    """Set entries near the end of the float range to zero; say whether one of them may count.
+    """Set entries near the end of the float range to zero, and say whether one of them may count.
 
     Row k of the product is the sum of exp(d_j) left_kj V_j. An entry that adds less than rounding
-    to the largest of these terms can never count again. A zero may be such an entry too, where
-    factors were so small that their product could underflow.
+    to the largest of these terms can never count again. A zero can also be an entry that was lost
+    to underflow, if the factors were that small.
     """
     info = jnp.finfo(left.dtype)
     cut = info.tiny / info.eps
@@ -155,7 +154,7 @@ def absorb(
 ) -> tuple[Float[Array, "n n"], Bool[Array, ""]]:
     """Move the strict upper triangle of diag(exp row_scale)⁻¹ R diag(exp column_scale) into V.
 
-    Returns V, and whether an entry of it was cut to zero.
+    The results are V, and whether an entry was cut to zero.
     """
     n = row_scale.shape[0]
     index = jnp.arange(n)
@@ -170,7 +169,7 @@ def absorb(
         cut = here & (factors == 0) & (r[rows, columns] != 0)
         return r[rows, columns] * factors, jnp.any(cut)
 
-    # A quarter of the triangle is empty: two thin products cost less than one.
+    # A quarter of the matrix is empty, so two thin products cost less than one.
     upper, lower, everything = slice(n // 2), slice(n // 2, n), slice(n)
     (up, up_cut), (down, down_cut) = scaled(upper, everything), scaled(lower, lower)
     right = right + jnp.concatenate([matmul(up, right), matmul(down, right[lower])])
@@ -179,10 +178,10 @@ def absorb(
 
 
 def _exp_in_range(x):
-    """Compute exp, cut to zero below the root of the smallest float: products of two stay normal.
+    """Compute exp, cut to zero below the root of the smallest float, so products of two are normal.
 
-    Entries far below eps are kept, because they count where products are composed whose directions
-    do not mix.
+    Entries far below eps are kept. They count in compositions of products whose directions do not
+    mix.
     """
     cut = _log_tiny(x.dtype) / 2
     return jnp.where(x > cut, jnp.exp(jnp.maximum(x, cut)), 0)
@@ -193,10 +192,10 @@ def compose(
 ) -> tuple[FactoredForm, Bool[Array, ""]]:
     """Multiply two products: factor diag(exp d₂) M diag(exp d₁), with M = V₂ Q₁.
 
-    Returns also whether entries that were cut from the `right` of the later product may count.
+    The second result is whether entries that were cut from the later `right` may count.
 
-    Both sides are graded, so the pivot of the elimination is the largest of log|M_ij| + d₂ᵢ + d₁ⱼ:
-    the multipliers, in the scales of their rows and columns, are then at most one.
+    Both sides are graded, so the pivot of the elimination is the largest of log|M_ij| + d₂ᵢ + d₁ⱼ.
+    Then the multipliers, in the scales of their rows and columns, are at most one.
 
     References:
         Z. Bai, C. Lee, R.-C. Li and S. Xu, "Stable solutions of linear systems involving long
@@ -222,7 +221,7 @@ def compose(
 
     zeros = jnp.zeros((n, n), d1.dtype)
     middle = matmul(later.right, earlier.left)
-    # In units of the product, what stands in its place and what a cut entry might have added.
+    # In units of the product, `sizes` are its entries, and a cut entry can have added `possible`.
     sizes = d2[:, None] + jnp.log(jnp.abs(middle)) + d1[None]
     log_cut = _log_tiny(d1.dtype) / 2
     possible = d2[:, None] + log_cut + d1[None]
@@ -233,7 +232,7 @@ def compose(
     counts = empty & (possible > largest + jnp.log(jnp.finfo(d1.dtype).eps))
     start = (middle, zeros, zeros, jnp.zeros((n,), d1.dtype))
     _, lower, upper, log_pivots = lax.fori_loop(0, n, eliminate, start)
-    # diag(exp d₂) M diag(exp d₁) = lower diag(exp log_pivots) upper, both factors of order one.
+    # diag(exp d₂) M diag(exp d₁) = lower diag(exp log_pivots) upper, with factors of order one.
     left, right = matmul(later.left, lower), matmul(upper, earlier.right)
     form = orthonormalize(FactoredForm(left, log_pivots, jnp.zeros_like(log_pivots), right))
     return form, right_cut & jnp.any(counts)
@@ -246,8 +245,8 @@ def singular_vectors_of(
     """Return the singular vectors of a product: left as columns, right as rows."""
     left, log_scale, right = lax.stop_gradient((left, log_scale, right))
     log_values, vectors = graded_singular_values(log_scale, right)
-    # Component j of the left vector i, as a row of `left`, is (V y_i)_j exp(d_j) / σ_i and also
-    # (V⁻ᵀ y_i)_j σ_i / exp(d_j): the one whose factor is at most one has all its digits.
+    # Component j of left vector i, in the basis of columns of `left`, is (V y_i)_j exp(d_j) / σ_i
+    # and also (V⁻ᵀ y_i)_j σ_i / exp(d_j). The one whose factor is at most one has all its digits.
     gaps = log_scale[:, None] - jnp.where(jnp.isneginf(log_values), jnp.inf, log_values)[None]
     direct = matmul(right, vectors.T) * flushed_exp(jnp.minimum(gaps, 0))
     inverse = jnp.linalg.solve(right.T, vectors.T) * flushed_exp(-jnp.maximum(gaps, 0))
@@ -273,7 +272,7 @@ def log_growth_through_of(
     """Return log(‖rows P‖_F / ‖rows‖_F), nats."""
     components = matmul(rows, left)
     sizes = jnp.max(jnp.abs(components), axis=0)
-    # The rows may miss the fastest direction: what they reach decides, not the largest scale.
+    # The rows may miss the fastest direction, so what they reach decides, not the largest scale.
     reached = log_scale + jnp.log(sizes)
     shift = jnp.max(reached)
     shift = jnp.where(jnp.isneginf(shift), 0, shift)
@@ -283,7 +282,7 @@ def log_growth_through_of(
 
 
 def _compensated_sum(total, rounding, term):
-    """Add a term to a sum and keep what rounding loses (Neumaier 1974); −inf stays −inf."""
+    """Add a term to a sum and keep what rounding loses (Neumaier 1974), where −inf stays −inf."""
     new = total + term
     lost = jnp.where(jnp.abs(total) >= jnp.abs(term), (total - new) + term, (term - new) + total)
     return new, jnp.where(jnp.isfinite(new), rounding + lost, 0)

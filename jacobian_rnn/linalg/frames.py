@@ -1,8 +1,8 @@
-"""Frames of tangent vectors: fixed ones to start from, and the factorisations that renew them.
+"""Frames of tangent vectors: fixed ones to start from, and factorisations that renew them.
 
-A frame F `(n, k)` pushed through steps loses the independence of its columns. A factorisation of
-the pushed columns, A = F' R, gives a well-conditioned frame F' and the growth, on the diagonal of
-the upper triangle R.
+When a frame F `(n, k)` is pushed through steps, its columns become nearly dependent. A
+factorisation A = F' R of the pushed columns gives a well-conditioned frame F'. The growth is on the
+diagonal of the upper triangle R.
 """
 
 import functools
@@ -27,8 +27,8 @@ class Factored(NamedTuple):
     Attributes:
         frame: F', `(n, k)`.
         pivots: |R_ii|, `(k,)`.
-        sizes: what had to cancel to leave each pivot, `(k,)`: its rounding error is about eps times
-            that. No derivative.
+        sizes: what had to cancel to leave each pivot, `(k,)`. The rounding error of the pivot is
+            about eps times that. It has no derivative.
     """
 
     frame: Float[Array, "n k"]
@@ -39,18 +39,18 @@ class Factored(NamedTuple):
 def factor_columns(columns: Float[Array, "n k"], factorization: Factorization) -> Factored:
     """Factor pushed columns as F' R.
 
-    "elimination" is Gaussian elimination with row pivoting (the Treppeniteration of Bauer 1957):
-    F' is a permuted unit lower triangle, three times cheaper than Householder QR, and its rounding
-    errors respect rows of different sizes. "householder" and "cholesky" give orthonormal F', the
-    latter by operations on columns alone, from matrix products where the columns allow it.
+    "elimination" is Gaussian elimination with row pivoting (the Treppeniteration of Bauer 1957). It
+    is three times cheaper than Householder QR. F' is a permuted unit lower triangle. Rounding
+    errors respect rows of different sizes. "householder" and "cholesky" give orthonormal F'.
+    "cholesky" uses only operations on columns, and matrix products where the columns allow it.
 
     Args:
         columns: A, shape `(n, k)`, k ≤ n.
-        factorization: one of the three.
+        factorization: one of the three. Static.
 
     Returns:
-        The factors. The volume of the first i columns of A is the product of the first i pivots
-        times the volume of the first i columns of F', whichever factorisation made them.
+        The factors. In each factorisation, the volume of the first i columns of A is the product of
+        the first i pivots times the volume of the first i columns of F'.
 
     References:
         F. L. Bauer, "Das Verfahren der Treppeniteration und verwandte Verfahren zur Lösung
@@ -73,7 +73,7 @@ def eliminate(
 ) -> tuple[Float[Array, "n k"], Float[Array, "k k"], Int[Array, " k"], Float[Array, " k"]]:
     """Eliminate with row pivoting: columns = F' U, and F' is a permuted unit lower triangle.
 
-    Return F', U, the rows of F' in which its unit triangle L stands, and diag(|L||U|), which is
+    The results are F', U, the rows of F' that hold its unit triangle L, and diag(|L||U|), which is
     what had to cancel to leave each pivot.
     """
     n, k = columns.shape
@@ -87,7 +87,7 @@ def eliminate(
 
 @eliminate.defjvp
 def _eliminate_jvp(primals, tangents) -> tuple[Any, Any]:
-    """With C = L⁻¹ dA U⁻¹ on the pivot rows: dU = L⁻¹ dA − stril(C) U, dF' = dA U⁻¹ − F' triu(C).
+    """Use C = L⁻¹ dA U⁻¹ on the pivot rows: dU = L⁻¹ dA − stril(C) U, dF' = dA U⁻¹ − F' triu(C).
 
     Here stril is the strict lower triangle, and columns of U⁻¹ with a zero pivot are zero.
     """
@@ -113,7 +113,7 @@ def _eliminate_jvp(primals, tangents) -> tuple[Any, Any]:
 def positive_qr(columns: Float[Array, "n k"]) -> tuple[Float[Array, "n k"], Float[Array, "k k"]]:
     """Factor columns as Q R with a diagonal of R that is not negative.
 
-    A direction whose pivot is exactly zero has no derivative: there the rule keeps it in place.
+    A direction whose pivot is exactly zero has no derivative, and the rule keeps it in place.
     """
     q, r = jnp.linalg.qr(columns)
     signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
@@ -137,15 +137,15 @@ def column_qr(
     R is the Cholesky factor of the Gram matrix, and Q = A R⁻¹. An entry of Q that is small in its
     row stays accurate, since nothing of order one is added to it. Householder reflections add rows
     to each other and lose such entries. Where the Gram matrix has too few digits, Gaussian
-    elimination comes first, A = L U, and the triangle L, which is well conditioned, is factored.
+    elimination A = L U comes first, and the well-conditioned triangle L is factored.
 
     Args:
         columns: A, shape `(n, k)`, k ≤ n, of any scales.
 
     Returns:
-        Q, orthonormal to about 1e-2, or better where A is well conditioned. Then R, with a diagonal
-        that is not negative, and which pivots rounding may have made, below n·eps of what cancelled
-        to leave them. A = Q R holds to rounding, relative to the entries of each row.
+        q: orthonormal to about 1e-2, or better where A is well conditioned.
+        r: its diagonal is not negative. A = Q R to rounding, relative to the entries of each row.
+        gone: pivots that rounding may have made, below n·eps of what cancelled to leave them.
 
     References:
         T. Terao, K. Ozaki and T. Ogita, "LU-Cholesky QR algorithms for thin QR decomposition",
@@ -156,7 +156,7 @@ def column_qr(
     scales = jnp.max(jnp.abs(columns), axis=0)
     scales = jnp.where(scales > 0, scales, 1)
     q, r = _cholesky_round(columns / scales[None])
-    # The Gram matrix squares the condition number; below this pivot it has too few digits left.
+    # The Gram matrix squares the condition number. Below this pivot it has too few digits left.
     tall_enough = jnp.all(jnp.diagonal(r) > 8 * jnp.sqrt(eps * n**0.5))
     # NaN in the columns is no reason to begin again.
     broken = ~jnp.isfinite(jnp.max(scales))
@@ -169,7 +169,7 @@ def column_qr(
         signs = jnp.where(pivots < 0, -1, 1).astype(columns.dtype)
         return jnp.zeros((), bool), q * signs[None], signs[:, None] * matmul(r, upper), gone
 
-    # A loop that runs once at most: under `vmap`, `lax.cond` would always run both branches. The
+    # This loop runs at most once. Under `vmap`, `lax.cond` would always run both branches. The
     # columns are carried, and replaced by Q, so that XLA keeps the elimination inside the loop.
     again = ~(tall_enough | broken)
     start = (again, columns, r * scales[None], jnp.zeros(k, bool))
@@ -187,7 +187,7 @@ def _column_qr_jvp(primals, tangents) -> tuple[Any, Any]:
 def orthonormal_qr(
     columns: Float[Array, "n k"],
 ) -> tuple[Float[Array, "n k"], Float[Array, "k k"], Bool[Array, " k"]]:
-    """Factor as `column_qr` does, in two rounds, which make Q orthonormal to rounding."""
+    """Factor as `column_qr` does, but in two rounds, which make Q orthonormal to rounding."""
     q, first, gone = column_qr(columns)
     q, second, _ = column_qr(q)
     return q, matmul(second, first), gone
@@ -203,8 +203,8 @@ def _cholesky_round(columns):
 def descending_order(values: Float[Array, " n"]) -> Int[Array, " n"]:
     """Return the order that sorts values downwards.
 
-    All pairs are compared: two to four times faster than a sort for up to 64 values, slower beyond
-    two hundred, where it is negligible next to a factorisation. NaN comes first.
+    All pairs are compared. This is two to four times faster than a sort for up to 64 values. It is
+    slower beyond two hundred, but negligible next to a factorisation there. NaN comes first.
     """
     values = jnp.where(jnp.isnan(values), jnp.inf, values)
     index = jnp.arange(values.shape[0])
@@ -220,7 +220,7 @@ def _positive_qr_jvp(primals, tangents) -> tuple[Any, Any]:
 
 
 def _qr_tangents(q, r, columns_dot):
-    """With C = Qᵀ dA R⁻¹, Ω = stril(C) − stril(C)ᵀ: dR = QᵀdA − Ω R, dQ = QΩ + (1 − QQᵀ) dA R⁻¹.
+    """Use C = Qᵀ dA R⁻¹, Ω = stril(C) − stril(C)ᵀ: dR = QᵀdA − Ω R, dQ = QΩ + (1 − QQᵀ) dA R⁻¹.
 
     Here stril is the strict lower triangle, and columns of R⁻¹ with a zero pivot are zero.
     """

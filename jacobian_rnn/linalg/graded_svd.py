@@ -26,13 +26,13 @@ def graded_singular_values(
     r"""Compute the SVD of `diag(exp(log_scales)) @ factor`: log singular values, right vectors.
 
     With the rows sorted by scale, two steps of "QR of the transpose, rescale" (the graded QR
-    iteration of G. W. Stewart 1995) bring the matrix near to orthogonal rows. One-sided Jacobi in
-    round-robin order, n/2 rotations at once, finishes. For two rows exp(s_p) w_p and exp(s_q) w_q
+    iteration of G. W. Stewart 1995) bring the matrix near to orthogonal rows. One-sided Jacobi then
+    makes n/2 rotations at once, in round-robin order. For two rows exp(s_p) w_p and exp(s_q) w_q
     with unit w and s_p ≥ s_q, put ρ = exp(s_q − s_p) ≤ 1 and c = w_p·w_q. Then
 
         τ = 2c / (1 − ρ² + sqrt((1 − ρ²)² + 4ρ²c²)),   w_p ← w_p + ρ²τ w_q,   w_q ← w_q − τ w_p
 
-    and a common cosine 1/sqrt(1 + ρ²τ²) make them orthogonal: nothing here can overflow.
+    and a common cosine 1/sqrt(1 + ρ²τ²) make them orthogonal. Nothing here can overflow.
 
     Args:
         log_scales: natural logs of the row scales, shape `(n,)`. A row that is zero has −inf.
@@ -40,15 +40,15 @@ def graded_singular_values(
 
     Returns:
         log_singular_values: shape `(n,)`, nats, descending, −inf for a lost direction.
-        right_vectors: shape `(n, n)`, row i belongs to the i-th value. Rows of lost directions are
-            zero.
+        right_vectors: shape `(n, n)`, where row i belongs to the i-th value. Rows of lost
+            directions are zero.
 
     Raises:
         ValueError: shapes that are not `(n,)` and `(n, n)`.
 
-    Cost: O(n³) per sweep, 2 to 10 sweeps, independent of the range of `log_scales`. Differentiable
-    with respect to both arguments by a rule of its own (∂ log σ_i in scaled form), which is exact
-    for simple singular values, and gives the mean over the cluster's basis for repeated ones. The
+    Cost: it takes 2 to 10 sweeps of O(n³), for any range of `log_scales`. The values are
+    differentiable in both arguments by a rule of their own (∂ log σ_i in scaled form). The rule is
+    exact for simple singular values. For repeated ones only the sum over equal values is exact. The
     right vectors carry no derivative, and where a value is −inf its derivative is zero.
 
     References:
@@ -75,14 +75,14 @@ def graded_singular_values(
 def _graded_singular_values(log_scales, factor):
     d, v, _, basis = _rescaled_qr_of_transpose(log_scales, factor)
     d, v, rows, _ = _rescaled_qr_of_transpose(d, v)
-    # Transposed twice, so the right vectors are those of the input, in the first basis.
+    # The matrix is transposed twice, so right vectors are those of the input, in the first basis.
     log_values, vectors = _one_sided_jacobi(d, v)
     return log_values, matmul(vectors, basis[:, rows].T)
 
 
 @_graded_singular_values.defjvp
 def _graded_singular_values_jvp(primals, tangents):
-    """∂ log σ_i = x_iᵀ dM y_i / σ_i with M = diag(exp d) V, where x_i exp(d) / σ_i = V⁻ᵀ y_i."""
+    """Use ∂ log σ_i = x_iᵀ dM y_i / σ_i, M = diag(exp d) V, where x_i exp(d) / σ_i = V⁻ᵀ y_i."""
     (d, v), (d_dot, v_dot) = primals, tangents
     log_values, vectors = _graded_singular_values(*primals)
     lost = jnp.isneginf(log_values)
@@ -104,7 +104,7 @@ def _rescaled_qr_of_transpose(d, v):
 
 
 def descents(d: Float[Array, " n"]) -> Float[Array, "n n"]:
-    """Tabulate d_j − d_i for i < j and descending d: −inf where d_j is −inf, and zero below."""
+    """Tabulate d_j − d_i for i < j and descending d, −inf where d_j is −inf, and zero below."""
     finite = jnp.where(jnp.isneginf(d), 0, d)
     differences = jnp.where(jnp.isneginf(d), -jnp.inf, d[None] - finite[:, None])
     return jnp.triu(jnp.minimum(differences, 0), 1)
@@ -130,14 +130,14 @@ def _one_sided_jacobi(log_scales, rows):
         gap = (1 - ratio) * (1 + ratio)
         denominator = gap + jnp.hypot(gap, 2 * ratio * cosine)
         tau = 2 * cosine / jnp.where(denominator > 0, denominator, 1)
-        # The larger row gains ρ²τ times the smaller one, which loses τ times the larger.
+        # ρ²τ times the smaller row is added to the larger, and τ times the larger is taken from it.
         norm = jnp.sqrt(1 + (ratio * tau) ** 2)
         to_a = jnp.where(a_is_larger, ratio**2, -1) * tau / norm
         to_b = jnp.where(a_is_larger, -1, ratio**2) * tau / norm
         new_a = w_a / norm[:, None] + to_a[:, None] * w_b
         new_b = w_b / norm[:, None] + to_b[:, None] * w_a
         s, w = _normalize(s, jnp.append(new_a, new_b[::-1], axis=0))
-        # The first row stays, the others move on by one: after 2·half − 1 rounds all have met.
+        # The first row stays, and the others move on by one. After 2·half − 1 rounds all have met.
         s = jnp.append(s[:1], jnp.roll(s[1:], 1))
         w = jnp.append(w[:1], jnp.roll(w[1:], 1, axis=0), axis=0)
         return s, w, jnp.maximum(largest_cosine, jnp.max(jnp.abs(cosine), initial=0))
@@ -153,7 +153,7 @@ def _one_sided_jacobi(log_scales, rows):
 
     start = (0, s, w, jnp.full((), jnp.inf, w.dtype))
     _, s, w, _ = lax.while_loop(unfinished, sweep, start)
-    # Padding is the lowest row at first and sorts behind the rest, lost directions included.
+    # Padding is the lowest row at first, and it sorts behind the rest, also behind lost directions.
     order = jnp.argsort(-s)[:n]
     return s[order], w[order]
 
@@ -175,12 +175,12 @@ def row_norms(matrix: Float[Array, "n m"]) -> Float[Array, " n"]:
 def scaled_norm(array: Float[Array, "..."]) -> Float[Array, ""]:
     """Compute the Euclidean norm of all entries without under- or overflow of their squares.
 
-    Its derivative is zero where all entries are.
+    Its derivative is zero where all entries are zero.
     """
     largest = lax.stop_gradient(jnp.max(jnp.abs(array), initial=0))
     tiny = jnp.finfo(array.dtype).tiny
-    # Between these bounds the scale has an inverse that is neither zero nor infinite: XLA may
-    # multiply by that instead of dividing.
+    # Between these bounds the scale has an inverse that is neither zero nor infinite, so XLA may
+    # multiply by it instead of dividing.
     scale = jnp.clip(largest, tiny, 1 / tiny)
     squares = jnp.sum((array / scale) ** 2)
     return scale * jnp.where(squares == 0, 0, jnp.sqrt(jnp.where(squares == 0, 1, squares)))

@@ -1,7 +1,7 @@
-"""A block of steps: some intervals, after which the frame is orthonormal and its growth is known.
+"""A block of steps: several intervals, after which the frame is orthonormal and its growth known.
 
-A block ends with orthonormal columns, so that its growth is that of volumes, whatever the
-factorisations inside it, and adds up to what QR at every step would give.
+A block ends with orthonormal columns. Its growth is then that of volumes, whichever factorisations
+were used inside it. The growths of all blocks add up to what QR at every step would give.
 """
 
 from functools import partial
@@ -28,15 +28,15 @@ class Block(NamedTuple):
     """What a block of steps did.
 
     Attributes:
-        state: at its end, `(n,)`.
+        state: at its end, `(size,)`.
         frame: at its end, orthonormal columns, `(n, k)`.
-        alive: directions that no step so far has mapped to zero, `(k,)`.
-        log_growth: of each direction over the block, nats, `(k,)`; −inf where it was lost.
+        alive: directions that were not lost so far, to zero or to rounding, `(k,)`.
+        log_growth: of each direction over the block, nats, `(k,)`, −inf where it was lost.
         cancellation: log of the worst cancellation before a pivot, which multiplies rounding, nats.
-        spread: most by which growths of one interval differed, nats.
-        largest_growth: of a direction in one interval, up or down, nats.
+        spread: largest difference of log growths between two factorisations, nats.
+        largest_growth: largest |log growth| of a direction between two factorisations, nats.
         faults: first steps at which something went wrong, counted from the start of the block.
-        check: sums over the steps of which log|det J| was computed.
+        check: sums over the steps at which log|det J| was computed.
     """
 
     state: Float[Array, " size"]
@@ -70,9 +70,9 @@ def take_block(
     every: int | Array = 1,
     check: Bool[Array, ""] | bool,
 ) -> Block:
-    """Take `num_steps` steps, and factor the frame after `every` few intervals.
+    """Take `num_steps` steps, and factor the frame once in `every` intervals.
 
-    One loop serves all values of `every`. One for each would take twice as long to compile.
+    One loop serves all values of `every`. A loop for each would take twice as long to compile.
     """
     n, k = run.frame.shape
     count = num_steps // interval
@@ -107,8 +107,8 @@ def take_block(
         spread=jnp.max(jnp.maximum(highest - lowest, 0)),
         largest_growth=jnp.max(jnp.where(counts, jnp.abs(logs), 0)),
         faults=faults,
-        # A factorisation gives a full frame, whose volume shows det J, even where directions are
-        # gone.
+        # A factorisation gives a full frame even where directions are gone, and the volume of that
+        # frame shows det J.
         check=check_volume(
             tangents,
             jnp.concatenate([run.state[None], trace.states.reshape(num_steps, -1)[:-1]]),
@@ -130,10 +130,10 @@ def take_block_adaptively(
     *,
     check: Bool[Array, ""] | bool,
 ) -> tuple[Block, Int[Array, ""]]:
-    """Factor as rarely as the block before allows, and redo the block if that was wrong.
+    """Factor as rarely as the block before allows, and repeat the block if that failed.
 
-    Returns also log₂ of the number of steps between factorisations that the block after this one
-    may take.
+    The second result is log₂ of the number of steps that the next block may take between
+    factorisations.
     """
     dtype = run.frame.dtype
     # A cancellation by eps^(-1/3), 12 nats in float64, leaves exponents good to about 1e-10.
@@ -150,7 +150,7 @@ def take_block_adaptively(
     else:
         level = jnp.minimum(run.log_interval, levels - 1)
         every = jnp.left_shift(1, jnp.maximum(level - 1, 0))
-        # Two steps at a time: to decide after each would take longer than small steps themselves.
+        # Two steps are taken at a time, because to decide after each takes longer than a small one.
         coarse = partial(take, interval=2, every=every)
         nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(coarse))
         block = lax.cond(level > 0, coarse, lambda: nothing)
@@ -158,7 +158,7 @@ def take_block_adaptively(
         failed |= jnp.any(run.alive & ~block.alive)
         block, level = lax.cond((level == 0) | failed, at_each_step, lambda: (block, level))
 
-    # Rows of different sizes cost single steps no digits; pushed further they cost the spread.
+    # Rows of different sizes cost no digits in single steps. Over more steps they cost the spread.
     cancelled = jnp.maximum(block.cancellation, block.spread)
     used = jnp.maximum(cancelled / allowed, block.largest_growth / largest)
     room = jnp.floor(-jnp.log2(jnp.maximum(used, 2.0**-LONGEST_INTERVAL)))
@@ -167,7 +167,7 @@ def take_block_adaptively(
 
 
 def _read_pivots(renewals: Renewal, n: int) -> _Pivots:
-    """Tell pivots that are growth from those that rounding may have made, and from NaN."""
+    """Separate pivots that are growth from those that rounding may have made, and from NaN."""
     pivots, sizes = renewals
     finite = jnp.isfinite(pivots) & jnp.isfinite(sizes)
     gone = finite & (pivots <= n * jnp.finfo(pivots.dtype).eps * sizes)
@@ -178,16 +178,16 @@ def _read_pivots(renewals: Renewal, n: int) -> _Pivots:
 def _find_faults(
     trace: Trace, pivots: _Pivots, alive: Bool[Array, " k"]
 ) -> tuple[Faults, Bool[Array, " intervals"]]:
-    """Find what went wrong first, and in which intervals numbers were not finite."""
+    """Find the first step of each fault, and the intervals in which numbers were not finite."""
     k = alive.size
-    # Elimination can pass over a row that is not finite: the tangents themselves tell. And a slope
-    # can be a plain number where the state is none, as that of relu at NaN.
+    # Elimination can pass over a row that is not finite, so the tangents themselves are checked.
+    # The state is checked too: relu has a finite slope at NaN.
     in_range = jnp.all(jnp.isfinite(trace.states), axis=2)
     whole = jnp.all(jnp.isfinite(trace.peaks), axis=2) & in_range
     broken = ~(jnp.all(pivots.finite, axis=1) & jnp.all(whole, axis=1))
 
-    # A row or a column of exact zeros loses its direction without anything to cancel. What else is
-    # gone, rounding took.
+    # A row or a column of exact zeros loses its direction without any cancellation. Rounding took
+    # the other directions that are gone.
     newly = pivots.gone & alive[None] & (jnp.cumsum(broken) == 0)[:, None]
     ranks = jnp.minimum(jnp.sum(trace.peaks != 0, axis=2), jnp.sum(trace.reached, axis=2))
     num_zero = k - jnp.min(ranks, axis=1)
@@ -204,7 +204,7 @@ def _find_faults(
 
 
 def _first_step(happened: Bool[Array, " intervals"], intact: Bool[Array, "intervals steps"]):
-    """Return the first step that is not intact in the first interval where it happened."""
+    """Return the first step that is not intact in the first interval with a fault, −1 if none."""
     index, interval = jnp.argmax(happened), intact.shape[1]
     intact_steps = jnp.sum(jnp.cumprod(intact[index]))
     step = index * interval + jnp.minimum(intact_steps, interval - 1)

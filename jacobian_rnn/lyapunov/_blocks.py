@@ -1,4 +1,4 @@
-"""A run taken block by block along the steps of a trajectory."""
+"""A run along a trajectory, taken block by block."""
 
 from functools import partial
 from typing import Literal
@@ -16,7 +16,8 @@ from jacobian_rnn.lyapunov._run import TangentRun
 
 LONGEST_BLOCK = 128
 FEWEST_BLOCKS = 32
-BLOCKS_PER_CHECK = 4  # of the inequality for k < n; the sum rule for k = n is checked in each
+# For k < n, where an inequality is checked. For k = n the sum rule is checked in every block.
+BLOCKS_PER_CHECK = 4
 
 
 def advance(
@@ -32,12 +33,12 @@ def advance(
 ) -> TangentRun:
     """Take the steps from `start` to `stop` of the inputs `xs`, `(time, ...)`.
 
-    At some of them log|det J| is computed. With `settling` it is not, and directions that are lost
-    start anew after their block, because a loss before the count is none of the count.
+    log|det J| is computed at some of them. With `settling` it is not computed, and a lost direction
+    starts anew after its block, because a loss before the count does not belong to the count.
     """
     length = _block_length(stop - start, qr_every)
     num_blocks, rest = divmod(stop - start, length)
-    # Empty batches take the length of the blocks; those of an earlier run grow to it.
+    # Empty batches take the length of the blocks, and those of an earlier run grow to it.
     batches = run.batches
     started = jnp.any(batches.steps > 0)
     batches = widen(batches._replace(length=jnp.where(started, batches.length, length)), length)
@@ -80,7 +81,7 @@ def _block_length(num_steps, qr_every):
     interval = 1 if qr_every == "auto" else int(qr_every)
     wanted = min(LONGEST_BLOCK, num_steps // FEWEST_BLOCKS) // interval
     if qr_every == "auto":
-        # Intervals are powers of two, and have to divide the block.
+        # Intervals are powers of two, and they have to divide the block.
         wanted -= wanted % max(1, 2 ** (wanted.bit_length() - 2))
     return interval * max(1, wanted)
 
@@ -101,10 +102,10 @@ def _add(run: TangentRun, block: Block, num_steps: int) -> TangentRun:
 
 
 def _replace_lost(run: TangentRun) -> TangentRun:
-    """Let lost directions start anew, along fixed generic ones, behind those that are left."""
+    """Replace lost directions by fixed generic ones, behind those that are left."""
     n, k = run.frame.shape
     left_first = jnp.argsort(~run.alive)
-    # Not the frame that a run starts from: of that, some columns may be left.
+    # This is not the frame that a run starts from, because columns of that one may be left.
     generic = jnp.asarray(generic_frames(n)[1, :, :k], run.frame.dtype)
     frame = jnp.where(run.alive[left_first], run.frame[:, left_first], generic)
     return run._replace(frame=orthonormal_qr(frame)[0], alive=jnp.ones_like(run.alive))

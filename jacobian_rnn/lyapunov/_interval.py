@@ -1,4 +1,4 @@
-"""One interval of steps: a frame of tangents is pushed through it, and factored at its end."""
+"""One interval of steps: a frame of tangents is pushed through it and factored at its end."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,11 +15,11 @@ LONGEST_INTERVAL = 16
 
 
 class Tangents(NamedTuple):
-    """How a system moves its state and tangent vectors. Static.
+    """The functions that move the state and the tangent vectors of a system. Static.
 
     Attributes:
-        push: `(state, rows, x) -> (new state, new rows)`, one tangent a row, `(k, n)`: in memory
-            the columns of a frame as LAPACK wants them.
+        push: `(state, rows, x) -> (new state, new rows)`, one tangent in each row, `(k, n)`. In
+            memory these are the columns of a frame, as LAPACK wants them.
         log_abs_det: `(state, x) -> log|det J|`, nats, for the checks.
     """
 
@@ -28,12 +28,12 @@ class Tangents(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What is recorded of every step of an interval, `(steps, ...)`.
+    """The record of every step of an interval, `(steps, ...)`.
 
     Attributes:
-        peaks: largest entry of each tangent after the step, `(steps, k)`.
-        reached: whether a tangent has each coordinate after it, `(steps, n)`.
-        states: after the step, `(steps, n)`.
+        peaks: largest absolute entry of each tangent after the step, `(steps, k)`.
+        reached: whether any tangent after the step is nonzero in each coordinate, `(steps, n)`.
+        states: after the step, `(steps, size)`.
     """
 
     peaks: Float[Array, "steps k"]
@@ -45,8 +45,8 @@ class Renewal(NamedTuple):
     """What an interval did to the frame.
 
     Attributes:
-        pivots: growth of each direction at the factorisation, `(k,)`; 1 where there was none.
-        sizes: what had to cancel to leave each pivot, `(k,)`; NaN where it is not known.
+        pivots: growth of each direction at the factorisation, `(k,)`, 1 where there was none.
+        sizes: what had to cancel to leave each pivot, `(k,)`, NaN where it is not known.
     """
 
     pivots: Float[Array, " k"]
@@ -56,7 +56,7 @@ class Renewal(NamedTuple):
 def push_interval(
     push: Callable, state: Array, rows: Float[Array, "k n"], xs: PyTree, num_steps: int
 ) -> tuple[Array, Float[Array, "k n"], PyTree]:
-    """Push a frame through the steps of an interval, and record every step, packed or not."""
+    """Push a frame through an interval of steps, and record every step, in packed or plain form."""
 
     def one_step(carried, x):
         state, rows = carried
@@ -75,7 +75,7 @@ def push_interval(
 
 
 def _pack(trace: Trace) -> Trace | Float[Array, " all"]:
-    """Put a few small records into one array: each by itself takes as long as a small step."""
+    """Put small records into one array, because each one alone takes as long as a small step."""
     k, n = trace.peaks.size, trace.reached.size
     if 4 * k > n:
         return trace
@@ -99,8 +99,8 @@ def renew(
 ) -> tuple[Float[Array, "k n"], Float[Array, " k"], Renewal]:
     """Factor a pushed frame, if that is due.
 
-    `peaks` are the largest entries since the last factorisation. Of a single step the factorisation
-    knows by itself what cancelled. Returns the frame, the peaks from here on, and what was done.
+    `peaks` are the largest entries since the last factorisation, which a single step does not need.
+    The results are the frame, the peaks from here on, and what was done.
     """
 
     def factor():
@@ -126,16 +126,16 @@ def push_and_renew(
     length: int,
     every: int | Array,
 ) -> tuple[Array, Float[Array, "k n"], Trace, Renewal]:
-    """Push a frame through intervals of `length` steps, and factor it after `every` few of them.
+    """Push a frame through intervals of `length` steps, and factor it once in `every` of them.
 
     Args:
-        tangents: how the system moves.
+        tangents: functions that move the system.
         factorization: see `linalg.frames.factor_columns`. Static.
         state: of the system.
-        rows: the frame, one tangent a row.
+        rows: the frame, one tangent in each row.
         intervals: the numbers of the intervals, from 0, and their inputs, `(count, length, ...)`.
         length: of an interval, in steps. Static.
-        every: 1, or a traced number. Its product with `length` is at most `LONGEST_INTERVAL`.
+        every: 1, or a traced number, whose product with `length` is at most `LONGEST_INTERVAL`.
 
     Returns:
         State and frame at the end, and the records of all intervals.

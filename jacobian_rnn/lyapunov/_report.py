@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def report(spectrum: "LyapunovSpectrum") -> list[str]:
-    """Say a spectrum in lines: exponents with their errors, what follows from them, checks."""
+    """Describe a spectrum in lines: exponents with errors, what follows from them, and checks."""
     k, digits = spectrum.exponents.shape[0], jnp.finfo(spectrum.exponents.dtype).eps
     lines = [f"{k} Lyapunov exponents from {int(spectrum.num_steps)} steps, nats per step"]
     shown = range(k) if k <= 6 else (0, 1, 2, k - 2, k - 1)
@@ -94,9 +94,9 @@ def _warnings(spectrum):
 
 
 def _allowed_residual(spectrum):
-    """Return what rounding explains of the residual of the sum rule, tenfold, nats per step."""
+    """Return ten times the residual of the sum rule that rounding explains, nats per step."""
     eps = jnp.finfo(spectrum.exponents.dtype).eps
     sizes = jnp.abs(spectrum.exponents)
-    # Logs are known to eps times their size; a sum of many loses about the root of their number.
+    # A log is known to eps times its size. A sum of many loses about the root of their number.
     terms = jnp.sqrt(spectrum.num_checked) if spectrum.is_partial else 1
     return 10 * (jnp.sqrt(eps) + terms * eps * jnp.sum(jnp.where(jnp.isfinite(sizes), sizes, 0)))

@@ -1,4 +1,4 @@
-"""Where a run along a trajectory stands: all that it needs to go on."""
+"""A run along a trajectory: what it has measured so far, and what it needs to go on."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class Faults(NamedTuple):
         lost: rounding took a direction.
         zero: a direction was mapped to an exact zero.
         nonfinite: the Jacobian or the new state held NaN or inf.
-        nonfinite_state: the new state did.
+        nonfinite_state: the new state held NaN or inf.
     """
 
     lost: Int[Array, ""]
@@ -25,9 +25,9 @@ class Faults(NamedTuple):
     nonfinite_state: Int[Array, ""]
 
     def then(self, later: "Faults", offset: Int[Array, ""]) -> "Faults":
-        """Return the first steps of both, the later ones counted from `offset`.
+        """Return the first steps of both, where the later ones are counted from `offset`.
 
-        What follows a step that was not finite does not count.
+        Faults after a step that was not finite do not count.
         """
 
         def first(earlier, later):
@@ -38,7 +38,7 @@ class Faults(NamedTuple):
 
 
 def no_faults() -> Faults:
-    """Return that nothing went wrong."""
+    """Return −1 for every kind of fault."""
     return Faults(*(jnp.int32(-1) for _ in Faults._fields))
 
 
@@ -46,15 +46,15 @@ class TangentRun(NamedTuple):
     """Everything that a run along a trajectory needs to go on.
 
     Attributes:
-        state: of the system, ravelled `(n,)`; of size zero where matrices are given.
+        state: of the system, ravelled `(n,)`, or of size zero where matrices are given.
         frame: tangent vectors, orthonormal columns, `(n, k)`.
         batches: log growth of each direction, nats, summed over batches of steps.
-        alive: directions that no counted step has mapped to zero, `(k,)`.
-        log_interval: log₂ of the number of steps between factorisations, for "auto"; int32 scalar.
-        num_steps: steps taken, those before the count began included; int32 scalar.
+        alive: directions that no counted step has lost, to zero or to rounding, `(k,)`.
+        log_interval: log₂ of the number of steps between factorisations, for "auto", int32 scalar.
+        num_steps: steps taken, including those before the count began, int32 scalar.
         cancellation: log of the worst cancellation before a pivot, which multiplies rounding, nats.
         faults: first steps at which something went wrong.
-        check: of the frame's volume against log|det J|.
+        check: comparison of the frame's volume with log|det J|.
     """
 
     state: Float[Array, " size"]
@@ -69,7 +69,7 @@ class TangentRun(NamedTuple):
 
 
 def new_run(state: Float[Array, " size"], frame: Float[Array, "n k"]) -> TangentRun:
-    """Return a run that has not taken a step. Given matrices need no state: its size is zero."""
+    """Return a run before its first step. Given matrices need no state, so its size is zero."""
     k, dtype = frame.shape[1], frame.dtype
     return TangentRun(
         state=state,
@@ -85,7 +85,7 @@ def new_run(state: Float[Array, " size"], frame: Float[Array, "n k"]) -> Tangent
 
 
 def count_anew(run: TangentRun) -> TangentRun:
-    """Forget the growth so far, as after a warm-up, but not that a step was not finite."""
+    """Forget the growth so far, as after a warm-up, but remember a step that was not finite."""
     known = {name: getattr(run.faults, name) for name in ("nonfinite", "nonfinite_state")}
     faults = no_faults()._replace(**known)
     return new_run(run.state, run.frame)._replace(num_steps=run.num_steps, faults=faults)

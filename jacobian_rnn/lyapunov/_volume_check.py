@@ -1,4 +1,4 @@
-"""The growth of the frame's volume against log|det J|: what rounding, or an error, did to it."""
+"""The growth of the frame's volume against log|det J|, which shows rounding and errors."""
 
 from typing import NamedTuple
 
@@ -49,8 +49,8 @@ def check_volume(
 ) -> VolumeCheck:
     """Compare log|det J| over the last `num_steps` of some steps with the growth of the frame.
 
-    A full frame (k = n) shows det J itself. Of fewer directions the inequality needs no more than a
-    sample of log|det J|, and one step is enough.
+    A full frame (k = n) shows det J itself. For fewer directions there is an inequality. It needs
+    only a sample of log|det J|, and one step is enough.
     """
     if not is_full:
         num_steps = 1

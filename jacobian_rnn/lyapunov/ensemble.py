@@ -1,4 +1,4 @@
-"""Spectra of several members, averaged: input sequences, or networks drawn afresh."""
+"""Averages of spectra over members: input sequences, or newly drawn networks."""
 
 from typing import NamedTuple
 
@@ -10,14 +10,14 @@ from jacobian_rnn.lyapunov.result import LyapunovSpectrum
 
 
 class EnsembleSpectrum(NamedTuple):
-    """Exponents averaged over members: input sequences, or networks drawn afresh.
+    """Exponents averaged over members: input sequences, or newly drawn networks.
 
     Attributes:
         exponents: mean over members, nats per step, `(k,)`.
         standard_errors: of that mean, over members, nats per step, `(k,)`.
-        spread: standard deviation between members, `(k,)`.
-        spread_over_time: root mean square of the members' standard errors over time, `(k,)`: the
-            spread to expect of members that differ in nothing but chance over time.
+        spread: standard deviation between members, nats per step, `(k,)`.
+        spread_over_time: root mean square of the members' standard errors over time, nats per step,
+            `(k,)`. Members that differ only by chance over time have this spread.
     """
 
     exponents: Float[Array, " k"]
@@ -29,10 +29,10 @@ class EnsembleSpectrum(NamedTuple):
 def ensemble_spectrum(spectra: LyapunovSpectrum) -> EnsembleSpectrum:
     """Average Lyapunov spectra over members, with errors over members.
 
-    Three error bars answer three questions. `LyapunovSpectrum.standard_errors`: how well is this
-    trajectory's exponent known (over time)? The errors here, with members that differ in their
-    input sequence alone: how well is this network's (over sequences)? With members that are
-    networks drawn afresh: how well is the ensemble's (over networks)?
+    Three error bars answer three questions. `LyapunovSpectrum.standard_errors` says how well the
+    exponents of one trajectory are known (over time). Where members differ only in their input
+    sequence, the errors here are those of one network (over sequences). Where members are newly
+    drawn networks, they are those of the ensemble (over networks).
 
     Args:
         spectra: a batch along the first axis, as `jax.vmap(lyapunov_spectrum)` returns it.
@@ -42,7 +42,7 @@ def ensemble_spectrum(spectra: LyapunovSpectrum) -> EnsembleSpectrum:
 
     Raises:
         ValueError: not a batch of at least two spectra.
-        TypeError: no spectra at all.
+        TypeError: not a `LyapunovSpectrum`.
 
     Example:
         >>> import jax, jax.numpy as jnp

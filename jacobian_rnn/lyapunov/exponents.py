@@ -44,42 +44,42 @@ def lyapunov_spectrum(
     """Compute the k largest Lyapunov exponents along one trajectory.
 
     A frame of k tangent vectors is pushed through every step, and factored whenever its directions
-    grow too unequal; the exponents are the mean log growth of its nested volumes, exactly those of
-    Benettin's method with QR at every step and the same starting frame. Between blocks of steps the
-    frame is orthonormalised, inside them elimination keeps it well conditioned at a third of the
-    cost. No Jacobian is formed unless a closed form makes that cheaper, or for a check.
+    grow too unequal. The exponents are the mean log growth of its nested volumes, exactly those of
+    Benettin's method with QR at every step and the same starting frame. Elimination keeps the frame
+    well conditioned at a third of the cost of QR, which follows only after each block of steps. A
+    Jacobian is formed only for checks, where it is cheaper, or where forward mode is missing.
 
     Args:
         recurrence: the system.
-        carry: initial carry, without batch axis; None with `resume`.
-        xs: one sequence, `(time, ...)`; None for a system without input.
-        num_steps: number of steps where `xs` is None; includes the warm-up.
-        num_exponents: k, from 1 to n; all n by default. Static.
+        carry: initial carry, without batch axis, or None with `resume`.
+        xs: one sequence, `(time, ...)`, or None for a system without input.
+        num_steps: number of steps where `xs` is None, including the warm-up.
+        num_exponents: k, from 1 to n, by default n. Static.
         num_warmup: number of first steps that settle state and frame and are not counted.
-            Directions that they lose start anew. Static.
+            Directions that are lost there start anew. Static.
         qr_every: number of steps between factorisations. "auto" adapts it so that at most a third
-            of the digits cancel, and repeats a block of steps with one after each step where that
-            failed. Static. Under `jax.vmap` give an integer: "auto" runs all its alternatives.
-        factorization: "elimination", "householder" or "cholesky", see
+            of the digits cancel. Where that fails, a block of steps is repeated with one after each
+            step. Under `jax.vmap` give an integer, because "auto" runs all alternatives. Static.
+        factorization: "elimination", "householder" or "cholesky", as in
             `linalg.frames.factor_columns`. Static.
-        frame: starting frame `(n, k)`, orthonormal columns; a fixed generic one by default.
-        resume: a result of the same system to go on from. The exponents are those of one run; its
-            k and its warm-up hold, and batches for the error bars may be cut elsewhere.
+        frame: starting frame `(n, k)` with orthonormal columns, by default a fixed generic one.
+        resume: an earlier result of the same system. Its run goes on, with its k and its warm-up.
+            The exponents are those of one run. Batches for the error bars may be cut elsewhere.
 
     Returns:
-        The spectrum with its errors and checks; `print` shows them.
+        The spectrum with its errors and checks, which `print` shows.
 
     Raises:
-        ValueError: nothing left to count after the warm-up; k, interval or frame out of range;
-            shapes that do not fit; values that are not finite; arguments that `resume` excludes.
+        ValueError: nothing left to count after the warm-up, k, interval or frame out of range,
+            shapes that do not fit, values that are not finite, or arguments that `resume` excludes.
         TypeError: float dtypes that differ, a step that computes in fewer bits than its state has,
             or counts that are not integers.
 
-    Cost: per step the step itself, k tangents, and a share of a factorisation of `(n, k)`; memory
-    O(n k), whatever T is. Works under `jit`, `vmap` and `grad`; the derivative is that of the
-    finite-time exponents along this trajectory, errors and checks carry none, and reverse mode
-    stores O(T n k). In a chaotic system it grows like the tangent vectors do and means little
-    beyond a few Lyapunov times.
+    Cost: each step takes the step itself, k tangents and a share of a factorisation of `(n, k)`.
+    Memory is O(n k) for any T. It works under `jit`, `vmap` and `grad`, where reverse mode stores
+    O(T n k). The derivative is that of the finite-time exponents along this trajectory. Standard
+    errors carry none. In a chaotic system the derivative grows like the tangent vectors and means
+    little beyond a few Lyapunov times.
 
     References:
         G. Benettin, L. Galgani, A. Giorgilli and J.-M. Strelcyn, "Lyapunov characteristic
@@ -132,8 +132,8 @@ def lyapunov_spectrum_of(
     """Compute the k largest Lyapunov exponents of given matrices.
 
     Args:
-        jacobians: shape `(T, n, n)`, rows are outputs, earliest first.
-        num_exponents: k, from 1 to n; all n by default. Static.
+        jacobians: shape `(T, n, n)`, rows as outputs, earliest first.
+        num_exponents: k, from 1 to n, by default n. Static.
         num_warmup: number of first matrices that settle the frame and are not counted. Static.
         qr_every: as in `lyapunov_spectrum`.
         factorization: as in `lyapunov_spectrum`.
@@ -179,8 +179,9 @@ def _run_along(system, run, num_warmup, qr_every, factorization):
     def push_by_jacobian(state, rows, x):
         return system.step(state, x), matmul(rows, system.jacobian(state, x).T)
 
-    # Measured: a closed form pays where steps have many more weights than their Jacobian entries,
-    # as a GRU's three kernels (N = 64: from n/4 tangents on), and not for SimpleCell and LSTM.
+    # Measurements say that a closed form pays where a step has many more weights than its Jacobian
+    # has entries. That is so for a GRU with its three kernels (N = 64, from n/4 tangents on), and
+    # not for SimpleCell and LSTM.
     num_weights = sum(leaf.size for leaf in jax.tree.leaves(system.recurrence.params))
     dense = system.recurrence.jacobian is not None and 4 * k >= n and num_weights > 2 * n**2
     tangents = Tangents(push_by_jacobian if dense else system.push, system.log_abs_det)
@@ -200,7 +201,7 @@ def _run_through(jacobians, run, num_warmup, qr_every, factorization):
 
 def _count(tangents, run, xs, num_steps, num_warmup, qr_every, factorization):
     if num_warmup:
-        # To settle, no precision is needed, and a second adaptive loop would compile for long.
+        # A warm-up needs no precision, and a second adaptive loop would take long to compile.
         often = 1 if qr_every == "auto" else qr_every
         run = advance(tangents, run, xs, 0, num_warmup, often, factorization, settling=True)
         run = count_anew(run)
@@ -209,11 +210,11 @@ def _count(tangents, run, xs, num_steps, num_warmup, qr_every, factorization):
 
 @jax.jit
 def _finish(run, carry):
-    # Compiled by itself: whatever the system and the sequence, it is the same for a size.
+    # This is compiled by itself, because it is the same for all systems and sequences of a size.
     n, k = run.frame.shape
     sums = jnp.where(run.alive, run.batches.sums, 0)
     average = time_average(run.batches._replace(sums=sums))
-    # After the first step that is not finite, which can be one of the warm-up, nothing is known.
+    # Nothing is known after the first step that is not finite, which can be one of the warm-up.
     broken = run.faults.nonfinite >= 0
     exponents = jnp.where(broken, jnp.nan, jnp.where(run.alive, average.mean, -jnp.inf))
     known = run.alive & ~broken
@@ -227,10 +228,10 @@ def _finish(run, carry):
     if k == n:
         residual = check.log_det_error / num
     else:
-        # A sample of steps stands for all: its own error is allowed for.
+        # A sample of steps stands for all, so its own error is allowed for.
         spread = jnp.sqrt(jnp.maximum(check.log_det_squares / num - mean_log_det**2, 0) / num)
         bound = jnp.where(jnp.isneginf(mean_log_det), -jnp.inf, (mean_log_det - 4 * spread) / n)
-        # A mean of −inf falls short of any, and says nothing.
+        # A mean of −inf falls short of every bound, so it says nothing.
         mean = jnp.where(jnp.all(run.alive), jnp.mean(exponents), jnp.nan)
         residual = jnp.maximum(bound - mean, 0)
     return LyapunovSpectrum(

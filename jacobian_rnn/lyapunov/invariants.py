@@ -1,4 +1,4 @@
-"""What a Lyapunov spectrum says about its attractor: its entropy rate and its dimension."""
+"""Entropy rate and dimension of an attractor, from its Lyapunov spectrum."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -13,7 +13,7 @@ def entropy_rate(exponents: Float[Array, " k"]) -> Float[Array, ""]:
         exponents: nats per step, `(k,)`.
 
     Returns:
-        The sum; see `LyapunovSpectrum.entropy_rate` for its meaning and its error.
+        The sum. `LyapunovSpectrum.entropy_rate` says what it means, and gives its error.
 
     Raises:
         ValueError: not a vector.
@@ -27,13 +27,13 @@ def entropy_rate(exponents: Float[Array, " k"]) -> Float[Array, ""]:
 
 
 def kaplan_yorke_dimension(exponents: Float[Array, " k"]) -> Float[Array, ""]:
-    """Compute D = j + (λ₁ + … + λ_j) / |λ_{j+1}|, j the last for which the sum is not negative.
+    """Compute D = j + (λ₁ + … + λ_j) / |λ_{j+1}| for the last j whose sum is not negative.
 
     Args:
         exponents: nats per step, `(k,)`, in any order.
 
     Returns:
-        D, between 0 (λ₁ negative) and k (the sum of all is not negative).
+        D, from 0 (where λ₁ is negative) to k (where the sum of all is not negative).
 
     Raises:
         ValueError: not a vector.

@@ -19,28 +19,28 @@ class LyapunovSpectrum(NamedTuple):
     """The k largest Lyapunov exponents along one trajectory, with error bars and self-checks.
 
     Attributes:
-        exponents: nats per step, descending, `(k,)`; −inf for a direction that was lost. All are
-            NaN where `first_nonfinite_step` tells of a step.
+        exponents: nats per step, descending, `(k,)`, −inf for a direction that was lost. All are
+            NaN unless `first_nonfinite_step` is −1.
         standard_errors: over time along this trajectory, autocorrelation accounted for, nats per
-            step, `(k,)`; NaN for lost directions and from fewer than two batches. They say nothing
-            about other input sequences or other networks: for those see `ensemble_spectrum`.
+            step, `(k,)`, NaN for lost directions and from fewer than two batches. They say nothing
+            about other input sequences or networks, which `ensemble_spectrum` compares.
         covariance: of the exponents over time, nats² per step², `(k, k)`.
         num_batches: number of batches of steps behind the errors, int32 `(k,)`.
         long_enough: whether there were enough batches, nearly uncorrelated, to trust the error,
             `(k,)`.
         drift: later half of the run minus earlier half, in standard errors of that difference,
-            `(k,)`: beyond ±4, the run began before state and frame had settled.
+            `(k,)`. Beyond ±4, the count began before state and frame had settled.
         history: exponents from the start of the count up to `history_steps`, nats per step,
-            `(128, k)`; rows beyond the run are NaN.
+            `(128, k)`, NaN in rows beyond the run.
         history_steps: int32 `(128,)`.
         num_steps: number of steps counted, int32 scalar.
-        sum_rule_residual: nats per step. With k = n, mean |growth of volume − log|det J|| over the
-            checked intervals, which are spread over the run: rounding, if all is well. With k < n,
-            by how much the mean of the exponents falls short of mean log|det J| / n, four standard
-            errors of that sample allowed for: zero, if all is well. NaN where nothing could be
-            compared.
+        sum_rule_residual: nats per step. For k = n it is the mean |growth of volume − log|det J||
+            over checked intervals throughout the run, and of the size of rounding if all is well.
+            For k < n it is the amount by which the mean exponent falls short of mean log|det J| / n
+            less four standard errors of that sample, and zero if all is well. It is NaN where
+            nothing could be compared.
         num_checked: number of steps at which log|det J| was computed, int32 scalar.
-        digits_lost: decimal digits of the worst pivot that cancellation took, of the 15.7 of
+        digits_lost: decimal digits that cancellation took from the worst pivot, of the 15.7 of
             float64 or the 6.9 of float32.
         first_lost_step: first counted step at which rounding took a direction, int32 scalar, −1 if
             none.
@@ -49,7 +49,7 @@ class LyapunovSpectrum(NamedTuple):
         first_nonfinite_step: first step, of the warm-up or counted, whose Jacobian or new state
             held NaN or inf, int32 scalar, −1 if none.
         carry: the carry at the end, with which `resume=` goes on.
-        run: what `resume=` goes on from; its directions are in the order of the frame.
+        run: what `resume=` goes on from, with directions in the order of the frame.
     """
 
     exponents: Float[Array, " k"]
@@ -73,8 +73,8 @@ class LyapunovSpectrum(NamedTuple):
     def interval(self, level: float = 0.95) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
         """Return lower and upper confidence limits of the exponents over time, nats per step.
 
-        Student's t with one degree of freedom less than there are batches. A ValueError if `level`
-        is not between 0 and 1.
+        They come from Student's t with one degree of freedom less than there are batches. A `level`
+        that is not between 0 and 1 raises a ValueError.
         """
         check_number("level", level, above=0, below=1)
         t = student_quantile(level, jnp.maximum(self.num_batches - 1, 1))
@@ -88,9 +88,9 @@ class LyapunovSpectrum(NamedTuple):
     def entropy_rate(self) -> Estimate:
         """Return the sum of the positive exponents, nats per step.
 
-        Pesin's formula makes it the Kolmogorov–Sinai entropy where the invariant measure is smooth
-        along unstable directions (Pesin 1977), and an upper bound elsewhere (Ruelle 1978). NaN if
-        k < n and all k exponents are positive.
+        It is the Kolmogorov–Sinai entropy where the invariant measure is smooth along unstable
+        directions (Pesin 1977), and an upper bound elsewhere (Ruelle 1978). It is NaN if k < n and
+        all k exponents are positive.
         """
         unknown = (self.exponents[-1] > 0) & self.is_partial
         rate = self.estimate(entropy_rate)
@@ -99,7 +99,7 @@ class LyapunovSpectrum(NamedTuple):
     def kaplan_yorke_dimension(self) -> Estimate:
         """Return the dimension at which volumes neither grow nor shrink (Kaplan and Yorke 1979).
 
-        NaN if k < n and the k exponents do not reach it.
+        It is NaN if k < n and the k exponents do not reach it.
         """
         unknown = (jnp.sum(self.exponents) >= 0) & self.is_partial
         dimension = self.estimate(kaplan_yorke_dimension)
@@ -118,7 +118,7 @@ class LyapunovSpectrum(NamedTuple):
         return self.run.frame.shape[-2] > self.run.frame.shape[-1]
 
     def __str__(self) -> str:
-        """Say it in a few lines, checks included."""
+        """Describe the spectrum in a few lines, with its checks."""
         if self.exponents.ndim > 1:
             return (
                 f"{len(self.exponents)} Lyapunov spectra: index one with "

@@ -1,7 +1,7 @@
 """A product on its way through the steps, in several passes that round differently.
 
-In all passes but the first every Jacobian entry is changed at random, by a few roundings. What the
-passes disagree about in the end is what the product makes of uncertain last digits.
+Every pass but the first changes all Jacobian entries at random, by a few roundings. At the end the
+differences between the passes show what the product makes of uncertain last digits.
 """
 
 from typing import NamedTuple
@@ -13,13 +13,13 @@ from jaxtyping import Array, Bool, Float, Int
 from jacobian_rnn.linalg.factored_form import FactoredForm, extend, identity_form
 from jacobian_rnn.linalg.rounding import rounding_factors
 
-# Three passes: over 156 small products, half of them ill conditioned, the error was at most 1.3
-# times the estimate; with two, which may agree by chance, it was once 140 times.
+# Over 156 small products, half of them ill conditioned, the error with three passes was at most 1.3
+# times the estimate. Two passes may agree by chance, and then it was once 140 times the estimate.
 PASSES = 3
 
 
 class Passes(NamedTuple):
-    """A product after some steps; fields are those of `products.JacobianProduct`.
+    """A product after some steps. The other fields are those of `products.JacobianProduct`.
 
     Attributes:
         forms: the product in factored form, once for each pass.
@@ -43,7 +43,7 @@ def start_passes(frames: Float[Array, "passes n n"]) -> Passes:
 def extend_passes(
     passes: Passes, jacobian: Float[Array, "n n"], state_is_finite: Bool[Array, ""] | bool = True
 ) -> Passes:
-    """Multiply by the Jacobian of the next step, after which the state may not be finite."""
+    """Multiply by the Jacobian of the next step, and note whether the state after it is finite."""
     shape, dtype = passes.forms.left.shape, jacobian.dtype
     later = (jnp.arange(shape[0]) > 0)[:, None, None]
     factors = rounding_factors(passes.num_steps, shape, dtype)

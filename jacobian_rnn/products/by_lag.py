@@ -1,4 +1,4 @@
-"""The singular values that backpropagation from the end of a sequence meets, lag by lag."""
+"""Singular values of the products that backpropagation from the end of a sequence meets, by lag."""
 
 from collections.abc import Sequence
 
@@ -26,27 +26,26 @@ def log_singular_values_by_lag(
 ) -> Float[Array, "lags n"]:
     """Compute the spectrum of the product of the last `lag` steps, for several lags in one pass.
 
-    This is what backpropagation from the end of the sequence meets `lag` steps before it. The
-    product is extended backwards in time, as (J[T−lag] ··· J[T−1])ᵀ.
+    Backpropagation from the end of the sequence meets this product `lag` steps before the end. The
+    product is extended backwards in time, as (J[T−1] ··· J[T−lag])ᵀ.
 
     Args:
         recurrence: the system.
         carry: initial carry, without batch axis.
-        xs: one sequence, `(time, ...)`; None for a system without input.
-        lags: numbers of steps, each from 0 to T; static. Any order.
+        xs: one sequence, `(time, ...)`, or None for a system without input.
+        lags: numbers of steps, each from 0 to T, in any order. Static.
         num_steps: number of steps T where `xs` is None.
 
     Returns:
         Log singular values, nats, descending, `(len(lags), n)`, a row for each of `lags`.
 
     Raises:
-        ValueError: lags that are none, or beyond the sequence; shapes that do not fit; values
-            that are not finite.
-        TypeError: lags that are not integers; float dtypes that differ; a step that computes in
-            fewer bits than its state has.
+        ValueError: lags beyond the sequence, shapes that do not fit, or values that are not finite.
+        TypeError: lags that are none or not integers, float dtypes that differ, or a step that
+            computes in fewer bits than its state has.
 
-    Cost: one pass over the sequence, and one graded SVD per lag. Memory: n² per lag, and T n for
-    the states, or 2√T n beyond 4096 steps, where each step is taken twice.
+    Cost: it takes one pass over the sequence, and one graded SVD per lag. Memory holds n² per lag,
+    and T n for the states. Beyond 4096 steps it holds 2√T n, and each step is taken twice.
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,7 +66,7 @@ def log_singular_values_by_lag(
 
 @jax.jit
 def _log_singular_values_by_lag(system, lags):
-    """Extend (J[T-lag] ··· J[T-1])ᵀ backwards in time and keep it at each of the sorted lags."""
+    """Extend (J[T-1] ··· J[T-lag])ᵀ backwards in time and keep it at each of the sorted lags."""
     refuse_coarse_step(system)
 
     def visit(carried, now):
@@ -76,7 +75,7 @@ def _log_singular_values_by_lag(system, lags):
         return (form, keep_at_lag(kept, form, system.num_steps - now.number, lags)), None
 
     start = identity_form(jnp.eye(system.num_states, dtype=system.state.dtype))
-    # A lag of zero is not visited: the empty product stands in its place from the beginning.
+    # A lag of zero is not visited, so the empty product is in its place from the beginning.
     kept = jax.tree.map(lambda one: jnp.broadcast_to(one, (lags.shape[0], *one.shape)), start)
     (_, kept), _ = back_along(system, visit, (start, kept))
 
@@ -88,14 +87,14 @@ def _log_singular_values_by_lag(system, lags):
 
 
 def keep_none(like: PyTree, lags: Int[Array, " lags"]) -> PyTree:
-    """Return room for what is to be kept at each lag, empty."""
+    """Return zeros in place of what is to be kept at each lag."""
     return jax.tree.map(lambda one: jnp.zeros((lags.shape[0], *one.shape), one.dtype), like)
 
 
 def keep_at_lag(
     kept: PyTree, now: PyTree, lag: Int[Array, ""], lags: Int[Array, " lags"]
 ) -> PyTree:
-    """Put what there is now in its place, if this is one of the lags, which ascend."""
+    """Put the present value in its place, if `lag` is one of the ascending `lags`."""
     slot = jnp.searchsorted(lags, lag)
     slot = jnp.where(lags[slot] == lag, slot, lags.shape[0])
     return jax.tree.map(lambda all_, one: all_.at[slot].set(one), kept, now)

@@ -1,4 +1,4 @@
-"""Credit assignment through time: what the input at each lag does to the end."""
+"""Credit assignment through time: what the input at each lag does to the last state."""
 
 import math
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ class InputJacobians(NamedTuple):
     """∂states[T]/∂xs[T − lag] = exp(log_norm) · matrix, for several lags.
 
     Attributes:
-        matrices: `(lags, n, inputs)`, each of Frobenius norm one; zero where nothing arrives.
-        log_norms: nats, `(lags,)`: log Frobenius norm of ∂states[T]/∂xs[T − lag]; −inf for zero.
-        digits_lost: decimal digits, `(lags,)`: how much smaller the norm is than what the product
-            makes of the same input in its fastest direction. Where it nears the digits of the
+        matrices: `(lags, n, inputs)`, each of Frobenius norm one, or zero where nothing arrives.
+        log_norms: log Frobenius norm of ∂states[T]/∂xs[T − lag], nats, `(lags,)`, −inf for zero.
+        digits_lost: how far the norm is below what the product makes of an input of the same size
+            in its fastest direction, decimal digits, `(lags,)`. Where it nears the digits of the
             dtype, an input that points away from that direction is lost to rounding.
     """
 
@@ -44,25 +44,25 @@ def input_jacobians(
 ) -> InputJacobians:
     """Differentiate the last state with respect to the inputs at several lags.
 
-    ∂states[T]/∂xs[T − lag] = J[T−1] ··· J[T−lag+1] ∂step/∂x at step T − lag: the product of the
-    last lag − 1 step Jacobians, kept in logs in its factored form, applied to one more derivative.
+    ∂states[T]/∂xs[T − lag] is J[T−1] ··· J[T−lag+1] ∂step/∂x, with the last derivative at step
+    T − lag. The product of the lag − 1 step Jacobians is kept in logs, in its factored form.
 
     Args:
         recurrence: the system.
         carry: initial carry, without batch axis.
         xs: one sequence, `(time, inputs)`.
-        lags: from 1 (the last input) to T; static. Any order.
+        lags: from 1 (the last input) to T, in any order. Static.
 
     Returns:
         Matrices of norm one and their log norms, one for each of `lags`.
 
     Raises:
-        ValueError: lags beyond the sequence; xs that are not one array `(time, inputs)`; shapes
-            that do not fit; values that are not finite.
-        TypeError: lags that are not integers; float dtypes that differ.
+        ValueError: lags beyond the sequence, xs that are not one array `(time, inputs)`, shapes
+            that do not fit, or values that are not finite.
+        TypeError: no lags or not integers, float dtypes that differ, or a step in too few bits.
 
-    Cost: one pass over the sequence, a QR of size n per step. Memory: n² per lag, and T n for the
-    states, or 2√T n beyond 4096 steps, where each step is taken twice.
+    Cost: it takes one pass over the sequence, and a QR of size n per step. Memory holds n² per lag,
+    and T n for the states. Beyond 4096 steps it holds 2√T n, and each step is taken twice.
 
     Example:
         >>> import jax.numpy as jnp
@@ -110,7 +110,8 @@ def _input_jacobians(system, lags):
         reached = log_scale + jnp.log(sizes)
         largest = jnp.max(reached)
         largest = jnp.where(jnp.isneginf(largest), 0, largest)
-        # The input may miss the fastest direction: the largest row decides, not the largest scale.
+        # The input may miss the fastest direction, so the largest row decides, not the largest
+        # scale.
         rows = shown / jnp.where(sizes > 0, sizes, 1)[:, None]
         matrix = matmul(form.right.T, jnp.exp(reached - largest)[:, None] * rows)
         norm = jnp.linalg.norm(matrix)

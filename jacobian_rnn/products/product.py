@@ -1,8 +1,8 @@
 """The product of all step Jacobians, P = J[T-1] ··· J[0], with every singular value in logs.
 
-P is held as `left @ diag(exp log_scale) @ right`: `left` and `right` of order one and well
-conditioned, and all growth and decay in `log_scale`. One factorisation per step keeps that form, so
-nothing overflows, small singular values survive beside large ones, and memory does not grow with T.
+P is held as `left @ diag(exp log_scale) @ right`. `left` and `right` are of order one and well
+conditioned, and all growth and decay is in `log_scale`. One factorisation per step keeps that form.
+Nothing overflows, small singular values survive beside large ones, and memory is constant in T.
 """
 
 import warnings
@@ -32,8 +32,8 @@ from jacobian_rnn.linalg.graded_svd import flushed_exp, graded_singular_values, 
 from jacobian_rnn.linalg.rounding import CAUTION
 from jacobian_rnn.products._passes import PASSES, Passes, extend_passes, start_passes
 
-# Of one pass, as a multiple of n³, on two CPU cores: 1e-10 to 4e-10 for Gaussian matrices of 128 to
-# 512 rows, 5e-10 for an LSTM of 512 states, whose Jacobians need an elimination first.
+# This is for one pass, as a multiple of n³, on two CPU cores. Gaussian matrices of 128 to 512 rows
+# took 1e-10 to 4e-10. An LSTM of 512 states, whose Jacobians need an elimination first, took 5e-10.
 SECONDS_PER_STEP = 4e-10
 LIGHTER = "estimate_error=False, or lyapunov_spectrum with a few exponents"
 
@@ -41,13 +41,13 @@ LIGHTER = "estimate_error=False, or lyapunov_spectrum with a few exponents"
 class JacobianProduct(NamedTuple):
     """P = J[T-1] ··· J[0] in factored form, once for each of `passes`.
 
-    The first pass gives every result. In two more, every entry of every Jacobian is changed at
-    random by up to four roundings. What the three disagree about is the estimate of the error: it
-    holds what the product makes of an uncertain last digit, and the rounding of the passes.
+    The first pass gives every result. Two more change every entry of every Jacobian at random by up
+    to four roundings. The error is estimated from the differences of the three. They show what the
+    product makes of an uncertain last digit, and the rounding of the passes.
 
     Attributes:
         left: orthogonal, `(passes, n, n)`.
-        log_scale: nats, `(passes, n)`; −inf for a direction that was lost.
+        log_scale: nats, `(passes, n)`, −inf for a direction that was lost.
         right: `(passes, n, n)`, with |det| = 1.
         num_steps: T, int32 scalar.
         first_lost_step: first step at which a direction was lost to rounding (its pivot below
@@ -56,9 +56,9 @@ class JacobianProduct(NamedTuple):
         first_underflow_step: first step at which a direction fell behind another by more than the
             float range holds and may catch up again, int32 scalar, −1 if none.
         first_nonfinite_step: first step whose Jacobian or new state held NaN or inf, int32 scalar,
-            −1 if none. Nothing of the product means anything then.
+            −1 if none. After such a step the product has no meaning.
         right_cut: whether entries of `right` fell below half the float range and were set to zero,
-            bool `(passes,)`. They count for nothing here, and may for `later @ earlier`.
+            bool `(passes,)`. They do not count here, but they may count in `later @ earlier`.
     """
 
     left: Float[Array, "passes n n"]
@@ -71,11 +71,11 @@ class JacobianProduct(NamedTuple):
     right_cut: Bool[Array, " passes"]
 
     def log_singular_values(self) -> Float[Array, " n"]:
-        """Return log σ_i(P), nats, descending; −inf for lost directions."""
+        """Return log σ_i(P), nats, descending, −inf for lost directions."""
         return _log_singular_values(self.log_scale[0], self.right[0])
 
     def singular_values(self) -> Float[Array, " n"]:
-        """Return σ_i(P), descending; 0 or inf where the float range ends."""
+        """Return σ_i(P), descending, 0 or inf where the float range ends."""
         return jnp.exp(self.log_singular_values())
 
     def log_norm(self) -> Float[Array, ""]:
@@ -83,28 +83,28 @@ class JacobianProduct(NamedTuple):
         return self.log_singular_values()[0]
 
     def log_abs_det(self) -> Float[Array, ""]:
-        """Return log|det P|, nats: the sum of all log singular values, by another route."""
+        """Return log|det P|, nats, which is the sum of all log singular values by another route."""
         return jnp.sum(self.log_scale[0])
 
     def singular_vectors(self) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
-        """Return the singular vectors of P: left as columns, right as rows, as `jnp.linalg.svd`.
+        """Return left singular vectors as columns and right ones as rows, as `jnp.linalg.svd` does.
 
-        A gradient v at the last state arrives at the first as Pᵀv: along `right[i]`, by σ_i times
-        what v has of `left[:, i]`. So the first columns of `left` are the gradients that survive,
-        and the first rows of `right` what becomes of them. Vectors of lost directions are zero;
-        those of equal singular values are any basis of their space. No derivative.
+        A gradient v at the last state arrives at the first as Pᵀv. Its component along `right[i]`
+        is σ_i times that of v along `left[:, i]`. So the first columns of `left` are the gradients
+        that survive, and they become the first rows of `right`. Vectors of lost directions are
+        zero. Those of equal singular values are any basis of their space. They have no derivative.
         """
         return singular_vectors_of(self.left[0], self.log_scale[0], self.right[0])
 
     def log_rms_growth(self) -> Float[Array, ""]:
-        """Return ½ log(‖P‖²_F / n), nats: the growth of a random cotangent, root mean square."""
+        """Return ½ log(‖P‖²_F / n), nats, the root mean square growth of a random cotangent."""
         return log_rms_growth_of(self.log_scale[0], self.right[0])
 
     def log_adjoint_growth(self, cotangent: Float[Array, " n"]) -> Float[Array, ""]:
         """Return log(‖Pᵀv‖ / ‖v‖), nats, for a cotangent v of shape `(n,)`.
 
-        This is what backpropagation multiplies the gradient v at the last state by on its way to
-        the first.
+        Backpropagation multiplies the norm of a gradient v at the last state by ‖Pᵀv‖ / ‖v‖ on its
+        way to the first.
         """
         cotangent = jnp.asarray(cotangent)
         check_shape("cotangent", cotangent.shape, (self.left.shape[-1],), "the ravelled state")
@@ -113,15 +113,15 @@ class JacobianProduct(NamedTuple):
     def log_growth_through(self, rows: Float[Array, "m n"]) -> Float[Array, ""]:
         """Return log(‖R P‖_F / ‖R‖_F), nats, for rows R of shape `(m, n)`.
 
-        With R = ∂output/∂state at the last state, it is the growth of a random gradient of what the
-        output shows, root mean square. Directions of the state that no output shows do not count.
+        With R = ∂output/∂state at the last state, it is the root mean square growth of a random
+        gradient of the output. Directions of the state that no output shows do not count.
         """
         rows = jnp.asarray(rows)
         check_shape("rows", rows.shape, ("m", self.left.shape[-1]), "in the ravelled state")
         return log_growth_through_of(rows, self.left[0], self.log_scale[0], self.right[0])
 
     def log_growth_through_error(self, rows: Float[Array, "m n"]) -> Float[Array, ""]:
-        """Estimate the error of `log_growth_through`, nats; NaN without further passes."""
+        """Estimate the error of `log_growth_through`, nats, NaN without further passes."""
         if self.log_scale.shape[0] == 1:
             return jnp.full((), jnp.nan, self.log_scale.dtype)
         growths = jax.vmap(partial(log_growth_through_of, rows))(
@@ -138,12 +138,12 @@ class JacobianProduct(NamedTuple):
 
     @property
     def log_error(self) -> Float[Array, ""]:
-        """Estimated largest error of a log singular value, nats; NaN without further passes.
+        """Estimated largest error of a log singular value, nats, NaN without further passes.
 
-        Five times the largest disagreement of the passes, and never less than rounding explains.
-        Infinite where a direction was lost. Over the 500 products of `tests/product_zoo.py`, whole
-        and composed of halves, in float64 and float32, the largest error is at most ten times this
-        where this is below 1e-2, and this is above 1e-2 where the error is above 0.1.
+        It is five times the largest difference of the passes, never less than rounding explains,
+        and infinite where a direction was lost or underflowed. In tests on the 500 products of
+        `tests/product_zoo.py`, whole and composed of halves, in float64 and float32, an estimate
+        below 1e-2 is at least a tenth of the error. Errors above 0.1 have estimates above 1e-2.
         """
         if self.log_scale.shape[0] == 1:
             return jnp.full((), jnp.nan, self.log_scale.dtype)
@@ -151,7 +151,7 @@ class JacobianProduct(NamedTuple):
 
     @property
     def log_growth_error(self) -> Float[Array, ""]:
-        """Estimated error of `log_rms_growth` and `log_norm`, nats; NaN without further passes.
+        """Estimated error of `log_rms_growth` and `log_norm`, nats, NaN without further passes.
 
         The small singular values of a product may have lost their digits while its growth has not.
         """
@@ -160,7 +160,7 @@ class JacobianProduct(NamedTuple):
         return _log_growth_error(self)
 
     def __matmul__(self, earlier: "JacobianProduct") -> "JacobianProduct":  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Compose `later @ earlier`: the product over both stretches of time."""
+        """Compose `later @ earlier`, the product over both stretches of time."""
         if not isinstance(earlier, JacobianProduct):
             return NotImplemented
         if self.left.shape[-1] != earlier.left.shape[-1]:
@@ -178,30 +178,29 @@ def jacobian_product(
     estimate_error: bool = True,
     frame: Float[Array, "n n"] | None = None,
 ) -> JacobianProduct:
-    """Multiply the Jacobians of all steps along a trajectory, streaming.
+    """Multiply the Jacobians of all steps along a trajectory, one step after the other.
 
     One factorisation per step keeps the factored form, as `factored_form.extend` says.
 
     Args:
         recurrence: the system.
         carry: initial carry, without batch axis.
-        xs: one sequence, `(time, ...)`; None for a system without input.
+        xs: one sequence, `(time, ...)`, or None for a system without input.
         num_steps: number of steps T where `xs` is None.
         estimate_error: make two more passes, for `log_error`, which triple the cost.
-        frame: starting frame Q₀, orthogonal `(n, n)`. The identity by default, which keeps exact
-            zeros and weak couplings as they are; any other one mixes all directions at the start.
+        frame: starting frame Q₀, orthogonal, `(n, n)`. By default it is the identity, which keeps
+            exact zeros and weak couplings. Any other one mixes all directions at the start.
 
     Returns:
         The product. T = 0 gives the identity.
 
     Raises:
-        ValueError: shapes, structures or time axes that do not fit, or values that are not finite.
-        TypeError: float dtypes that differ.
+        ValueError: structures, shapes, time axes or a frame that do not fit, or values not finite.
+        TypeError: float dtypes that differ, or a step that computes in fewer bits than its state.
 
-    Cost: per step one Jacobian, and two matrix products and a factorisation of size n for each
-    pass; memory O(n²), whatever T is. Works under `jit` and `vmap`; reverse-mode `grad`
-    stores O(T n²). Derivatives hold a lost direction at zero: what would revive it counts for
-    nothing.
+    Cost: each step takes one Jacobian, and two matrix products and a factorisation of size n for
+    each pass. Memory is O(n²) for any T. It works under `jit`, `vmap` and `grad`, where reverse
+    mode stores O(T n²). Derivatives treat a lost direction as lost for good.
 
     References:
         J. Oliveira and D. E. Stewart, "Exponential splittings of products of matrices and
@@ -234,16 +233,16 @@ def product_of(
     """Multiply given matrices: `jacobians[T-1] @ ... @ jacobians[0]`.
 
     Args:
-        jacobians: shape `(T, n, n)`, rows are outputs, earliest first.
+        jacobians: shape `(T, n, n)`, rows as outputs, earliest first.
         estimate_error: make two more passes, for `log_error`, which triple the cost.
-        frame: starting frame Q₀, orthogonal `(n, n)`. The identity by default, which keeps exact
-            zeros and weak couplings as they are; any other one mixes all directions at the start.
+        frame: starting frame Q₀, orthogonal, `(n, n)`. By default it is the identity, which keeps
+            exact zeros and weak couplings. Any other one mixes all directions at the start.
 
     Returns:
         The product, as `jacobian_product` returns it.
 
     Raises:
-        ValueError: not of shape `(T, n, n)`, or values that are not finite.
+        ValueError: not of shape `(T, n, n)`, values not finite, or a frame that does not fit.
         TypeError: not real floating-point numbers.
 
     Example:
@@ -264,7 +263,7 @@ def warn_of_cost(
 ) -> None:
     """Warn before exact products that will take more than a minute, and name a lighter way.
 
-    The estimate is for two CPU cores. Other devices were not measured, and there is no warning.
+    The estimate is for two CPU cores. Other devices were not measured, so they give no warning.
     """
     if jax.default_backend() != "cpu":
         return
@@ -362,7 +361,7 @@ def _log_singular_values(log_scale, right):
 def _log_error(product):
     values = jax.vmap(_log_singular_values)(product.log_scale, product.right)
     n, dtype = product.log_scale.shape[1], product.log_scale.dtype
-    # Each step rounds each direction, with errors that add up like a random walk.
+    # Each step rounds each direction, and these errors add up like a random walk.
     finite = jnp.where(jnp.isneginf(values), 0, values)
     steps = n * jnp.sqrt(1 + product.num_steps.astype(dtype))
     rounding = jnp.finfo(dtype).eps * jnp.maximum(steps, jnp.max(jnp.abs(finite)))
@@ -380,7 +379,7 @@ def _log_growth_error(product):
 
 
 def _disagreement(values):
-    """Return largest minus smallest of the passes; 0 where all say −inf, as for exact zeros."""
+    """Return largest minus smallest of the passes, 0 where all are −inf, as for exact zeros."""
     highest, lowest = jnp.max(values, axis=0), jnp.min(values, axis=0)
     return jnp.where(jnp.isneginf(highest), 0, highest - lowest)
 

@@ -1,4 +1,4 @@
-"""What training showed: a network learned, stayed stuck or diverged, from its record alone."""
+"""What training showed: from its record alone, a network learned, stayed stuck or diverged."""
 
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -18,7 +18,7 @@ class Outcome(IntEnum):
 
 @runtime_checkable
 class TrainingRecord(Protocol):
-    """The part of a training history that an observation reads: see `training.TrainingHistory`."""
+    """The part of a training history (`training.TrainingHistory`) that an observation reads."""
 
     @property
     def loss(self) -> Any:
@@ -42,7 +42,7 @@ class Observation(NamedTuple):
 
     Attributes:
         outcome: LEARNED, STUCK or DIVERGED.
-        skill: held-out skill at the end, dimensionless: 0 is the trivial baseline and 1 perfect.
+        skill: held-out skill at the end, dimensionless, from 1 (perfect) to 0 (baseline) or less.
         reason: one line for people.
     """
 
@@ -51,7 +51,7 @@ class Observation(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Describe the observation in one line."""
         return f"{self.outcome.name.lower()}: {self.reason}"
 
 
@@ -60,17 +60,17 @@ def observe_regime(
 ) -> Observation:
     """Say from the record of training alone whether a network learned, and if not, how it failed.
 
-    Learned: the held-out skill at the end is at least `learned_above`. Diverged: it did not learn,
-    and the loss or the updates became non-finite, or the median loss of the last tenth of the
-    updates exceeds `diverged_above` times that of the trivial baseline. Stuck: neither.
+    It diverged if a loss, an update or the skill is not finite. Otherwise it learned if the
+    held-out skill at the end is at least `learned_above`. If not, it diverged if the median loss of
+    the last tenth of updates exceeds `diverged_above` times the baseline's, and else it is stuck.
 
     Args:
-        history: a record of training, `training.TrainingHistory`, of one network.
+        history: a record of training of one network, such as `training.TrainingHistory`.
         learned_above: smallest skill that counts as learned, between 0 and 1.
         diverged_above: factor over the baseline's loss, above 1.
 
     Returns:
-        The observation, on the host.
+        The observation, as numbers on the host.
 
     Raises:
         ValueError: criteria out of range, or a record of several networks or of no update.

@@ -1,7 +1,7 @@
 """How well predicted regimes agree with what training showed, and whether simple rules do as well.
 
-The headline is binary: a network predicted STABLE is predicted to learn. Networks that share a
-gain are not independent, so intervals come from a bootstrap over groups (gains), not networks.
+The main prediction is binary, and it says that a network predicted STABLE learns. Networks with the
+same gain are not independent, so intervals come from a bootstrap over groups (gains).
 """
 
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ class Score(NamedTuple):
     Attributes:
         balanced_accuracy: mean of the fractions right among networks that learned and among those
             that did not. It is NaN if one of the two never occurs.
-        interval: `(2,)`, of `balanced_accuracy`, over groups drawn again with replacement.
+        interval: lower and upper limit of `balanced_accuracy`, over groups drawn with replacement.
         accuracy: fraction right.
-        num_networks: networks scored.
+        num_networks: number of networks scored.
     """
 
     balanced_accuracy: float
@@ -35,7 +35,7 @@ class Score(NamedTuple):
     num_networks: int
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Describe the score in one line."""
         low, high = self.interval
         return (
             f"balanced accuracy {self.balanced_accuracy:.3f} [{low:.3f}, {high:.3f}], "
@@ -47,13 +47,13 @@ class Agreement(NamedTuple):
     """Predicted regimes against observed outcomes.
 
     Attributes:
-        confusion: counts `(3, 3)`: rows VANISHING, STABLE, EXPLODING as predicted, columns STUCK,
-            LEARNED, DIVERGED as observed.
-        prediction: score of the predicted regimes, all networks.
+        confusion: counts `(3, 3)`, with rows VANISHING, STABLE, EXPLODING as predicted, and columns
+            STUCK, LEARNED, DIVERGED as observed.
+        prediction: score of the predicted regimes, on all networks.
         decided: the same for predictions that were not borderline.
-        rules: score of each simple rule on the same networks.
-        margins: for each rule (difference of balanced accuracies, prediction minus rule, and its
-            interval from the same resamples).
+        rules: score of each simple rule, on all networks.
+        margins: for each rule, the difference of balanced accuracies, prediction minus rule, and
+            its interval from the same resamples.
         disagreements: indices of the networks where prediction and training disagree.
         missing: names of predicted regimes and observed outcomes that never occur.
         level: coverage of all intervals.
@@ -105,9 +105,9 @@ def score_regimes(
         groups: equal for networks that are not independent of each other, such as those of one
             cell and gain.
         borderline: predictions that are not decided.
-        rules: what simple rules say of each network, as True or False. Each is read in whichever
-            sense scores better (True means "learns", or "does not"): the benefit of the doubt. The
-            rule "majority class" is always added.
+        rules: what simple rules say of each network, as True or False. True means "learns" or "does
+            not", whichever scores better, so each rule has the benefit of the doubt. The rule
+            "majority class" is always added.
         key: a `jax.random.key` for the bootstrap.
         num_resamples: number of bootstrap resamples.
         level: coverage of the intervals, between 0 and 1.
@@ -118,7 +118,7 @@ def score_regimes(
 
     Raises:
         ValueError: no networks, arrays of different lengths, codes or options out of range.
-        TypeError: a rule that is not boolean.
+        TypeError: rules that are not boolean.
 
     References:
         K. H. Brodersen, C. S. Ong, K. E. Stephan and J. M. Buhmann, "The balanced accuracy and its
@@ -201,7 +201,7 @@ def score_regimes(
 
 
 def balanced_accuracy(claims: np.ndarray, learned: np.ndarray) -> float:
-    """Return the mean of the fractions right among True and False, NaN if either is absent."""
+    """Return the mean of the fractions right among True and among False, NaN if one is absent."""
     if learned.all() or not learned.any():
         return float("nan")
     return float((claims[learned].mean() + (~claims[~learned]).mean()) / 2)
