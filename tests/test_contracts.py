@@ -219,6 +219,10 @@ FUNCTIONS = {
         ),
         lambda _: {"log_growth": (2, 2, 2)},
     ),
+    "backward_profile": Function(
+        partial(jrnn.backward_profile, key=jax.random.key(0), num_probes=2),
+        lambda _: {"log_growth": (NUM_STEPS,), "rounding_error": (NUM_STEPS,)},
+    ),
     "largest_exponent": Function(partial(jrnn.largest_exponent, num_warmup=1), lambda _: ()),
     "predict_regime": Function(
         regime,
@@ -226,6 +230,8 @@ FUNCTIONS = {
             "log_growth": (2,),
             "log_growth_of_output": (2,),
             "interval": (2,),
+            "profile": (2, NUM_STEPS),
+            "peak": (2,),
             "exponent": (),
         },
         {"dense_chain"},

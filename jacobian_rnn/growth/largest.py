@@ -1,5 +1,6 @@
 """The largest Lyapunov exponent, from one tangent vector."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -10,7 +11,7 @@ from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_precision, check_warmup
 from jacobian_rnn.jacobians.system import System, bind
 from jacobian_rnn.jacobians.time_loop import along
-from jacobian_rnn.linalg.frames import generic_frames
+from jacobian_rnn.linalg.frames import generic_columns
 from jacobian_rnn.linalg.graded_svd import scaled_norm
 
 
@@ -71,7 +72,13 @@ def _largest_exponent(system, num_warmup):
 
 def exponent_along(system: System, num_warmup: int) -> Float[Array, ""]:
     """Measure the largest exponent along all steps of a system."""
-    generic = jnp.asarray(generic_frames(system.num_states)[0, :, 0], system.state.dtype)
+    visit, start = tangent_visit(system, num_warmup)
+    return exponent_of(along(system, visit, start)[2], num_warmup)
+
+
+def tangent_visit(system: System, num_warmup: int) -> tuple[Callable, Float[Array, " n"]]:
+    """Return the visit that pushes one tangent vector, and the vector to start from."""
+    generic = jnp.asarray(generic_columns(system.num_states, 1)[:, 0], system.state.dtype)
 
     def visit(tangent, now):
         new, tangents = system.push(now.state, tangent[None], now.x)
@@ -79,7 +86,14 @@ def exponent_along(system: System, num_warmup: int) -> Float[Array, ""]:
         tangent = jnp.where((norm == 0) & (now.number < num_warmup), generic, tangent)
         return new, tangent, (norm, jnp.max(jnp.abs(new)))
 
-    _, _, (norms, largest) = along(system, visit, generic)
+    return visit, generic
+
+
+def exponent_of(
+    records: tuple[Float[Array, " steps"], Float[Array, " steps"]], num_warmup: int
+) -> Float[Array, ""]:
+    """Return the largest exponent from what `tangent_visit` recorded."""
+    norms, largest = records
     finite = jnp.all(jnp.isfinite(norms)) & jnp.all(jnp.isfinite(largest))
     return jnp.where(finite, jnp.mean(log_norms(norms[num_warmup:])), jnp.nan)
 

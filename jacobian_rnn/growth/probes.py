@@ -17,7 +17,7 @@ from jacobian_rnn.jacobians.system import System
 from jacobian_rnn.jacobians.time_loop import back_along
 from jacobian_rnn.linalg.frames import positive_qr
 from jacobian_rnn.linalg.graded_svd import matmul, row_norms, scaled_norm
-from jacobian_rnn.linalg.rounding import CAUTION, rounding_factors
+from jacobian_rnn.linalg.rounding import CAUTION, compensated_sum, rounding_factors
 
 
 class Probes(NamedTuple):
@@ -85,23 +85,26 @@ def pull_probes(
         slices.append(slice(first, first + len(group.rows)))
         first += len(group.rows)
 
-    def measure(rows, logs):
+    def measure(rows, logs, rounding):
+        logs = logs + rounding
         said = [_mean_square(rows[of_group], logs[of_group]) for of_group in slices]
         return said, _disagreement(rows, logs, num_repeated)
 
     def visit(carried, now):
-        rows, logs = carried
+        rows, *logs = carried
         factors = rounding_factors(now.number, (num_repeated, rows.shape[1]), dtype)
         perturbed = jnp.concatenate([rows[:-num_repeated], rows[-num_repeated:] * factors])
         pulled, growth = _normalize_rows(system.pull(now.state, perturbed, now.x))
         is_before = now.number < end
         rows = jnp.where(is_before, pulled, rows)
-        logs = jnp.where(is_before, logs + growth, logs)
-        return (rows, logs), measure(rows, logs)
+        logs = compensated_sum(*logs, jnp.where(is_before, growth, 0))
+        return (rows, *logs), measure(rows, *logs)
 
-    start = _normalize_rows(jnp.concatenate(rows))
+    rows, logs = _normalize_rows(jnp.concatenate(rows))
+    start = rows, logs, jnp.zeros_like(logs)
     _, (said, disagreement) = back_along(system, visit, start, states=states)
-    steps = end - jnp.arange(1, num_steps + 1, dtype=jnp.int32)
+    numbers = jnp.arange(num_steps, dtype=jnp.int32)
+    steps = end - 1 - numbers
 
     def by_lag(values):
         return jnp.where(steps >= 0, values[jnp.maximum(steps, 0)], jnp.nan)
@@ -112,9 +115,8 @@ def pull_probes(
     ):
         error = _sampling_error(concentration, *group.rows.shape[:1], group.num_directions)
         growths.append(ProbeGrowth(by_lag(log_mean) - log_start, by_lag(error)))
-    broken = jnp.isnan(said[0][0])
-    step = jnp.where(jnp.any(broken), num_steps - 1 - jnp.argmax(broken[::-1]), -1)
-    return growths, CAUTION * by_lag(disagreement), step.astype(jnp.int32)
+    broken = jnp.max(jnp.where(jnp.isnan(said[0][0]), numbers, -1), initial=-1)
+    return growths, CAUTION * by_lag(disagreement), broken
 
 
 def _normalize_rows(rows):
@@ -153,23 +155,33 @@ def _disagreement(rows, logs, num_repeated):
 
 
 def _sampling_error(concentration, num_probes, num_directions):
-    """Return the standard error of the log of a mean of squares, nats.
+    """Return the standard error of ½ log of a mean square, nats.
 
-    With A = P Pᵀ and k orthonormal probes V out of d directions, E (tr V A Vᵀ)² = x (tr A)² +
+    With A = P Pᵀ, k orthonormal probes V out of d directions have E (tr V A Vᵀ)² = x (tr A)² +
     2 y tr A² and E ‖V A Vᵀ‖² = y (tr A)² + (x + y) tr A², x and y the moments of a random
-    projection. They give tr A² / (tr A)², and with it the variance of the mean. A sum of squares of
-    that variance is taken for a χ² one, whose logarithm has a known mean and variance.
+    projection. The two tell how much one direction carries: `share` is 0 where all carry as much,
+    and 1 where one carries all. The mean square is taken for a beta variable of the same mean and
+    variance, which it is where one direction carries all.
     """
     k, d = num_probes, num_directions
     if d is None or k == d:
         return jnp.where(jnp.isnan(concentration), jnp.nan, jnp.zeros_like(concentration))
     y = k * (d - k) / (d * (d + 2) * (d - 1))
     x = (k - y * d * (d + 1)) / d
-    # One probe says nothing of others: the worst case is that only one direction counts.
-    ratio = jnp.ones_like(concentration)
+    share = jnp.ones_like(concentration)  # which one probe cannot know
     if k > 1:
         ratio = (x * concentration - y) / (x + y - 2 * y * concentration)
-        ratio = jnp.clip(ratio, 1 / d, 1)
-    variance = 2 * (d - k) / (k * (d - 1) * (d + 2)) * (d * ratio - 1)
-    bias = variance / 2 + variance**2 / 12
-    return jnp.sqrt(variance + variance**2 / 2 + variance**3 / 6 + bias**2) / 2
+        share = jnp.clip((d * ratio - 1) / (d - 1), jnp.finfo(concentration.dtype).eps, 1)
+    # The probes that miss a direction do not see its share: what is typical of such misses is
+    # added, so that three errors hold 97 to 100 of 100 drawn estimates, whatever the spectrum.
+    share = jnp.minimum(share + jnp.sqrt(share) / 4, 1)
+    total = (d / 2 + 1) / share - 1
+    own = k / d * total
+    variance = _trigamma(own) - _trigamma(total)
+    bias = 1 / (2 * own) + 1 / (12 * own**2) - 1 / (2 * total) - 1 / (12 * total**2)
+    return jnp.sqrt(variance + bias**2) / 2
+
+
+def _trigamma(z):
+    """Return the variance of the log of a Γ(z) variable, good to 0.01 from z = 1 on."""
+    return 1 / z + 1 / (2 * z**2) + 1 / (6 * z**3)

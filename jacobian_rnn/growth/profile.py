@@ -49,7 +49,7 @@ def backward_profile(
     *,
     key: Array | None = None,
     num_probes: int = 8,
-    cotangents: Float[Array, "k n"] | None = None,
+    cotangents: Float[Array, "*k n"] | None = None,
     num_steps: int | None = None,
 ) -> BackwardProfile:
     """Measure how a gradient at the last state grows on its way back, at every lag.
@@ -129,18 +129,20 @@ def _given_profile(system, cotangents):
 
 def _profile_of(system, probes):
     refuse_coarse_step(system)
-    states, _, num_finite = run(system)
-    (growth,), rounding_error, broken = pull_probes(system, [probes], states=states)
+    forward = run(system)
+    (growth,), rounding_error, broken = pull_probes(system, [probes], states=forward.states)
     # Nothing is known of a gradient that starts from a state that is not finite.
-    overflowed = num_finite < system.num_steps
+    overflowed = forward.num_finite < system.num_steps
     log_growth = jnp.where(overflowed, jnp.nan, growth.log_growth)
-    gone = jnp.isneginf(log_growth)
+    lags = jnp.arange(1, system.num_steps + 1, dtype=jnp.int32)
+    never = jnp.iinfo(jnp.int32).max
+    zero = jnp.min(jnp.where(jnp.isneginf(log_growth), lags, never), initial=never)
     return BackwardProfile(
         log_growth,
         growth.sampling_error,
         rounding_error,
-        jnp.where(jnp.any(gone), jnp.argmax(gone) + 1, -1).astype(jnp.int32),
-        jnp.where(overflowed, num_finite, broken),
+        jnp.where(zero == never, -1, zero),
+        jnp.where(overflowed, forward.num_finite, broken),
     )
 
 

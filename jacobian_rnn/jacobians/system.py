@@ -13,7 +13,13 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from jacobian_rnn.cells.recurrence import Recurrence, check_recurrence, has_batch_axis
+from jacobian_rnn.cells.recurrence import (
+    Recurrence,
+    check_recurrence,
+    has_batch_axis,
+    last_array,
+    whole_carry,
+)
 from jacobian_rnn.checks import check_count, check_finite, list_shapes, refuse
 from jacobian_rnn.jacobians.traced_steps import derivative_of, has_forward_mode, pull_back
 from jacobian_rnn.linalg.graded_svd import matmul
@@ -116,6 +122,13 @@ class System:
         if self.has_parts:
             return self.parts(state, x).log_abs_det()
         return jnp.linalg.slogdet(self.jacobian(state, x))[1]
+
+    @property
+    def shows_all(self) -> bool:
+        """Whether the output is the state itself."""
+        of_state = self.recurrence.output in (last_array, whole_carry)
+        size = jax.eval_shape(self.output, jax.ShapeDtypeStruct(self.state.shape, self.state.dtype))
+        return of_state and size.shape == self.state.shape
 
     def output(self, state: Float[Array, " n"]) -> Float[Array, " outputs"]:
         """Return what the recurrence shows of a state, ravelled."""

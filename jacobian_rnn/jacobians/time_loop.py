@@ -72,33 +72,42 @@ def states_of(system: System) -> Float[Array, "steps_plus_1 n"]:
 
 
 class Run(NamedTuple):
-    """A run of a system.
+    """What `run` saw.
 
     Attributes:
         states: before every step, `(T, n)`; None where there are too many to be stored.
-        last: the last state that is finite, `(n,)`.
-        num_finite: number of steps to it, int32 scalar; T if all states are finite.
+        last: the last state before one that is not finite, `(n,)`.
+        num_finite: number of steps to `last`, int32 scalar; T if all states are finite.
+        records: what the visit recorded, one for each step.
     """
 
     states: Float[Array, "steps n"] | None
     last: Float[Array, " n"]
     num_finite: Int[Array, ""]
+    records: Any
 
 
-def run(system: System, *, most_stored: int = MOST_STORED_STATES) -> Run:
-    """Take all steps of a system, to see how far its states are finite."""
-    stores = system.num_steps <= most_stored
+def run(
+    system: System,
+    visit: Callable[[Any, Moment], tuple[Array, Any, Any]] | None = None,
+    start: Any = None,
+    *,
+    most_stored: int = MOST_STORED_STATES,
+) -> Run:
+    """Take all steps of a system as `along` does, and see how far its states are finite."""
+    visit = visit or (lambda _, now: (system.step(now.state, now.x), None, None))
 
-    def visit(carried, now):
-        last, num_finite = carried
-        new = system.step(now.state, now.x)
+    def watch(carried, now):
+        last, num_finite, carried = carried
+        new, carried, record = visit(carried, now)
         goes_on = (num_finite == now.number) & jnp.all(jnp.isfinite(new))
         last = jnp.where(goes_on, new, last)
-        return new, (last, num_finite + goes_on), now.state if stores else None
+        stored = now.state if system.num_steps <= most_stored else None
+        return new, (last, num_finite + goes_on.astype(jnp.int32), carried), (stored, record)
 
-    start = (system.state, jnp.int32(0))
-    _, (last, num_finite), states = along(system, visit, start)
-    return Run(states, last, num_finite)
+    _, carried, (states, records) = along(system, watch, (system.state, jnp.int32(0), start))
+    last, num_finite, _ = carried
+    return Run(states, last, num_finite, records)
 
 
 def back_along(

@@ -25,6 +25,7 @@ from jacobian_rnn.linalg.graded_svd import (
     row_norms,
     scaled_norm,
 )
+from jacobian_rnn.linalg.rounding import compensated_sum
 
 
 class FactoredForm(NamedTuple):
@@ -96,7 +97,7 @@ def extend(form: FactoredForm, jacobian: Float[Array, "n n"]) -> tuple[FactoredF
     # A row without a pivot is dropped, and so are its entries for the columns that live on behind.
     survivors = jnp.cumsum((alive & ~gone)[::-1])[::-1]
     lost = jnp.any(gone & alive & ((pivots > 0) | (survivors > 0)))
-    log_scale, rounding = _compensated_sum(before, form.rounding[order], log_pivots)
+    log_scale, rounding = compensated_sum(before, form.rounding[order], log_pivots)
     # In units of its column, no entry under- or overflows.
     r = r / jnp.where(column_sizes > 0, column_sizes, 1)[None]
     right, right_cut = absorb(r, reached[order], log_scale, form.right[order])
@@ -279,10 +280,3 @@ def log_growth_through_of(
     scaled = components / jnp.where(sizes > 0, sizes, 1)[None] * flushed_exp(reached - shift)[None]
     norm = scaled_norm(matmul(scaled, right))
     return shift + jnp.log(norm) - jnp.log(scaled_norm(rows))
-
-
-def _compensated_sum(total, rounding, term):
-    """Add a term to a sum and keep what rounding loses (Neumaier 1974), where −inf stays −inf."""
-    new = total + term
-    lost = jnp.where(jnp.abs(total) >= jnp.abs(term), (total - new) + term, (term - new) + total)
-    return new, jnp.where(jnp.isfinite(new), rounding + lost, 0)

@@ -238,12 +238,14 @@ def _inverse(permutation):
 
 
 @functools.lru_cache(maxsize=32)
-def generic_frames(n: int) -> np.ndarray:
-    """Return two fixed generic orthogonal matrices, `(2, n, n)`, float64.
+def generic_columns(n: int, k: int, draw: int = 0) -> np.ndarray:
+    """Return k fixed generic orthonormal columns, `(n, k)`, float64; others for another `draw`.
 
-    They are the Q factors of standard normal matrices from numpy's PCG64 generator with seed n.
+    They are the Q factor of standard normal columns from numpy's PCG64 generator with the seed
+    (n, draw). The first columns do not depend on k.
     """
-    return np.linalg.qr(np.random.Generator(np.random.PCG64(n)).standard_normal((2, n, n)))[0]
+    normal = np.random.Generator(np.random.PCG64((n, draw))).standard_normal((k, n)).T
+    return np.linalg.qr(normal)[0]
 
 
 def check_frame(

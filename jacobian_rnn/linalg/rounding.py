@@ -1,4 +1,4 @@
-"""Last digits changed at random: what a computation makes of rounding is measured, not bounded."""
+"""Rounding: measured where it matters by changing last digits at random, and kept in long sums."""
 
 import math
 
@@ -25,3 +25,15 @@ def rounding_factors(
     noise = (bits ^ (bits >> 16)).astype(jnp.float32) * 2.0**-31 - 1
     amplitude = PERTURBATION * jnp.finfo(dtype).eps
     return 1 + amplitude * noise.reshape(shape).astype(dtype)
+
+
+def compensated_sum(
+    total: Float[Array, " n"], rounding: Float[Array, " n"], term: Float[Array, " n"]
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """Add a term to a sum, and what rounding loses to `rounding` (Neumaier 1974).
+
+    The sum of both is the result. −inf stays −inf.
+    """
+    new = total + term
+    lost = jnp.where(jnp.abs(total) >= jnp.abs(term), (total - new) + term, (term - new) + total)
+    return new, jnp.where(jnp.isfinite(new), rounding + lost, 0)

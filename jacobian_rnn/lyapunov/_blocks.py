@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import PyTree
 
 from jacobian_rnn.linalg.batch_means import add_block, widen
-from jacobian_rnn.linalg.frames import Factorization, generic_frames, orthonormal_qr
+from jacobian_rnn.linalg.frames import Factorization, generic_columns, orthonormal_qr
 from jacobian_rnn.lyapunov._block import Block, take_block, take_block_adaptively
 from jacobian_rnn.lyapunov._interval import Tangents
 from jacobian_rnn.lyapunov._run import TangentRun
@@ -106,6 +106,6 @@ def _replace_lost(run: TangentRun) -> TangentRun:
     n, k = run.frame.shape
     left_first = jnp.argsort(~run.alive)
     # This is not the frame that a run starts from, because columns of that one may be left.
-    generic = jnp.asarray(generic_frames(n)[1, :, :k], run.frame.dtype)
+    generic = jnp.asarray(generic_columns(n, k, 1), run.frame.dtype)
     frame = jnp.where(run.alive[left_first], run.frame[:, left_first], generic)
     return run._replace(frame=orthonormal_qr(frame)[0], alive=jnp.ones_like(run.alive))

@@ -20,7 +20,7 @@ from jacobian_rnn.checks import (
 from jacobian_rnn.jacobians.system import bind
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.linalg.batch_means import running_means, time_average
-from jacobian_rnn.linalg.frames import Factorization, check_frame, generic_frames
+from jacobian_rnn.linalg.frames import Factorization, check_frame, generic_columns
 from jacobian_rnn.linalg.graded_svd import matmul
 from jacobian_rnn.lyapunov._blocks import advance
 from jacobian_rnn.lyapunov._interval import Tangents
@@ -260,7 +260,7 @@ def _starting_frame(n, num_exponents, dtype, frame):
     k = n if num_exponents is None else num_exponents
     check_count("num_exponents", k, least=1, most=n, advice="n is the size of the state")
     if frame is None:
-        return jnp.asarray(generic_frames(n)[0, :, :k], dtype)
+        return jnp.asarray(generic_columns(n, int(k)), dtype)
     return check_frame(frame, (n, int(k)), dtype)
 
 

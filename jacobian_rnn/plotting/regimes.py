@@ -18,8 +18,9 @@ from jacobian_rnn.plotting.marks import (
     mark_edge,
 )
 from jacobian_rnn.regimes.observation import Outcome
-from jacobian_rnn.regimes.prediction import THRESHOLDS, Regime, RegimePrediction, Thresholds
+from jacobian_rnn.regimes.prediction import RegimePrediction
 from jacobian_rnn.regimes.score import Agreement
+from jacobian_rnn.regimes.thresholds import THRESHOLDS, Regime, Thresholds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

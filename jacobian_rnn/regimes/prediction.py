@@ -6,23 +6,27 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jacobian_rnn.cells.padding import align_ends, check_lengths, with_padding
 from jacobian_rnn.cells.recurrence import Recurrence, check_recurrence
-from jacobian_rnn.checks import check_count, check_finite, check_warmup, refuse
-from jacobian_rnn.growth.largest import exponent_along
+from jacobian_rnn.checks import check_choice, check_count, check_finite, check_warmup, refuse
+from jacobian_rnn.growth.largest import exponent_of, tangent_visit
+from jacobian_rnn.growth.probes import Probes, pull_probes, random_probes
 from jacobian_rnn.jacobians.system import System, bind
-from jacobian_rnn.jacobians.time_loop import states_of
-from jacobian_rnn.jacobians.traced_steps import derivative_of
+from jacobian_rnn.jacobians.time_loop import run
+from jacobian_rnn.jacobians.traced_steps import derivative_of, refuse_coarse_step
 from jacobian_rnn.products.product import identity_frames, product_along, warn_of_cost
-from jacobian_rnn.regimes.thresholds import THRESHOLDS, Regime, Thresholds
+from jacobian_rnn.regimes._report import report
+from jacobian_rnn.regimes.quantiles import quantile
+from jacobian_rnn.regimes.thresholds import THRESHOLDS, Thresholds
+
+Method = Literal["probes", "exact"]
 
 LOST_DIGITS = 1e-2  # nats: a log growth with a larger error has lost its digits
 
@@ -30,20 +34,32 @@ LOST_DIGITS = 1e-2  # nats: a log growth with a larger error has lost its digits
 class RegimePrediction(NamedTuple):
     """What the Jacobians of an untrained network say about its gradients.
 
+    B is the number of sequences and T their length. A growth is a root mean square over all
+    directions of a gradient.
+
     Attributes:
         regime: int32 scalar, a value of `Regime`: the median `log_growth_of_output` against the
             thresholds.
-        log_growth: nats, `(B,)`: log root-mean-square growth of a gradient of the whole carry over
-            the last `horizon` steps, one per sequence; NaN where its digits are lost to rounding.
+        log_growth: nats, `(B,)`: of a gradient of the whole carry over the last `horizon` steps.
+            It is NaN where its digits are lost to rounding.
         log_growth_of_output: the same of a gradient of what `Recurrence.output` shows. The regime
             follows it, since a loss sees no more of the carry.
         interval: nats, `(2,)`: the central 90 % of `log_growth_of_output` over sequences.
         borderline: bool scalar: the interval holds a threshold, or digits are lost for a sequence.
         exponent: nats per step, scalar: λ₁, the mean over sequences whose states are finite.
-        standard_error: nats per step, scalar: of `exponent`, over sequences; NaN where there is
-            none, as for an exponent of −inf.
-        log_growth_error: nats, `(B,)`: numerical error of both log growths, from three passes.
-        undetermined: bool scalar: no sequence has a log growth; `regime` then says nothing.
+        standard_error: nats per step, scalar: of `exponent`, over sequences. It is NaN where there
+            is none, as for an exponent of −inf.
+        profile: nats, `(B, T)`: growth of a gradient of the whole carry at every lag, `[lag − 1]`.
+            It is NaN where digits are lost, and before the beginning of a padded sequence. In a
+            sequence that stops being finite, lags count from the last finite state.
+        peak: nats, `(B,)`: the largest growth at any lag.
+        peak_lag: the lag of the peak, int32 `(B,)`, −1 where no growth is known.
+        sampling_error: nats, `(B,)`: standard error of the log growths, because only some
+            directions were drawn. Zero for the exact method.
+        log_growth_error: nats, `(B,)`: estimated numerical error of the log growths.
+        log_singular_values: nats, `(B, n)`, descending: of the product over the horizon. None
+            unless the method is exact.
+        undetermined: bool scalar: no sequence has a log growth. `regime` then says nothing.
         first_nonfinite_step: `(B,)`: first step of the sequence whose new state or Jacobian held
             NaN or inf, −1 if none. The log growth is then that of at most `horizon` steps before,
             if they explode already, and NaN if not.
@@ -58,7 +74,12 @@ class RegimePrediction(NamedTuple):
     borderline: Bool[Array, ""]
     exponent: Float[Array, ""]
     standard_error: Float[Array, ""]
+    profile: Float[Array, "sequences steps"]
+    peak: Float[Array, " sequences"]
+    peak_lag: Int[Array, " sequences"]
+    sampling_error: Float[Array, " sequences"]
     log_growth_error: Float[Array, " sequences"]
+    log_singular_values: Float[Array, "sequences n"] | None
     undetermined: Bool[Array, ""]
     first_nonfinite_step: Int[Array, " sequences"]
     horizon: Int[Array, ""]
@@ -70,63 +91,7 @@ class RegimePrediction(NamedTuple):
             return (
                 f"{self.regime.size} predictions: index one, or jax.tree.map(lambda a: a[i], ...)"
             )
-        return "\n".join(_report(self))
-
-
-def _report(prediction):
-    steps, growths = int(prediction.horizon), np.asarray(prediction.log_growth_of_output, float)
-    broken = np.asarray(prediction.first_nonfinite_step)
-    num, num_broken = growths.size, int(np.sum(broken >= 0))
-    if bool(prediction.undetermined) and num_broken:
-        yield (
-            f"undetermined: the state or its Jacobian stops being finite, first at step "
-            f"{broken[broken >= 0].min()}, in {num_broken} of {num} sequences"
-        )
-        return
-    if bool(prediction.undetermined):
-        yield (
-            f"undetermined: over {steps} steps growth and decay cancel, and rounding has taken "
-            "every digit of the growth: use float64 or a shorter horizon"
-        )
-        return
-    verdict = Regime(int(prediction.regime)).name.lower()
-    verdict += " (borderline)" if bool(prediction.borderline) else ""
-    known, low, high = growths[~np.isnan(growths)], *map(float, prediction.thresholds)
-    median = float(_quantile(jnp.asarray(known), 0.5))
-    over = f"over {'at most ' if num_broken else ''}{steps} steps"
-    if median == -np.inf:
-        yield f"{verdict}: {over} the gradient is cut to exactly zero"
-    else:
-        yield f"{verdict}: {over} a gradient is multiplied by {_power(median)}"
-    lower, upper = (_power(float(bound)) for bound in prediction.interval)
-    yield (
-        f"  90 % of {num} sequences between {lower} and {upper}; "
-        f"stable from {_power(low)} to {_power(high)}"
-    )
-    exponent, error = float(prediction.exponent), float(prediction.standard_error)
-    if np.isfinite(exponent):
-        spread = f" ± {error:.4f}" if np.isfinite(error) else ""
-        meaning = " (standard error over sequences)" if spread else ""
-        yield f"  largest exponent {exponent:+.4f}{spread} nats per step{meaning}"
-    elif exponent == -np.inf:
-        yield "  largest exponent -inf: in some sequence a counted step cuts every gradient"
-    carry = float(_quantile(prediction.log_growth[~np.isnan(growths)], 0.5))
-    if abs(carry - median) > 1:
-        yield f"  of the whole carry, what no output shows included: {_power(carry)}"
-    cut, lost = int(np.sum(np.isneginf(growths))), int(np.sum(np.isnan(growths) & (broken < 0)))
-    if cut:
-        yield f"  the gradient is exactly zero in {cut} of {num} sequences: a reset, or dead units"
-    if num_broken:
-        yield (
-            f"  the state or its Jacobian stops being finite in {num_broken} of {num} sequences, "
-            f"first at step {broken[broken >= 0].min()}: only the steps before it count"
-        )
-    if lost:
-        yield f"  digits lost to rounding in {lost} of {num} sequences"
-
-
-def _power(log):
-    return "0" if log == -np.inf else f"e^{log:.1f}"
+        return "\n".join(report(self))
 
 
 def predict_regime(
@@ -138,14 +103,18 @@ def predict_regime(
     num_warmup: int | None = None,
     seq_lengths: Sequence[int] | None = None,
     thresholds: Thresholds = THRESHOLDS,
+    method: Method = "probes",
+    num_probes: int = 8,
+    key: Array | None = None,
 ) -> RegimePrediction:
     """Predict from Jacobians alone whether gradients survive `horizon` steps of backpropagation.
 
-    For each sequence the Jacobians of its last `horizon` steps are multiplied. The log growth that
-    counts is log(‖R P‖_F / ‖R‖_F) with R = ∂output/∂state, that of a random gradient of what
+    For each sequence the growth of a random gradient is measured on its way back from the end, at
+    every lag. What counts is log(‖R P‖_F / ‖R‖_F), nats, with P the product of the last `horizon`
+    step Jacobians and R = ∂output/∂state: the root-mean-square growth of a gradient of what
     `recurrence.output` shows. Its median over sequences below the lower threshold means VANISHING,
     above the upper one EXPLODING, else STABLE. Where a state stops being finite, the steps before
-    it decide: EXPLODING if they explode, and else nothing is said.
+    it decide: EXPLODING if they explode. Otherwise nothing is said.
 
     Args:
         recurrence: the system, untrained or trained.
@@ -158,20 +127,29 @@ def predict_regime(
             where its sequence ends, and the horizon is at most the shortest. Concrete.
         thresholds: log growths, nats, between which networks learn. The default was calibrated by
             `experiments/calibrate_threshold.py` and is frozen.
+        method: "probes" pulls a few random gradients back and forms no Jacobian, at the cost of a
+            few backpropagations. "exact" also multiplies the Jacobians of the horizon: n³ a step,
+            for up to a few hundred states, with all singular values in the result. Static.
+        num_probes: number of random gradients of each sequence. Static.
+        key: for their directions. There is a fixed one by default: calls repeat exactly.
 
     Returns:
         The prediction; `print` it for a summary. Works under `jit` and `vmap`.
 
     Raises:
         ValueError: no batch axis or fewer than two sequences, a horizon outside 1 … T, a warm-up
-            that leaves nothing, thresholds in the wrong order, shapes that do not fit, or values
-            that are not finite.
-        TypeError: float dtypes that differ, or a horizon or warm-up that is no int.
+            that leaves nothing, thresholds in the wrong order, an unknown method, no probes, shapes
+            that do not fit, or values that are not finite.
+        TypeError: float dtypes that differ, a step that computes in fewer bits than its state has,
+            or a horizon, a warm-up or a number of probes that is no int.
+
+    Cost: with "probes" about twice that of the gradient of a loss over the same sequences, and T n
+    memory for each, or 2√T n beyond 4096 steps.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
-        >>> from jacobian_rnn import from_linen
+        >>> from jacobian_rnn import Regime, from_linen
         >>> cell = nn.SimpleCell(16)
         >>> xs = jax.random.normal(jax.random.key(0), (8, 60, 3))
         >>> carry = jnp.zeros(16)
@@ -194,96 +172,152 @@ def predict_regime(
     if len(bounds) != 2 or not bounds[0] < bounds[1]:
         expected = "(vanishing, exploding) in nats with vanishing < exploding"
         refuse("thresholds", bounds, expected)
+    check_choice("method", method, get_args(Method))
+    check_count("num_probes", num_probes, least=1)
     check_finite("xs", xs)
-    padding = jnp.zeros((), jnp.int32)
+    padding = jnp.zeros(num_sequences, jnp.int32)
     if seq_lengths is not None:
         padding = num_steps - jnp.asarray(seq_lengths, jnp.int32)
         recurrence, xs = with_padding(recurrence), align_ends(xs, seq_lengths)
     system = bind(recurrence, carry, jax.tree.map(lambda x: x[0], xs))
-    lighter = "fewer sequences or a shorter horizon; finite_time_growth gives that of vectors"
-    warn_of_cost("predict_regime", system.num_states, horizon, num_sequences, lighter)
+    if method == "exact":
+        lighter = 'method="probes"'
+        warn_of_cost("predict_regime", system.num_states, horizon, num_sequences, lighter)
     warmup += num_steps - shortest
-    return _predict_regime(system, xs, padding, int(horizon), int(warmup), bounds)
+    key = jax.random.key(0) if key is None else key
+    return _predict_regime(
+        system, xs, padding, key, int(horizon), int(warmup), bounds, method, int(num_probes)
+    )
 
 
-@partial(jax.jit, static_argnames=("horizon", "num_warmup", "thresholds"))
-def _predict_regime(system, xs, padding, horizon, num_warmup, thresholds):
+class _Sequence(NamedTuple):
+    """What one sequence says. Fields are as in `RegimePrediction`."""
+
+    log_growth: Float[Array, ""]
+    log_growth_of_output: Float[Array, ""]
+    profile: Float[Array, " steps"]
+    sampling_error: Float[Array, ""]
+    log_growth_error: Float[Array, ""]
+    log_singular_values: Float[Array, " n"] | None
+    exponent: Float[Array, ""]
+    first_nonfinite_step: Int[Array, ""]
+
+
+@partial(jax.jit, static_argnames=("horizon", "num_warmup", "thresholds", "method", "num_probes"))
+def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, method, num_probes):
+    refuse_coarse_step(system)
     lower, upper = thresholds
-    frames = identity_frames(system)
+    is_exact = method == "exact"
 
-    def of_sequence(xs):
+    def of_sequence(xs, padding, key):
         whole = dataclasses.replace(system, xs=xs)
-        states = states_of(whole)
-        start, end, overflowed = _last_finite_steps(states, horizon)
-        window = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, horizon), xs)
-        active = start + jnp.arange(horizon, dtype=jnp.int32) < end
-        last = System(
-            with_padding(system.recurrence),
-            states[start],
-            (window, active),
-            horizon,
-            system.unravel,
+        visit, tangent = tangent_visit(whole, num_warmup)
+        stored = {"most_stored": whole.num_steps} if is_exact else {}
+        forward = run(whole, visit, tangent, **stored)
+        said, broken = _pull_probes(whole, forward, padding, key, horizon, num_probes)
+        if is_exact:
+            said, broken = _multiply(whole, forward, horizon, said)
+        # What explodes before a state overflows explodes. Anything else that ends so says nothing.
+        overflowed = forward.num_finite < whole.num_steps
+        usable = (broken < 0) & (~overflowed | (said.log_growth_of_output > upper))
+        usable &= said.log_growth_error <= LOST_DIGITS
+        broken = jnp.where((broken < 0) & overflowed, forward.num_finite, broken)
+        return said._replace(
+            log_growth=jnp.where(usable, said.log_growth, jnp.nan),
+            log_growth_of_output=jnp.where(usable, said.log_growth_of_output, jnp.nan),
+            exponent=exponent_of(forward.records, num_warmup),
+            first_nonfinite_step=jnp.where(broken >= 0, broken - padding, -1),
         )
-        product = product_along(last, frames)
-        rows = derivative_of(system.output)(states[end])
-        seen = jnp.eye(rows.shape[1], dtype=rows.dtype), rows
-        growths = jnp.stack([product.log_growth_through(rows) for rows in seen])
-        errors = jnp.stack([product.log_growth_through_error(rows) for rows in seen])
-        in_window = product.first_nonfinite_step
-        broken_jacobian = in_window >= 0
-        # What explodes before a state overflows explodes; anything else that ends so says nothing.
-        usable = ~broken_jacobian & (~overflowed | (growths[1] > upper))
-        growths = jnp.where(usable & (errors <= LOST_DIGITS), growths, jnp.nan)
-        broken = jnp.where(overflowed, end, -1)
-        broken = jnp.where(broken_jacobian, start + in_window, broken)
-        exponent = exponent_along(whole, num_warmup)
-        return growths, jnp.max(errors), exponent, broken
 
-    growths, error, exponents, broken = jax.vmap(of_sequence)(xs)
-    log_growth, of_output = growths[:, 0], growths[:, 1]
-    median, *interval = (_quantile(of_output, level) for level in (0.5, 0.05, 0.95))
+    said = jax.vmap(of_sequence)(xs, padding, jax.random.split(key, padding.shape[0]))
+    of_output = said.log_growth_of_output
+    median, *interval = (quantile(of_output, level) for level in (0.5, 0.05, 0.95))
     inside = [(interval[0] <= bound) & (bound <= interval[1]) for bound in (lower, upper)]
-    counted = ~jnp.isnan(exponents)
-    exponent = jnp.mean(exponents, where=counted)
-    num_counted = jnp.sum(counted).astype(exponents.dtype)
-    spread = jnp.std(exponents, ddof=1, where=counted) / jnp.sqrt(num_counted)
+    counted = ~jnp.isnan(said.exponent)
+    exponent = jnp.mean(said.exponent, where=counted)
+    num_counted = jnp.sum(counted).astype(exponent.dtype)
+    spread = jnp.std(said.exponent, ddof=1, where=counted) / jnp.sqrt(num_counted)
+    peak_lag = jnp.nanargmax(said.profile, axis=1)
     return RegimePrediction(
         regime=jnp.where(median < lower, -1, jnp.where(median > upper, 1, 0)).astype(jnp.int32),
-        log_growth=log_growth,
+        log_growth=said.log_growth,
         log_growth_of_output=of_output,
         interval=jnp.stack(interval),
         borderline=inside[0] | inside[1] | jnp.any(jnp.isnan(of_output)),
         exponent=exponent,
         standard_error=jnp.where(jnp.isfinite(exponent), spread, jnp.nan),
-        log_growth_error=error,
+        profile=said.profile,
+        peak=jnp.nanmax(said.profile, axis=1),
+        peak_lag=jnp.where(peak_lag >= 0, peak_lag + 1, -1).astype(jnp.int32),
+        sampling_error=said.sampling_error,
+        log_growth_error=said.log_growth_error,
+        log_singular_values=said.log_singular_values,
         undetermined=jnp.all(jnp.isnan(of_output)),
-        first_nonfinite_step=jnp.where(broken >= 0, broken - padding, -1),
+        first_nonfinite_step=said.first_nonfinite_step,
         horizon=jnp.int32(horizon),
-        thresholds=jnp.asarray(thresholds, log_growth.dtype),
+        thresholds=jnp.asarray(thresholds, of_output.dtype),
     )
 
 
-def _last_finite_steps(states, horizon):
-    """Return the first and the end of the last `horizon` steps whose states are finite.
+def _pull_probes(system, forward, padding, key, horizon, num_probes):
+    """Return what probes say of a sequence, and the step of the horizon that is not finite."""
+    n, dtype, end = system.num_states, system.state.dtype, forward.num_finite
+    key_of_carry, key_of_output = jax.random.split(key)
+    groups = [Probes(random_probes(key_of_carry, num_probes, n, dtype), n)]
+    if not system.shows_all:
+        show, pull_to_state = jax.vjp(system.output, forward.last)
+        # Half as many serve: the growth of a gradient of the output differs from that of the carry
+        # where the two hold different directions, and then by more than a sampling error.
+        rows = random_probes(key_of_output, (num_probes + 1) // 2, show.size, dtype)
+        groups.append(Probes(jax.vmap(lambda row: pull_to_state(row)[0])(rows), show.size))
+    growths, error, broken = pull_probes(system, groups, states=forward.states, end=end)
 
-    Also whether a later state is not. There may be fewer steps than `horizon` before it.
-    """
-    num_steps = states.shape[0] - 1
-    finite = jnp.all(jnp.isfinite(states[1:]), axis=1)
-    overflowed = ~jnp.all(finite)
-    end = jnp.where(overflowed, jnp.argmin(finite).astype(jnp.int32), num_steps)
-    return jnp.maximum(end - horizon, 0), end, overflowed
+    def at_horizon(values):
+        lag = jnp.minimum(horizon, end)
+        return jnp.where(lag > 0, values[jnp.maximum(lag - 1, 0)], 0)
+
+    lags = jnp.arange(1, system.num_steps + 1, dtype=jnp.int32)
+    is_known = (error <= LOST_DIGITS) & (lags <= end - padding)
+    said = _Sequence(
+        log_growth=at_horizon(growths[0].log_growth),
+        log_growth_of_output=at_horizon(growths[-1].log_growth),
+        profile=jnp.where(is_known, growths[0].log_growth, jnp.nan),
+        sampling_error=at_horizon(jnp.maximum(*(growths[i].sampling_error for i in (0, -1)))),
+        log_growth_error=at_horizon(error),
+        log_singular_values=None,
+        exponent=jnp.nan,
+        first_nonfinite_step=broken,
+    )
+    return said, jnp.where(broken >= end - horizon, broken, -1)
 
 
-def _quantile(values, level):
-    """Return a quantile of the values that are not NaN, which may be infinite.
-
-    It is interpolated, as numpy does it; next to an infinite value the outer neighbour is taken.
-    """
-    method = "lower" if level <= 0.5 else "higher"
-    interpolated = jnp.nanquantile(values, level)
-    outer = jnp.nanquantile(values, level, method=method)
-    return jnp.where(jnp.isfinite(interpolated), interpolated, outer)
+def _multiply(system, forward, horizon, said):
+    """Return what the exact product says of a sequence, and the step that is not finite."""
+    # There may be fewer steps than the horizon before a state that is not finite.
+    start = jnp.maximum(forward.num_finite - horizon, 0)
+    window = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, horizon), system.xs)
+    active = start + jnp.arange(horizon, dtype=jnp.int32) < forward.num_finite
+    last = System(
+        with_padding(system.recurrence),
+        forward.states[start],
+        (window, active),
+        horizon,
+        system.unravel,
+    )
+    product = product_along(last, identity_frames(system))
+    rows = derivative_of(system.output)(forward.last)
+    seen = jnp.eye(rows.shape[1], dtype=rows.dtype), rows
+    of_carry, of_output = (product.log_growth_through(rows) for rows in seen)
+    errors = [product.log_growth_through_error(rows) for rows in seen]
+    in_window = product.first_nonfinite_step
+    said = said._replace(
+        log_growth=of_carry,
+        log_growth_of_output=of_output,
+        sampling_error=jnp.zeros_like(of_carry),
+        log_growth_error=jnp.maximum(*errors),
+        log_singular_values=product.log_singular_values(),
+    )
+    return said, jnp.where(in_window >= 0, start + in_window, -1)
 
 
 def _check_batch(xs, step):

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int
 
 from jacobian_rnn.checks import check_at_least, check_number, check_shape, refuse
 from jacobian_rnn.regimes.observation import Outcome
-from jacobian_rnn.regimes.prediction import Regime
+from jacobian_rnn.regimes.thresholds import Regime
 
 AnyArray = Array | np.ndarray
 

@@ -9,7 +9,7 @@ from jacobian_rnn.linalg.frames import (
     column_qr,
     descending_order,
     factor_columns,
-    generic_frames,
+    generic_columns,
     positive_qr,
 )
 from tests.networks import mostly_slow, normal
@@ -131,11 +131,13 @@ def test_descending_order_keeps_ties_and_puts_nan_first():
     np.testing.assert_array_equal(descending_order(values), [4, 2, 0, 3, 1])
 
 
-def test_generic_frames_are_orthogonal_and_fixed():
-    frames = generic_frames(7)
+def test_generic_columns_are_orthonormal_and_fixed_and_the_first_do_not_depend_on_their_number():
+    frames = generic_columns(7, 7), generic_columns(7, 7, 1)
     for frame in frames:
         np.testing.assert_allclose(frame @ frame.T, np.eye(7), atol=1e-14)
-    np.testing.assert_array_equal(frames, generic_frames(7))
+    generic_columns.cache_clear()
+    np.testing.assert_array_equal(frames[0], generic_columns(7, 7))
+    np.testing.assert_allclose(frames[0][:, :3], generic_columns(7, 3), atol=1e-14)
     assert np.abs(frames[0] - frames[1]).max() > 0.1
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jacobian_rnn import Recurrence, lyapunov_spectrum, lyapunov_spectrum_of, trajectory
-from jacobian_rnn.linalg.frames import generic_frames
+from jacobian_rnn.linalg.frames import generic_columns
 from tests.chains import benettin, chaotic_jacobians, gaussian, tanh_step
 from tests.networks import mostly_slow, normal
 
@@ -52,7 +52,7 @@ def test_derivatives_that_round_to_zero_lose_the_last_directions_only():
 
 def test_auto_redoes_a_block_in_which_directions_suddenly_collapse():
     calm = jnp.tile(jnp.diag(jnp.array([1.01, 1.0, 0.99])), (256, 1, 1))
-    rotation = jnp.asarray(generic_frames(3)[0])
+    rotation = jnp.asarray(generic_columns(3, 3))
     harsh = jnp.tile(rotation @ jnp.diag(jnp.array([1.0, 1e-5, 1e-10])) @ rotation.T, (256, 1, 1))
     jacobians = jnp.concatenate([calm, harsh, calm])
     spectrum = lyapunov_spectrum_of(jacobians)
@@ -317,7 +317,7 @@ def test_directions_that_do_not_mix_keep_their_exponents_as_they_overtake_each_o
     num_steps = 1500
     logs = np.random.default_rng(0).normal(size=(num_steps, 4))
     jacobians = np.exp(logs)[:, :, None] * np.eye(4)
-    frame = generic_frames(4)[0]
+    frame = generic_columns(4, 4)
     with mpmath.workdps(400):
         scales = [mpmath.exp(mpmath.fsum(map(mpmath.mpf, column))) for column in logs.T]
         grown = mpmath.diag(scales) * mpmath.matrix(frame.tolist())
