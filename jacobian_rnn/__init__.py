@@ -49,8 +49,11 @@ from jacobian_rnn.lyapunov import (
 from jacobian_rnn.products import (
     InputJacobians,
     JacobianProduct,
+    LeadingSingularValues,
     input_jacobians,
     jacobian_product,
+    leading_singular_values,
+    leading_singular_values_by_lag,
     log_singular_values_by_lag,
     product_of,
 )
@@ -78,6 +81,7 @@ __all__ = [
     "FiniteTimeGrowth",
     "InputJacobians",
     "JacobianProduct",
+    "LeadingSingularValues",
     "LyapunovSpectrum",
     "Observation",
     "Outcome",
@@ -109,6 +113,8 @@ __all__ = [
     "jacobian_product",
     "kaplan_yorke_dimension",
     "largest_exponent",
+    "leading_singular_values",
+    "leading_singular_values_by_lag",
     "leaky_rate_network",
     "log_singular_values_by_lag",
     "lru",

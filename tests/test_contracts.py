@@ -204,6 +204,14 @@ FUNCTIONS = {
     "log_singular_values_by_lag": Function(
         partial(jrnn.log_singular_values_by_lag, lags=[2, 0]), lambda now: (2, now.n)
     ),
+    "leading_singular_values": Function(
+        partial(jrnn.leading_singular_values, num=2),
+        lambda now: {"log_singular_values": (2,), "right_vectors": (2, now.n)},
+    ),
+    "leading_singular_values_by_lag": Function(
+        partial(jrnn.leading_singular_values_by_lag, num=2, lags=[1, 3]),
+        lambda now: {"log_singular_values": (2, 2), "right_vectors": (2, 2, now.n)},
+    ),
     "input_jacobians": Function(
         partial(jrnn.input_jacobians, lags=[1, 3]),
         lambda now: {"matrices": (2, now.n, NUM_INPUTS), "log_norms": (2,)},
@@ -268,6 +276,8 @@ FUNCTIONS = {
 # These compile for long: they run for one cell of each kind, and their shapes are checked for all.
 HEAVY = {
     "jacobian_product",
+    "leading_singular_values",
+    "leading_singular_values_by_lag",
     "log_singular_values_by_lag",
     "input_jacobians",
     "lyapunov_spectrum",

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_precision, check_warmup
 from jacobian_rnn.jacobians.system import System, bind
-from jacobian_rnn.jacobians.time_loop import along
+from jacobian_rnn.jacobians.time_loop import Run, run
 from jacobian_rnn.linalg.frames import generic_columns
 from jacobian_rnn.linalg.graded_svd import scaled_norm
 
@@ -67,34 +67,26 @@ def largest_exponent(
 
 @partial(jax.jit, static_argnames="num_warmup")
 def _largest_exponent(system, num_warmup):
-    return exponent_along(system, num_warmup)
-
-
-def exponent_along(system: System, num_warmup: int) -> Float[Array, ""]:
-    """Measure the largest exponent along all steps of a system."""
-    visit, start = tangent_visit(system, num_warmup)
-    return exponent_of(along(system, visit, start)[2], num_warmup)
+    return exponent_of(run(system, *tangent_visit(system, num_warmup), most_stored=0), num_warmup)
 
 
 def tangent_visit(system: System, num_warmup: int) -> tuple[Callable, Float[Array, " n"]]:
-    """Return the visit that pushes one tangent vector, and the vector to start from."""
+    """Return a visit that pushes one tangent vector and records its growth, and its start."""
     generic = jnp.asarray(generic_columns(system.num_states, 1)[:, 0], system.state.dtype)
 
     def visit(tangent, now):
         new, tangents = system.push(now.state, tangent[None], now.x)
         tangent, norm = normalize(tangents[0])
         tangent = jnp.where((norm == 0) & (now.number < num_warmup), generic, tangent)
-        return new, tangent, (norm, jnp.max(jnp.abs(new)))
+        return new, tangent, norm
 
     return visit, generic
 
 
-def exponent_of(
-    records: tuple[Float[Array, " steps"], Float[Array, " steps"]], num_warmup: int
-) -> Float[Array, ""]:
-    """Return the largest exponent from what `tangent_visit` recorded."""
-    norms, largest = records
-    finite = jnp.all(jnp.isfinite(norms)) & jnp.all(jnp.isfinite(largest))
+def exponent_of(of_tangent: Run, num_warmup: int) -> Float[Array, ""]:
+    """Return the largest exponent that a run with `tangent_visit` saw."""
+    norms = of_tangent.records
+    finite = jnp.all(jnp.isfinite(norms)) & (of_tangent.num_finite == len(norms))
     return jnp.where(finite, jnp.mean(log_norms(norms[num_warmup:])), jnp.nan)
 
 

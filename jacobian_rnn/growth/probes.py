@@ -6,10 +6,11 @@ estimate it, at every lag in one pass.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jacobian_rnn.growth.largest import log_norms
@@ -44,12 +45,12 @@ class ProbeGrowth(NamedTuple):
     sampling_error: Float[Array, " steps"]
 
 
-def random_probes(
-    key: Array, num_probes: int, num_directions: int, dtype: jnp.dtype
-) -> Float[Array, "k directions"]:
-    """Draw orthonormal rows of uniform direction, no more than there are directions."""
-    shape = num_directions, min(num_probes, num_directions)
-    return positive_qr(jax.random.normal(key, shape, dtype))[0].T
+def orthonormal_rows(columns: Float[Array, "directions k"]) -> Float[Array, "rows directions"]:
+    """Make orthonormal rows of uniform direction out of standard normal columns.
+
+    There are as many as columns, but no more than directions.
+    """
+    return positive_qr(columns[:, : len(columns)])[0].T
 
 
 def pull_probes(
@@ -76,47 +77,45 @@ def pull_probes(
         What each group says. Then the rounding error of the first, nats, `(T,)`. Then the step at
         which a cotangent was no longer finite, −1 if none.
     """
-    num_steps, dtype = system.num_steps, system.state.dtype
-    end = jnp.int32(num_steps) if end is None else end
+    num_steps = system.num_steps
+    stop = jnp.full((), num_steps, jnp.int32) if end is None else end
     num_repeated = len(groups[0].rows) if groups[0].num_directions is None else 1
-    rows = [*(group.rows for group in groups), groups[0].rows[:num_repeated]]
-    slices, first = [], 0
-    for group in groups:
-        slices.append(slice(first, first + len(group.rows)))
-        first += len(group.rows)
+    ends = np.cumsum([len(group.rows) for group in groups])
+    parts = [slice(last - len(group.rows), last) for last, group in zip(ends, groups, strict=True)]
 
     def measure(rows, logs, rounding):
         logs = logs + rounding
-        said = [_mean_square(rows[of_group], logs[of_group]) for of_group in slices]
-        return said, _disagreement(rows, logs, num_repeated)
+        of_groups = [_mean_square(rows[part], logs[part]) for part in parts]
+        return jnp.stack([*chain(*of_groups), _disagreement(rows, logs, num_repeated)])
 
     def visit(carried, now):
-        rows, *logs = carried
-        factors = rounding_factors(now.number, (num_repeated, rows.shape[1]), dtype)
+        rows, logs, rounding = carried
+        factors = rounding_factors(now.number, (num_repeated, rows.shape[1]), rows.dtype)
         perturbed = jnp.concatenate([rows[:-num_repeated], rows[-num_repeated:] * factors])
         pulled, growth = _normalize_rows(system.pull(now.state, perturbed, now.x))
-        is_before = now.number < end
+        is_before = now.number < stop
         rows = jnp.where(is_before, pulled, rows)
-        logs = compensated_sum(*logs, jnp.where(is_before, growth, 0))
-        return (rows, *logs), measure(rows, *logs)
+        logs, rounding = compensated_sum(logs, rounding, jnp.where(is_before, growth, 0))
+        return (rows, logs, rounding), measure(rows, logs, rounding)
 
-    rows, logs = _normalize_rows(jnp.concatenate(rows))
+    rows = jnp.concatenate([*(group.rows for group in groups), groups[0].rows[:num_repeated]])
+    rows, logs = _normalize_rows(rows)
     start = rows, logs, jnp.zeros_like(logs)
-    _, (said, disagreement) = back_along(system, visit, start, states=states)
+    _, by_step = back_along(system, visit, start, states=states)
     numbers = jnp.arange(num_steps, dtype=jnp.int32)
-    steps = end - 1 - numbers
-
-    def by_lag(values):
-        return jnp.where(steps >= 0, values[jnp.maximum(steps, 0)], jnp.nan)
-
-    growths = []
-    for group, (log_mean, concentration), (log_start, _) in zip(
-        groups, said, measure(*start)[0], strict=True
-    ):
-        error = _sampling_error(concentration, *group.rows.shape[:1], group.num_directions)
-        growths.append(ProbeGrowth(by_lag(log_mean) - log_start, by_lag(error)))
-    broken = jnp.max(jnp.where(jnp.isnan(said[0][0]), numbers, -1), initial=-1)
-    return growths, CAUTION * by_lag(disagreement), broken
+    steps = stop - 1 - numbers
+    by_lag = jnp.where(steps[:, None] >= 0, by_step[jnp.maximum(steps, 0)], jnp.nan)
+    *of_groups, disagreement = by_lag.T
+    at_start = measure(*start)
+    growths = [
+        ProbeGrowth(
+            of_groups[2 * i] - at_start[2 * i],
+            _sampling_error(of_groups[2 * i + 1], len(group.rows), group.num_directions),
+        )
+        for i, group in enumerate(groups)
+    ]
+    broken = jnp.max(jnp.where(jnp.isnan(by_step[:, 0]), numbers, -1), initial=-1)
+    return growths, CAUTION * disagreement, broken
 
 
 def _normalize_rows(rows):

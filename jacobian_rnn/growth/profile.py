@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_count, check_finite, check_precision, check_shape, refuse
-from jacobian_rnn.growth.probes import Probes, pull_probes, random_probes
+from jacobian_rnn.growth.probes import Probes, orthonormal_rows, pull_probes
 from jacobian_rnn.jacobians.system import bind
 from jacobian_rnn.jacobians.time_loop import run
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
@@ -112,14 +112,15 @@ def backward_profile(
     if key is None:
         refuse("key", "None", "a jax.random.key", "or give the cotangents")
     check_count("num_probes", num_probes, least=1)
-    return _random_profile(system, key, int(num_probes))
+    return _random_profile(system, key, min(int(num_probes), system.num_states))
 
 
 @partial(jax.jit, static_argnames="num_probes")
 def _random_profile(system, key, num_probes):
     num_states = system.num_states
-    rows = random_probes(key, num_probes, num_states, system.state.dtype)
-    return _profile_of(system, Probes(rows, num_states))
+    columns = jax.random.normal(key, (num_states * num_probes,), system.state.dtype)
+    columns = columns.reshape(num_states, num_probes)
+    return _profile_of(system, Probes(orthonormal_rows(columns), num_states))
 
 
 @jax.jit

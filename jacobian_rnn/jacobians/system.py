@@ -126,9 +126,13 @@ class System:
     @property
     def shows_all(self) -> bool:
         """Whether the output is the state itself."""
-        of_state = self.recurrence.output in (last_array, whole_carry)
-        size = jax.eval_shape(self.output, jax.ShapeDtypeStruct(self.state.shape, self.state.dtype))
-        return of_state and size.shape == self.state.shape
+        shows_arrays = self.recurrence.output in (last_array, whole_carry)
+        return shows_arrays and self.num_outputs == self.num_states
+
+    @property
+    def num_outputs(self) -> int:
+        """The size of what the recurrence shows of a state."""
+        return jax.eval_shape(self.output, self.state).size
 
     def output(self, state: Float[Array, " n"]) -> Float[Array, " outputs"]:
         """Return what the recurrence shows of a state, ravelled."""

@@ -29,19 +29,21 @@ from jacobian_rnn.linalg.rounding import compensated_sum
 
 
 class FactoredForm(NamedTuple):
-    """P = left @ diag(exp(log_scale + rounding)) @ right.
+    """P F = left @ diag(exp(log_scale + rounding)) @ right.
+
+    F is the identity for a whole product. For a part of it, F has k columns.
 
     Attributes:
-        left: well conditioned, `(n, n)`.
-        log_scale: nats, `(n,)`, −inf for a direction that was lost.
-        rounding: what rounding took from the sums in `log_scale`, nats, `(n,)`.
-        right: `(n, n)`.
+        left: well conditioned, `(n, k)`.
+        log_scale: nats, `(k,)`, −inf for a direction that was lost.
+        rounding: what rounding took from the sums in `log_scale`, nats, `(k,)`.
+        right: `(k, k)`.
     """
 
-    left: Float[Array, "n n"]
-    log_scale: Float[Array, " n"]
-    rounding: Float[Array, " n"]
-    right: Float[Array, "n n"]
+    left: Float[Array, "n k"]
+    log_scale: Float[Array, " k"]
+    rounding: Float[Array, " k"]
+    right: Float[Array, "k k"]
 
 
 class StepFaults(NamedTuple):
@@ -63,8 +65,13 @@ class StepFaults(NamedTuple):
 
 def identity_form(frame: Float[Array, "n n"]) -> FactoredForm:
     """Return the empty product, held in an orthogonal frame."""
-    zeros = jnp.zeros(frame.shape[0], frame.dtype)
-    return FactoredForm(frame, zeros, zeros, frame.T)
+    return columns_form(frame)._replace(right=frame.T)
+
+
+def columns_form(columns: Float[Array, "n k"]) -> FactoredForm:
+    """Return the empty product times orthonormal columns."""
+    zeros = jnp.zeros(columns.shape[1], columns.dtype)
+    return FactoredForm(columns, zeros, zeros, jnp.eye(columns.shape[1], dtype=columns.dtype))
 
 
 def extend(form: FactoredForm, jacobian: Float[Array, "n n"]) -> tuple[FactoredForm, StepFaults]:
@@ -82,7 +89,17 @@ def extend(form: FactoredForm, jacobian: Float[Array, "n n"]) -> tuple[FactoredF
         J. Oliveira and D. E. Stewart, "Exponential splittings of products of matrices and
         accurately computing singular values of long products", Linear Algebra Appl. 309 (2000).
     """
-    columns = matmul(jacobian, form.left)
+    zeros_are_exact = _smallest_log(jacobian) + _smallest_log(form.left) > _log_tiny(jacobian.dtype)
+    return renew(form, matmul(jacobian, form.left), zeros_are_exact)
+
+
+def renew(
+    form: FactoredForm, columns: Float[Array, "n k"], zeros_are_exact: Bool[Array, ""]
+) -> tuple[FactoredForm, StepFaults]:
+    """Do the same with the columns A = J Q, which need not be square.
+
+    A zero among them can be an entry that was lost to underflow, unless `zeros_are_exact`.
+    """
     column_sizes = jnp.max(lax.stop_gradient(jnp.abs(columns)), axis=0)
     reached = form.log_scale + jnp.log(column_sizes)
     # If all growth of a step counted, columns with scales near each other would change places at
@@ -101,7 +118,6 @@ def extend(form: FactoredForm, jacobian: Float[Array, "n n"]) -> tuple[FactoredF
     # In units of its column, no entry under- or overflows.
     r = r / jnp.where(column_sizes > 0, column_sizes, 1)[None]
     right, right_cut = absorb(r, reached[order], log_scale, form.right[order])
-    zeros_are_exact = _smallest_log(jacobian) + _smallest_log(form.left) > _log_tiny(r.dtype)
     left, underflowed = _flush(left, log_scale, zeros_are_exact)
     broken = ~jnp.isfinite(jnp.max(column_sizes))
     faults = StepFaults(lost, underflowed, right_cut, broken)
@@ -241,9 +257,16 @@ def compose(
 
 @jax.jit
 def singular_vectors_of(
-    left: Float[Array, "n n"], log_scale: Float[Array, " n"], right: Float[Array, "n n"]
-) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+    left: Float[Array, "n k"], log_scale: Float[Array, " k"], right: Float[Array, "k k"]
+) -> tuple[Float[Array, "n k"], Float[Array, "k k"]]:
     """Return the singular vectors of a product: left as columns, right as rows."""
+    return singular_triplets_of(left, log_scale, right)[1:]
+
+
+def singular_triplets_of(
+    left: Float[Array, "n k"], log_scale: Float[Array, " k"], right: Float[Array, "k k"]
+) -> tuple[Float[Array, " k"], Float[Array, "n k"], Float[Array, "k k"]]:
+    """Return log singular values, nats, left vectors as columns and right vectors as rows."""
     left, log_scale, right = lax.stop_gradient((left, log_scale, right))
     log_values, vectors = graded_singular_values(log_scale, right)
     # Component j of left vector i, in the basis of columns of `left`, is (V y_i)_j exp(d_j) / σ_i
@@ -251,7 +274,7 @@ def singular_vectors_of(
     gaps = log_scale[:, None] - jnp.where(jnp.isneginf(log_values), jnp.inf, log_values)[None]
     direct = matmul(right, vectors.T) * flushed_exp(jnp.minimum(gaps, 0))
     inverse = jnp.linalg.solve(right.T, vectors.T) * flushed_exp(-jnp.maximum(gaps, 0))
-    return matmul(left, jnp.where(gaps <= 0, direct, inverse)), vectors
+    return log_values, matmul(left, jnp.where(gaps <= 0, direct, inverse)), vectors
 
 
 @jax.jit

@@ -2,13 +2,21 @@
 
 from jacobian_rnn.products.by_lag import log_singular_values_by_lag
 from jacobian_rnn.products.credit import InputJacobians, input_jacobians
+from jacobian_rnn.products.leading import (
+    LeadingSingularValues,
+    leading_singular_values,
+    leading_singular_values_by_lag,
+)
 from jacobian_rnn.products.product import JacobianProduct, jacobian_product, product_of
 
 __all__ = [
     "InputJacobians",
     "JacobianProduct",
+    "LeadingSingularValues",
     "input_jacobians",
     "jacobian_product",
+    "leading_singular_values",
+    "leading_singular_values_by_lag",
     "log_singular_values_by_lag",
     "product_of",
 ]

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal, NamedTuple, get_args
@@ -17,7 +18,7 @@ from jacobian_rnn.cells.padding import align_ends, check_lengths, with_padding
 from jacobian_rnn.cells.recurrence import Recurrence, check_recurrence
 from jacobian_rnn.checks import check_choice, check_count, check_finite, check_warmup, refuse
 from jacobian_rnn.growth.largest import exponent_of, tangent_visit
-from jacobian_rnn.growth.probes import Probes, pull_probes, random_probes
+from jacobian_rnn.growth.probes import Probes, orthonormal_rows, pull_probes
 from jacobian_rnn.jacobians.system import System, bind
 from jacobian_rnn.jacobians.time_loop import run
 from jacobian_rnn.jacobians.traced_steps import derivative_of, refuse_coarse_step
@@ -209,12 +210,12 @@ def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, m
     lower, upper = thresholds
     is_exact = method == "exact"
 
-    def of_sequence(xs, padding, key):
+    def of_sequence(xs, padding, columns):
         whole = dataclasses.replace(system, xs=xs)
         visit, tangent = tangent_visit(whole, num_warmup)
         stored = {"most_stored": whole.num_steps} if is_exact else {}
         forward = run(whole, visit, tangent, **stored)
-        said, broken = _pull_probes(whole, forward, padding, key, horizon, num_probes)
+        said, broken = _pull_probes(whole, forward, padding, horizon, columns)
         if is_exact:
             said, broken = _multiply(whole, forward, horizon, said)
         # What explodes before a state overflows explodes. Anything else that ends so says nothing.
@@ -225,11 +226,14 @@ def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, m
         return said._replace(
             log_growth=jnp.where(usable, said.log_growth, jnp.nan),
             log_growth_of_output=jnp.where(usable, said.log_growth_of_output, jnp.nan),
-            exponent=exponent_of(forward.records, num_warmup),
+            exponent=exponent_of(forward, num_warmup),
             first_nonfinite_step=jnp.where(broken >= 0, broken - padding, -1),
         )
 
-    said = jax.vmap(of_sequence)(xs, padding, jax.random.split(key, padding.shape[0]))
+    # One draw for all, with one axis: to compile several, or more axes, would take much longer.
+    shape = len(padding), max(system.num_states, system.num_outputs), num_probes, 2
+    normal = jax.random.normal(key, (math.prod(shape),), system.state.dtype).reshape(shape)
+    said = jax.vmap(of_sequence)(xs, padding, normal)
     of_output = said.log_growth_of_output
     median, *interval = (quantile(of_output, level) for level in (0.5, 0.05, 0.95))
     inside = [(interval[0] <= bound) & (bound <= interval[1]) for bound in (lower, upper)]
@@ -237,7 +241,9 @@ def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, m
     exponent = jnp.mean(said.exponent, where=counted)
     num_counted = jnp.sum(counted).astype(exponent.dtype)
     spread = jnp.std(said.exponent, ddof=1, where=counted) / jnp.sqrt(num_counted)
-    peak_lag = jnp.nanargmax(said.profile, axis=1)
+    known = ~jnp.isnan(said.profile)
+    any_known = jnp.any(known, axis=1)
+    heights = jnp.where(known, said.profile, -jnp.inf)
     return RegimePrediction(
         regime=jnp.where(median < lower, -1, jnp.where(median > upper, 1, 0)).astype(jnp.int32),
         log_growth=said.log_growth,
@@ -247,8 +253,8 @@ def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, m
         exponent=exponent,
         standard_error=jnp.where(jnp.isfinite(exponent), spread, jnp.nan),
         profile=said.profile,
-        peak=jnp.nanmax(said.profile, axis=1),
-        peak_lag=jnp.where(peak_lag >= 0, peak_lag + 1, -1).astype(jnp.int32),
+        peak=jnp.where(any_known, jnp.max(heights, axis=1), jnp.nan),
+        peak_lag=jnp.where(any_known, jnp.argmax(heights, axis=1) + 1, -1).astype(jnp.int32),
         sampling_error=said.sampling_error,
         log_growth_error=said.log_growth_error,
         log_singular_values=said.log_singular_values,
@@ -259,17 +265,17 @@ def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, m
     )
 
 
-def _pull_probes(system, forward, padding, key, horizon, num_probes):
+def _pull_probes(system, forward, padding, horizon, normal):
     """Return what probes say of a sequence, and the step of the horizon that is not finite."""
-    n, dtype, end = system.num_states, system.state.dtype, forward.num_finite
-    key_of_carry, key_of_output = jax.random.split(key)
-    groups = [Probes(random_probes(key_of_carry, num_probes, n, dtype), n)]
+    n, m, end = system.num_states, system.num_outputs, forward.num_finite
+    groups = [Probes(orthonormal_rows(normal[:n, :, 0]), n)]
     if not system.shows_all:
-        show, pull_to_state = jax.vjp(system.output, forward.last)
         # Half as many serve: the growth of a gradient of the output differs from that of the carry
         # where the two hold different directions, and then by more than a sampling error.
-        rows = random_probes(key_of_output, (num_probes + 1) // 2, show.size, dtype)
-        groups.append(Probes(jax.vmap(lambda row: pull_to_state(row)[0])(rows), show.size))
+        num_probes = (normal.shape[1] + 1) // 2
+        rows = orthonormal_rows(normal[:m, :num_probes, 1])
+        _, pull_to_state = jax.vjp(system.output, forward.last)
+        groups.append(Probes(jax.vmap(lambda row: pull_to_state(row)[0])(rows), m))
     growths, error, broken = pull_probes(system, groups, states=forward.states, end=end)
 
     def at_horizon(values):
@@ -285,7 +291,7 @@ def _pull_probes(system, forward, padding, key, horizon, num_probes):
         sampling_error=at_horizon(jnp.maximum(*(growths[i].sampling_error for i in (0, -1)))),
         log_growth_error=at_horizon(error),
         log_singular_values=None,
-        exponent=jnp.nan,
+        exponent=jnp.full((), jnp.nan, error.dtype),
         first_nonfinite_step=broken,
     )
     return said, jnp.where(broken >= end - horizon, broken, -1)
