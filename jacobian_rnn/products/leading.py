@@ -1,5 +1,6 @@
 """The largest singular values of the product, with their vectors, without forming a Jacobian."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -75,8 +76,8 @@ def leading_singular_values(
         key: for the columns to start from. There is a fixed one by default.
         num_steps: number of steps T where `xs` is None.
         max_rounds: the iteration ends after so many rounds at the latest. Static.
-        tolerance: it ends when `log_error` is at most this for all values, nats. In float32 the
-            rounding of T steps is larger: give 1e-3.
+        tolerance: it ends when `log_error` is at most this for all values, nats, or what the
+            rounding of T steps allows.
 
     Returns:
         Values, vectors and errors. Where the iteration has not converged, `log_error` says so.
@@ -199,12 +200,17 @@ def _leading(system, start, first, num, max_rounds, tolerance):
         _, right, before, _, rounds = carried
         pushed, left, _ = _multiply(system, right, first, 2 * rounds, forwards=True)
         pulled, right, turn = _multiply(system, left, first, 2 * rounds + 1, forwards=False)
-        error = _error(before[:num], pushed[:num], pulled[:num])
+        error = _error(before[:num], pushed[:num], pulled[:num], rounding_of(pulled[:num]))
         return matmul(left, turn.T), right, pulled, error, rounds + 1
 
+    def rounding_of(values):
+        sizes = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
+        return 8 * jnp.finfo(start.dtype).eps * (sizes + math.sqrt(system.num_steps))
+
     def goes_on(carried):
-        _, _, _, error, rounds = carried
-        return (rounds < max_rounds) & jnp.any(error > tolerance)
+        _, _, values, error, rounds = carried
+        within_reach = jnp.maximum(tolerance, 2 * CAUTION * rounding_of(values[:num]))
+        return (rounds < max_rounds) & jnp.any(error > within_reach)
 
     right = positive_qr(start)[0]
     unknown = jnp.full(start.shape[1], jnp.inf, start.dtype)
@@ -219,16 +225,16 @@ def _leading(system, start, first, num, max_rounds, tolerance):
     )
 
 
-def _error(before, pushed, pulled):
+def _error(before, pushed, pulled, rounding):
     """Estimate the error of the last of three values from how the two changes compare."""
     latest = jnp.stack([before, pushed, pulled])
     highest = jnp.max(latest, axis=0)
     spread = jnp.where(jnp.isneginf(highest), 0, highest - jnp.min(latest, axis=0))
-    # Changes that shrink by a factor r add up to 1 / (1 − r) of the next one. Those of rounding do
-    # not shrink, and are not held against a value for ever.
+    # Changes that shrink by a factor r add up to 1 / (1 − r) of the first. Those of rounding do not
+    # shrink, and are not held against a value.
     first, second = jnp.abs(pushed - before), jnp.abs(pulled - pushed)
     ratio = jnp.where(first > 0, jnp.minimum(second / jnp.where(first > 0, first, 1), 0.95), 0.95)
-    return CAUTION * spread / (1 - ratio)
+    return CAUTION * spread / jnp.where(spread > rounding, 1 - ratio, 1)
 
 
 def _multiply(system, columns, first, number, *, forwards):
