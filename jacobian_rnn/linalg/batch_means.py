@@ -12,8 +12,6 @@ from jax import lax
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Bool, Float, Int
 
-from jacobian_rnn.linalg.graded_svd import matmul
-
 CAPACITY = 128
 FEWEST_BATCHES = 16
 
@@ -44,8 +42,10 @@ class TimeAverage(NamedTuple):
 
     Attributes:
         mean: per step, `(k,)`.
-        covariance: of the mean, `(k, k)`, autocorrelation accounted for. It is NaN from fewer than
-            two batches.
+        standard_error: of the mean, `(k,)`, autocorrelation accounted for. It is NaN from fewer
+            than two batches.
+        deviations: of the batches, `(CAPACITY, k)`, scaled so that their products summed over
+            batches are the covariance of the mean.
         drift: mean of the later half minus mean of the earlier, in standard errors of that
             difference, `(k,)`.
         num_batches: number of batches behind the error, int32 `(k,)`.
@@ -54,7 +54,8 @@ class TimeAverage(NamedTuple):
     """
 
     mean: Float[Array, " k"]
-    covariance: Float[Array, "k k"]
+    standard_error: Float[Array, " k"]
+    deviations: Float[Array, "batches k"]
     drift: Float[Array, " k"]
     num_batches: Int[Array, " k"]
     long_enough: Bool[Array, " k"]
@@ -145,13 +146,14 @@ def time_average(batches: BatchMeans) -> TimeAverage:
     most_joins = (CAPACITY // FEWEST_BATCHES).bit_length() - 1
     _, level = lax.fori_loop(0, most_joins, join, (batches, finest))
     errors = jnp.sqrt(level.variance)
-    scales = jnp.sqrt(jnp.diagonal(finest.covariance))
+    scales = jnp.sqrt(jnp.sum(finest.deviations**2, axis=0))
     rescaled = errors / jnp.where(scales > 0, scales, 1)
-    covariance = finest.covariance * jnp.outer(rescaled, rescaled)
+    known = level.num_batches >= 2
     enough = level.num_batches >= FEWEST_BATCHES
     return TimeAverage(
         mean,
-        jnp.where(level.num_batches >= 2, covariance, jnp.nan),
+        jnp.where(known, errors, jnp.nan),
+        jnp.where(known[None], finest.deviations * rescaled[None], jnp.nan),
         finest.drift,
         level.num_batches,
         enough & (level.correlation < 0.4),
@@ -162,7 +164,7 @@ class _Level(NamedTuple):
     variance: Array
     correlation: Array
     num_batches: Array
-    covariance: Array
+    deviations: Array
     drift: Array
 
 
@@ -184,8 +186,7 @@ def _level(batches):
     differ = jnp.any(jnp.abs(deviations) > rounding[None], axis=0)
     deviations = jnp.where(differ | jnp.isnan(mean), deviations, 0)
     divisor = jnp.maximum(num * (num - 1), 1).astype(dtype)
-    covariance = matmul(deviations.T, deviations) / divisor
-    variance = jnp.diagonal(covariance)
+    variance = jnp.sum(deviations**2, axis=0) / divisor
     neighbours = jnp.sum(deviations[1:] * deviations[:-1], axis=0) / divisor
     # The sample mean makes deviations of independent batches anticorrelated by 1/B.
     correlation = neighbours / jnp.where(variance > 0, variance, 1) + 1 / num_counted
@@ -202,7 +203,7 @@ def _level(batches):
         variance * jnp.maximum(1, 1 + 2 * correlation),
         correlation,
         jnp.full(variance.shape, num, jnp.int32),
-        covariance,
+        deviations / jnp.sqrt(divisor),
         jnp.where(error > 0, (late - early) / jnp.where(error > 0, error, 1), 0),
     )
 

@@ -218,7 +218,6 @@ def _finish(run, carry):
     broken = run.faults.nonfinite >= 0
     exponents = jnp.where(broken, jnp.nan, jnp.where(run.alive, average.mean, -jnp.inf))
     known = run.alive & ~broken
-    covariance = jnp.where(known[None] & known[:, None], average.covariance, jnp.nan)
     history, history_steps = running_means(run.batches)
     order = jnp.argsort(-exponents)
 
@@ -236,8 +235,8 @@ def _finish(run, carry):
         residual = jnp.maximum(bound - mean, 0)
     return LyapunovSpectrum(
         exponents=exponents[order],
-        standard_errors=jnp.sqrt(jnp.diagonal(covariance))[order],
-        covariance=covariance[order[:, None], order],
+        standard_errors=jnp.where(known, average.standard_error, jnp.nan)[order],
+        deviations=jnp.where(known[None], average.deviations, jnp.nan)[:, order],
         num_batches=average.num_batches[order],
         long_enough=average.long_enough[order],
         drift=average.drift[order],

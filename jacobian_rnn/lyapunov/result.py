@@ -24,7 +24,8 @@ class LyapunovSpectrum(NamedTuple):
         standard_errors: over time along this trajectory, autocorrelation accounted for, nats per
             step, `(k,)`, NaN for lost directions and from fewer than two batches. They say nothing
             about other input sequences or networks, which `ensemble_spectrum` compares.
-        covariance: of the exponents over time, nats² per step², `(k, k)`.
+        deviations: of batches of steps from the exponents, nats per step, `(128, k)`, scaled for
+            `covariance`.
         num_batches: number of batches of steps behind the errors, int32 `(k,)`.
         long_enough: whether there were enough batches, nearly uncorrelated, to trust the error,
             `(k,)`.
@@ -54,7 +55,7 @@ class LyapunovSpectrum(NamedTuple):
 
     exponents: Float[Array, " k"]
     standard_errors: Float[Array, " k"]
-    covariance: Float[Array, "k k"]
+    deviations: Float[Array, "batches k"]
     num_batches: Int[Array, " k"]
     long_enough: Bool[Array, " k"]
     drift: Float[Array, " k"]
@@ -108,9 +109,13 @@ class LyapunovSpectrum(NamedTuple):
     def estimate(self, function: Callable[[Float[Array, " k"]], Float[Array, ""]]) -> Estimate:
         """Apply a function to the exponents and propagate their errors over time to first order."""
         value, gradient = jax.value_and_grad(function)(self.exponents)
-        used = gradient != 0
-        covariance = jnp.where(used[None] & used[:, None], self.covariance, 0)
-        return Estimate(value, jnp.sqrt(matmul(matmul(gradient, covariance), gradient)))
+        deviations = jnp.where(gradient != 0, self.deviations, 0)
+        return Estimate(value, jnp.linalg.norm(matmul(deviations, gradient)))
+
+    @property
+    def covariance(self) -> Float[Array, "k k"]:
+        """The covariance of the exponents over time, nats² per step², `(k, k)`."""
+        return matmul(jnp.swapaxes(self.deviations, -1, -2), self.deviations)
 
     @property
     def is_partial(self) -> bool:

@@ -52,7 +52,7 @@ def coverage(noise):
 
     def of_run(blocks):
         average = time_average(batched(blocks))
-        error = jnp.sqrt(jnp.diagonal(average.covariance))
+        error = average.standard_error
         reach = student_quantile(0.95, average.num_batches - 1)
         return jnp.abs(average.mean) < reach * error, average.long_enough
 
@@ -88,7 +88,7 @@ def test_a_run_shorter_than_the_correlation_time_says_so():
     assert long_enough < 0.35
     average = time_average(batched(jnp.ones((5, 1))))
     assert not bool(jnp.any(average.long_enough))
-    assert bool(jnp.all(jnp.isnan(time_average(batched(jnp.ones((1, 1)))).covariance)))
+    assert bool(jnp.all(jnp.isnan(time_average(batched(jnp.ones((1, 1)))).standard_error)))
 
 
 def test_a_trend_shows_as_drift_and_noise_does_not():
@@ -102,7 +102,7 @@ def test_batches_that_differ_by_rounding_alone_are_equal(rate):
     blocks = 10 * rate * (1 + 4e-16 * jnp.linspace(-1, 1, 200)[:, None])
     average = time_average(batched(blocks))
     assert bool(average.long_enough[0])
-    assert average.drift[0] == average.covariance[0, 0] == 0
+    assert average.drift[0] == average.standard_error[0] == 0
     # A drift of a few hundred roundings is one.
     blocks = 10 * (rate + 1e-13 * (1 + rate) * jnp.linspace(-1, 1, 200)[:, None])
     assert abs(time_average(batched(blocks)).drift[0]) > 4
@@ -111,7 +111,8 @@ def test_batches_that_differ_by_rounding_alone_are_equal(rate):
 def test_covariance_is_that_of_the_components():
     white = normal(0, (4000, 2))
     mixed = white @ jnp.array([[1.0, 0.8], [0.0, 0.6]])
-    covariance = time_average(batched(mixed)).covariance
+    deviations = time_average(batched(mixed)).deviations
+    covariance = deviations.T @ deviations
     correlation = covariance[0, 1] / jnp.sqrt(covariance[0, 0] * covariance[1, 1])
     assert float(correlation) == pytest.approx(0.8, abs=0.15)
 
