@@ -47,6 +47,7 @@ from jacobian_rnn.lyapunov import (
     lyapunov_spectrum_of,
 )
 from jacobian_rnn.products import (
+    BlockProduct,
     InputJacobians,
     JacobianProduct,
     LeadingSingularValues,
@@ -76,6 +77,7 @@ __all__ = [
     "THRESHOLDS",
     "Agreement",
     "BackwardProfile",
+    "BlockProduct",
     "EnsembleSpectrum",
     "Estimate",
     "FiniteTimeGrowth",

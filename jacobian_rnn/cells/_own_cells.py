@@ -39,11 +39,29 @@ class StepClosedForm:
         return self.parts(params, carry, x).dense()
 
 
+@dataclass(frozen=True)
+class StepUnitJacobians:
+    """The blocks of the Jacobian of a step without recurrent kernels. Equal steps have equal ones.
+
+    Attributes:
+        step: an object with `parts(params, carry, x) -> GatedJacobian`.
+    """
+
+    step: Any
+
+    def __call__(self, params: Any, carry: Any, x: Any) -> Float[Array, "parts parts units"]:
+        """Return the Jacobian of every unit for itself."""
+        return self.step.parts(params, carry, x).diagonals
+
+
 def recurrence_of(
-    step: Any, params: Any, output: Callable[[Any], Array] = last_array
+    step: Any,
+    params: Any,
+    output: Callable[[Any], Array] = last_array,
+    unit_jacobians: StepUnitJacobians | None = None,
 ) -> Recurrence:
     """Return the recurrence of a step that knows the parts of its Jacobian."""
-    return Recurrence(step, params, StepClosedForm(step), output)
+    return Recurrence(step, params, StepClosedForm(step), output, unit_jacobians)
 
 
 def check_sizes(num_inputs: object, num_units: object, dtype: Any) -> None:

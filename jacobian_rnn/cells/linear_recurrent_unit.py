@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jacobian_rnn.cells._own_cells import check_sizes, normal_kernel, recurrence_of
+from jacobian_rnn.cells._own_cells import StepUnitJacobians, check_sizes, normal_kernel, recurrence_of
 from jacobian_rnn.cells.gated_jacobian import GatedJacobian
 from jacobian_rnn.cells.recurrence import Recurrence, whole_carry
 from jacobian_rnn.checks import refuse
@@ -69,7 +69,7 @@ def lru(
         "real": {"kernel": scale * normal_kernel(real, num_inputs, num_units, dtype)},
         "imaginary": {"kernel": scale * normal_kernel(imaginary, num_inputs, num_units, dtype)},
     }
-    return recurrence_of(LRUStep(), params, whole_carry)
+    return recurrence_of(LRUStep(), params, whole_carry, StepUnitJacobians(LRUStep()))
 
 
 @dataclass(frozen=True)

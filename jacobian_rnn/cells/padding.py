@@ -42,7 +42,8 @@ def with_padding(recurrence: Recurrence) -> Recurrence:
     check_recurrence(recurrence)
     jacobian = recurrence.jacobian and WaitingJacobian(recurrence.jacobian)
     step = WaitingStep(recurrence.step)
-    return Recurrence(step, recurrence.params, jacobian, recurrence.output)
+    of_units = recurrence.unit_jacobians and WaitingUnitJacobians(recurrence.unit_jacobians)
+    return Recurrence(step, recurrence.params, jacobian, recurrence.output, of_units)
 
 
 def align_ends(
@@ -134,3 +135,16 @@ class WaitingJacobian:
         x, active = inputs
         jacobian = self.jacobian(params, carry, x)
         return jnp.where(active, jacobian, jnp.eye(jacobian.shape[0], dtype=jacobian.dtype))
+
+
+@dataclass(frozen=True)
+class WaitingUnitJacobians:
+    """The blocks of the Jacobian of a step that may wait. Equal blocks have equal ones."""
+
+    blocks: Callable
+
+    def __call__(self, params, carry, inputs):
+        """Return the Jacobian of every unit for itself."""
+        x, active = inputs
+        blocks = self.blocks(params, carry, x)
+        return jnp.where(active, blocks, jnp.eye(blocks.shape[0], dtype=blocks.dtype)[..., None])

@@ -66,6 +66,11 @@ class System:
         """Whether the closed form gives the Jacobian in parts, as a `GatedJacobian`."""
         return hasattr(self.recurrence.jacobian, "parts")
 
+    @property
+    def has_units(self) -> bool:
+        """Whether each unit of the state is known to see itself alone."""
+        return self.recurrence.unit_jacobians is not None
+
     def step(self, state: Float[Array, " n"], x: PyTree) -> Float[Array, " n"]:
         """Return the next state.
 
@@ -83,8 +88,17 @@ class System:
         if self.recurrence.jacobian is not None and method in ("auto", "closed_form"):
             with jax.default_matmul_precision("highest"):
                 return self.recurrence.jacobian(self.recurrence.params, self.unravel(state), x)
+        if self.has_units and method == "auto":
+            blocks = self.unit_jacobians(state, x)
+            return jnp.block([[jnp.diag(block) for block in row] for row in blocks])
         differentiate = {"auto": derivative_of, "reverse": jax.jacrev}.get(method, jax.jacfwd)
         return differentiate(self.step)(state, x)
+
+    def unit_jacobians(self, state: Float[Array, " n"], x: PyTree) -> Float[Array, "c c units"]:
+        """Return the Jacobian of every unit for itself, where `has_units`."""
+        blocks: Any = self.recurrence.unit_jacobians
+        with jax.default_matmul_precision("highest"):
+            return blocks(self.recurrence.params, self.unravel(state), x)
 
     def parts(self, state: Float[Array, " n"], x: PyTree) -> Any:
         """Return the parts of ∂state'/∂state, if `has_parts`."""
@@ -121,6 +135,8 @@ class System:
         """Return log|det ∂state'/∂state|, nats."""
         if self.has_parts:
             return self.parts(state, x).log_abs_det()
+        if self.has_units:
+            return jnp.sum(log_abs_dets(self.unit_jacobians(state, x)))
         return jnp.linalg.slogdet(self.jacobian(state, x))[1]
 
     @property
@@ -175,6 +191,8 @@ def bind(recurrence: Recurrence, carry: PyTree, xs: PyTree, num_steps: int | Non
     state, unravel = ravel_pytree(carry)
     system = System(recurrence, state, xs, num_steps, unravel)
     _check_step(recurrence, carry, system.one_input)
+    if system.has_units:
+        _check_unit_jacobians(system)
     return system
 
 
@@ -228,6 +246,27 @@ def _check_dtypes(trees: dict[str, PyTree]) -> None:
             "dtype too)"
         )
         refuse("dtypes", found, "one float dtype", advice, error=TypeError)
+
+
+def log_abs_dets(blocks: Float[Array, "c c units"]) -> Float[Array, " units"]:
+    """Return log|det| of every block, nats."""
+    if blocks.shape[0] == 1:
+        return jnp.log(jnp.abs(blocks[0, 0]))
+    if blocks.shape[0] == 2:
+        (a, b), (c, d) = blocks
+        return jnp.log(jnp.abs(a * d - b * c))
+    return jnp.linalg.slogdet(jnp.moveaxis(blocks, -1, 0))[1]
+
+
+def _check_unit_jacobians(system: System) -> None:
+    blocks = jax.eval_shape(system.unit_jacobians, system.state, system.one_input)
+    n, dtype = system.num_states, system.state.dtype
+    shape = getattr(blocks, "shape", ())
+    if not (len(shape) == 3 and shape[0] == shape[1] and shape[1] * shape[2] == n):
+        expected = f"(c, c, N) with c · N = {n}, the size of the state"
+        refuse("unit_jacobians", f"shape {shape}", expected)
+    if blocks.dtype != dtype:
+        refuse("unit_jacobians", blocks.dtype, str(dtype), "that of the state", error=TypeError)
 
 
 def _check_step(recurrence: Recurrence, carry: PyTree, x: PyTree) -> None:

@@ -25,6 +25,7 @@ from jacobian_rnn.linalg.graded_svd import matmul
 from jacobian_rnn.lyapunov._blocks import advance
 from jacobian_rnn.lyapunov._interval import Tangents
 from jacobian_rnn.lyapunov._run import count_anew, new_run
+from jacobian_rnn.lyapunov._units import run_units
 from jacobian_rnn.lyapunov.result import LyapunovSpectrum
 
 
@@ -75,6 +76,9 @@ def lyapunov_spectrum(
         TypeError: float dtypes that differ, a step that computes in fewer bits than its state has,
             or counts that are not integers.
 
+    Where the recurrence declares its `unit_jacobians`, and all exponents are asked for, every unit has a
+    small frame of its own, orthonormalised at each step. Then a step costs O(n).
+
     Cost: each step takes the step itself, k tangents and a share of a factorisation of `(n, k)`.
     Memory is O(n k) for any T. It works under `jit`, `vmap` and `grad`, where reverse mode stores
     O(T n k). The derivative is that of the finite-time exponents along this trajectory. Standard
@@ -105,6 +109,8 @@ def lyapunov_spectrum(
     system = bind(recurrence, carry, xs, num_steps)
     n, dtype = system.num_states, system.state.dtype
     _check_options(system.num_steps, num_warmup, qr_every, factorization)
+    if system.has_units and (num_exponents, frame, resume) == (None, None, None):
+        return _finish(*_run_units(system, num_warmup))
     if resume is None:
         run = new_run(system.state, _starting_frame(n, num_exponents, dtype, frame))
     else:
@@ -189,6 +195,13 @@ def _run_along(system, run, num_warmup, qr_every, factorization):
     return run, system.unravel(run.state)
 
 
+@partial(jax.jit, static_argnames="num_warmup")
+def _run_units(system, num_warmup):
+    refuse_coarse_step(system)
+    run = run_units(system, num_warmup)
+    return run, system.unravel(run.state)
+
+
 @partial(jax.jit, static_argnames=STATIC)
 def _run_through(jacobians, run, num_warmup, qr_every, factorization):
     tangents = Tangents(
@@ -211,7 +224,7 @@ def _count(tangents, run, xs, num_steps, num_warmup, qr_every, factorization):
 @jax.jit
 def _finish(run, carry):
     # This is compiled by itself, because it is the same for all systems and sequences of a size.
-    n, k = run.frame.shape
+    n, k = run.frame.shape[-2:]
     sums = jnp.where(run.alive, run.batches.sums, 0)
     average = time_average(run.batches._replace(sums=sums))
     # Nothing is known after the first step that is not finite, which can be one of the warm-up.
@@ -272,6 +285,10 @@ def _check_options(num_steps, num_warmup, qr_every, factorization):
 
 def _check_resume(resume):
     check_type("resume", resume, LyapunovSpectrum, "a LyapunovSpectrum")
+    if resume.run.frame.ndim == 3 and resume.exponents.ndim == 1:
+        received = "a run of units that see themselves alone"
+        advice = "give dataclasses.replace(recurrence, unit_jacobians=None) to both runs"
+        refuse("resume", received, "one over whole Jacobians", advice)
     if resume.run.frame.ndim != 2:
         received = f"a batch of runs, frames {resume.run.frame.shape}"
         refuse("resume", received, "one", "use jax.vmap over both")

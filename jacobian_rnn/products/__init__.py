@@ -1,5 +1,6 @@
 """Products of step Jacobians, with every singular value in logs."""
 
+from jacobian_rnn.products.blocks import BlockProduct
 from jacobian_rnn.products.by_lag import log_singular_values_by_lag
 from jacobian_rnn.products.credit import InputJacobians, input_jacobians
 from jacobian_rnn.products.leading import (
@@ -7,9 +8,11 @@ from jacobian_rnn.products.leading import (
     leading_singular_values,
     leading_singular_values_by_lag,
 )
-from jacobian_rnn.products.product import JacobianProduct, jacobian_product, product_of
+from jacobian_rnn.products.multiply import jacobian_product, product_of
+from jacobian_rnn.products.product import JacobianProduct
 
 __all__ = [
+    "BlockProduct",
     "InputJacobians",
     "JacobianProduct",
     "LeadingSingularValues",

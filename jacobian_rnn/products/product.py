@@ -5,20 +5,14 @@ conditioned, and all growth and decay is in `log_scale`. One factorisation per s
 Nothing overflows, small singular values survive beside large ones, and memory is constant in T.
 """
 
-import warnings
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
-from jacobian_rnn.cells.recurrence import Recurrence
-from jacobian_rnn.checks import check_matrices, check_precision, check_shape, refuse
-from jacobian_rnn.jacobians.system import System, bind
-from jacobian_rnn.jacobians.time_loop import along
-from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
+from jacobian_rnn.checks import check_shape, refuse
 from jacobian_rnn.linalg.factored_form import (
     FactoredForm,
     compose,
@@ -27,15 +21,9 @@ from jacobian_rnn.linalg.factored_form import (
     orthonormalize,
     singular_vectors_of,
 )
-from jacobian_rnn.linalg.frames import check_frame
 from jacobian_rnn.linalg.graded_svd import flushed_exp, graded_singular_values, matmul
 from jacobian_rnn.linalg.rounding import CAUTION
-from jacobian_rnn.products._passes import PASSES, Passes, extend_passes, start_passes
-
-# This is for one pass, as a multiple of n³, on two CPU cores. Gaussian matrices of 128 to 512 rows
-# took 1e-10 to 4e-10. An LSTM of 512 states, whose Jacobians need an elimination first, took 5e-10.
-SECONDS_PER_STEP = 4e-10
-LIGHTER = "estimate_error=False, or lyapunov_spectrum with a few exponents"
+from jacobian_rnn.products._passes import Passes
 
 
 class JacobianProduct(NamedTuple):
@@ -169,144 +157,8 @@ class JacobianProduct(NamedTuple):
         return _compose(self, earlier)
 
 
-def jacobian_product(
-    recurrence: Recurrence,
-    carry: PyTree,
-    xs: PyTree,
-    *,
-    num_steps: int | None = None,
-    estimate_error: bool = True,
-    frame: Float[Array, "n n"] | None = None,
-) -> JacobianProduct:
-    """Multiply the Jacobians of all steps along a trajectory, one step after the other.
-
-    One factorisation per step keeps the factored form, as `factored_form.extend` says.
-
-    Args:
-        recurrence: the system.
-        carry: initial carry, without batch axis.
-        xs: one sequence, `(time, ...)`, or None for a system without input.
-        num_steps: number of steps T where `xs` is None.
-        estimate_error: make two more passes, for `log_error`, which triple the cost.
-        frame: starting frame Q₀, orthogonal, `(n, n)`. By default it is the identity, which keeps
-            exact zeros and weak couplings. Any other one mixes all directions at the start.
-
-    Returns:
-        The product. T = 0 gives the identity.
-
-    Raises:
-        ValueError: structures, shapes, time axes or a frame that do not fit, or values not finite.
-        TypeError: float dtypes that differ, or a step that computes in fewer bits than its state.
-
-    Cost: each step takes one Jacobian, and two matrix products and a factorisation of size n for
-    each pass. Memory is O(n²) for any T. It works under `jit`, `vmap` and `grad`, where reverse
-    mode stores O(T n²). Derivatives treat a lost direction as lost for good.
-
-    References:
-        J. Oliveira and D. E. Stewart, "Exponential splittings of products of matrices and
-        accurately computing singular values of long products", Linear Algebra Appl. 309 (2000).
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> def rotate_and_shrink(params, carry, x):
-        ...     return params @ carry
-        >>> matrix = 0.5 * jnp.array([[0.0, -1.0], [1.0, 0.0]])
-        >>> system = Recurrence(rotate_and_shrink, matrix)
-        >>> product = jacobian_product(system, jnp.ones(2), None, num_steps=10_000)
-        >>> bool(jnp.allclose(product.log_singular_values(), 10_000 * jnp.log(0.5)))
-        True
-    """
-    system = bind(recurrence, carry, xs, num_steps)
-    frames = _starting_frames(system.num_states, system.state.dtype, estimate_error, frame)
-    warn_of_cost(
-        "jacobian_product", system.num_states, system.num_steps, 1, LIGHTER, passes=len(frames)
-    )
-    return _jacobian_product(system, frames)
-
-
-def product_of(
-    jacobians: Float[Array, "steps n n"],
-    *,
-    estimate_error: bool = True,
-    frame: Float[Array, "n n"] | None = None,
-) -> JacobianProduct:
-    """Multiply given matrices: `jacobians[T-1] @ ... @ jacobians[0]`.
-
-    Args:
-        jacobians: shape `(T, n, n)`, rows as outputs, earliest first.
-        estimate_error: make two more passes, for `log_error`, which triple the cost.
-        frame: starting frame Q₀, orthogonal, `(n, n)`. By default it is the identity, which keeps
-            exact zeros and weak couplings. Any other one mixes all directions at the start.
-
-    Returns:
-        The product, as `jacobian_product` returns it.
-
-    Raises:
-        ValueError: not of shape `(T, n, n)`, values not finite, or a frame that does not fit.
-        TypeError: not real floating-point numbers.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> product = product_of(jnp.tile(jnp.diag(jnp.array([2.0, 0.5])), (1000, 1, 1)))
-        >>> bool(jnp.allclose(product.log_singular_values(), 693.147 * jnp.array([1.0, -1.0])))
-        True
-    """
-    jacobians = check_matrices("jacobians", jacobians)
-    frames = _starting_frames(jacobians.shape[1], jacobians.dtype, estimate_error, frame)
-    num_steps, n, _ = jacobians.shape
-    warn_of_cost("product_of", n, num_steps, 1, LIGHTER, passes=len(frames))
-    return _product_of(jacobians, frames)
-
-
-def warn_of_cost(
-    name: str, n: int, num_steps: int, num_products: int, lighter: str, *, passes: int = PASSES
-) -> None:
-    """Warn before exact products that will take more than a minute, and name a lighter way.
-
-    The estimate is for two CPU cores. Other devices were not measured, so they give no warning.
-    """
-    if jax.default_backend() != "cpu":
-        return
-    seconds = num_products * passes * num_steps * n**3 * SECONDS_PER_STEP
-    if seconds > 60:
-        msg = (
-            f"{name}: {num_products} exact products of {num_steps} Jacobians of {n} states take "
-            f"about {seconds / 60:.0f} minutes on two CPU cores; lighter: {lighter}"
-        )
-        warnings.warn(msg, stacklevel=3)
-
-
-def identity_frames(system: System) -> Float[Array, "passes n n"]:
-    """Return the frames in which the passes of a product start."""
-    return _starting_frames(system.num_states, system.state.dtype, True, None)
-
-
-@jax.jit
-def _jacobian_product(system, frames):
-    return product_along(system, frames)
-
-
-def product_along(system: System, frames: Float[Array, "passes n n"]) -> JacobianProduct:
-    """Multiply the Jacobians of all steps of a system, in one pass for each starting frame."""
-    refuse_coarse_step(system)
-
-    def visit(passes, now):
-        new = system.step(now.state, now.x)
-        jacobian = system.jacobian(now.state, now.x)
-        return new, extend_passes(passes, jacobian, jnp.all(jnp.isfinite(new))), None
-
-    return _finish(along(system, visit, start_passes(frames))[1])
-
-
-@jax.jit
-def _product_of(jacobians, frames):
-    def one_step(passes, jacobian):
-        return extend_passes(passes, jacobian), None
-
-    return _finish(lax.scan(one_step, start_passes(frames), jacobians)[0])
-
-
-def _finish(passes):
+def finish(passes: Passes) -> JacobianProduct:
+    """Return the product that passes have reached."""
     forms = jax.vmap(orthonormalize)(passes.forms)
     return JacobianProduct(
         forms.left,
@@ -340,7 +192,7 @@ def _compose(later, earlier):
             of_earlier >= 0, of_earlier, jnp.where(of_later >= 0, of_later + offset, -1)
         )
 
-    return _finish(
+    return finish(
         Passes(
             forms,
             offset + later.num_steps,
@@ -382,9 +234,3 @@ def _disagreement(values):
     """Return largest minus smallest of the passes, 0 where all are −inf, as for exact zeros."""
     highest, lowest = jnp.max(values, axis=0), jnp.min(values, axis=0)
     return jnp.where(jnp.isneginf(highest), 0, highest - lowest)
-
-
-def _starting_frames(n, dtype, estimate_error, frame):
-    check_precision(dtype)
-    frame = jnp.eye(n, dtype=dtype) if frame is None else check_frame(frame, (n, n), dtype)
-    return jnp.broadcast_to(frame, (PASSES if estimate_error else 1, n, n))

@@ -17,7 +17,7 @@ from jacobian_rnn import (
     step_jacobians,
     trajectory,
 )
-from jacobian_rnn.products import product as module
+from jacobian_rnn.products import multiply as module
 from tests.chains import exact_logs, haar
 from tests.networks import mostly_slow
 
