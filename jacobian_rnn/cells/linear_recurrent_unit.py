@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jacobian_rnn.cells._own_cells import StepUnitJacobians, check_sizes, normal_kernel, recurrence_of
+from jacobian_rnn.cells._own_cells import (
+    StepUnitJacobians,
+    check_sizes,
+    normal_kernel,
+    recurrence_of,
+)
 from jacobian_rnn.cells.gated_jacobian import GatedJacobian
 from jacobian_rnn.cells.recurrence import Recurrence, whole_carry
 from jacobian_rnn.checks import refuse

@@ -40,10 +40,10 @@ class Recurrence:
         params: any pytree of arrays.
         jacobian: `jacobian(params, carry, x) -> (n, n)`, ∂state'/∂state with rows as outputs, in
             the order of the ravelled carry. With None, JAX differentiates the step.
-        unit_jacobians: `unit_jacobians(params, carry, x) -> (c, c, N)`, for a state of c arrays of N units in which
-            each unit sees itself alone: `[a, b, u]` is the derivative of unit u of new array a for
-            unit u of array b. With c = 1 the Jacobian is diagonal. Products and spectra then cost
-            O(n) a step. None where units see each other. It is believed, not checked.
+        unit_jacobians: `unit_jacobians(params, carry, x) -> (c, c, N)`, for a state of c arrays of
+            N units in which each unit sees itself alone. `[a, b, u]` is the derivative of unit u of
+            new array a with respect to unit u of array b. With c = 1 the Jacobian is diagonal.
+            Products and spectra then cost O(n) a step. None where units see each other.
         output: `output(carry) -> array`, what the next layer or the readout sees. By default it is
             the last array of the carry, which is h for the (c, h) of an LSTM.
 

@@ -76,8 +76,8 @@ def lyapunov_spectrum(
         TypeError: float dtypes that differ, a step that computes in fewer bits than its state has,
             or counts that are not integers.
 
-    Where the recurrence declares its `unit_jacobians`, and all exponents are asked for, every unit has a
-    small frame of its own, orthonormalised at each step. Then a step costs O(n).
+    Where the recurrence declares its `unit_jacobians`, and all exponents are asked for, every unit
+    has a small frame of its own. It is orthonormalised at each step, and a step costs O(n).
 
     Cost: each step takes the step itself, k tangents and a share of a factorisation of `(n, k)`.
     Memory is O(n k) for any T. It works under `jit`, `vmap` and `grad`, where reverse mode stores

@@ -8,12 +8,12 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn.cells.recurrence import Recurrence
-from jacobian_rnn.checks import check_matrices, check_precision
+from jacobian_rnn.checks import check_count, check_matrices, check_precision
 from jacobian_rnn.jacobians.system import System, bind
-from jacobian_rnn.jacobians.time_loop import along
-from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.linalg.frames import check_frame
+from jacobian_rnn.products._in_time_blocks import product_in_blocks
 from jacobian_rnn.products._passes import PASSES, extend_passes, start_passes
+from jacobian_rnn.products.along import product_along
 from jacobian_rnn.products.blocks import BlockProduct, block_product
 from jacobian_rnn.products.product import JacobianProduct, finish
 
@@ -31,6 +31,7 @@ def jacobian_product(
     num_steps: int | None = None,
     estimate_error: bool = True,
     frame: Float[Array, "n n"] | None = None,
+    blocks: int = 1,
 ) -> JacobianProduct | BlockProduct:
     """Multiply the Jacobians of all steps along a trajectory, one step after the other.
 
@@ -44,18 +45,21 @@ def jacobian_product(
         estimate_error: make two more passes, for `log_error`, which triple the cost.
         frame: starting frame Q₀, orthogonal, `(n, n)`. By default it is the identity, which keeps
             exact zeros and weak couplings. Any other one mixes all directions at the start.
+        blocks: number of stretches of time that are multiplied at once and composed as a tree. They
+            are shared out over the devices, as evenly as their number allows. Static.
 
     Returns:
-        The product. T = 0 gives the identity. Where the recurrence declares its `unit_jacobians`, and no
-        frame is given, it is a `BlockProduct`: a step then costs O(n).
+        The product. T = 0 gives the identity. Where the recurrence declares its `unit_jacobians`,
+        and there are no frame and no blocks, it is a `BlockProduct`, and a step costs O(n).
 
     Raises:
         ValueError: structures, shapes, time axes or a frame that do not fit, or values not finite.
         TypeError: float dtypes that differ, or a step that computes in fewer bits than its state.
 
     Cost: each step takes one Jacobian, and two matrix products and a factorisation of size n for
-    each pass. Memory is O(n²) for any T. It works under `jit`, `vmap` and `grad`, where reverse
-    mode stores O(T n²). Derivatives treat a lost direction as lost for good.
+    each pass. Memory is O(n²) for any T, and blocks add T n for the states. It works under `jit`,
+    `vmap` and `grad`, where reverse mode stores O(T n²). Derivatives treat a lost direction as lost
+    for good.
 
     References:
         J. Oliveira and D. E. Stewart, "Exponential splittings of products of matrices and
@@ -72,13 +76,16 @@ def jacobian_product(
         True
     """
     system = bind(recurrence, carry, xs, num_steps)
-    if system.has_units and frame is None:
+    check_count("blocks", blocks, least=1, most=max(system.num_steps, 1))
+    if system.has_units and frame is None and blocks == 1:
         check_precision(system.state.dtype)
         return block_product(system, estimate_error=estimate_error)
     frames = _starting_frames(system.num_states, system.state.dtype, estimate_error, frame)
     warn_of_cost(
         "jacobian_product", system.num_states, system.num_steps, 1, LIGHTER, passes=len(frames)
     )
+    if blocks > 1:
+        return product_in_blocks(system, frames, int(blocks))
     return _jacobian_product(system, frames)
 
 
@@ -142,18 +149,6 @@ def identity_frames(system: System) -> Float[Array, "passes n n"]:
 @jax.jit
 def _jacobian_product(system, frames):
     return product_along(system, frames)
-
-
-def product_along(system: System, frames: Float[Array, "passes n n"]) -> JacobianProduct:
-    """Multiply the Jacobians of all steps of a system, in one pass for each starting frame."""
-    refuse_coarse_step(system)
-
-    def visit(passes, now):
-        new = system.step(now.state, now.x)
-        jacobian = system.jacobian(now.state, now.x)
-        return new, extend_passes(passes, jacobian, jnp.all(jnp.isfinite(new))), None
-
-    return finish(along(system, visit, start_passes(frames))[1])
 
 
 @jax.jit

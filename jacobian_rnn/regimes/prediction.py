@@ -22,7 +22,8 @@ from jacobian_rnn.growth.probes import Probes, orthonormal_rows, pull_probes
 from jacobian_rnn.jacobians.system import System, bind
 from jacobian_rnn.jacobians.time_loop import run
 from jacobian_rnn.jacobians.traced_steps import derivative_of, refuse_coarse_step
-from jacobian_rnn.products.multiply import identity_frames, product_along, warn_of_cost
+from jacobian_rnn.products.along import product_along
+from jacobian_rnn.products.multiply import identity_frames, warn_of_cost
 from jacobian_rnn.regimes._report import report
 from jacobian_rnn.regimes.quantiles import quantile
 from jacobian_rnn.regimes.thresholds import THRESHOLDS, Thresholds

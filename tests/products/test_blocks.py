@@ -92,7 +92,7 @@ def test_the_product_of_blocks_is_that_of_whole_jacobians(make):
     states = jax.lax.scan(lambda c, x: (system.step(system.params, c, x),) * 2, carry, xs)[1]
     middle = jax.tree.map(lambda a: a[half - 1], states)
     later = jacobian_product(system, middle, xs[half:])
-    composed = later @ jacobian_product(system, carry, xs[:half])
+    composed = later @ jacobian_product(system, carry, xs[:half])  # pyright: ignore[reportOperatorIssue]
     np.testing.assert_allclose(composed.log_singular_values(), values, atol=1e-9)
     assert int(composed.num_steps) == len(xs)
 
