@@ -21,7 +21,12 @@ from jacobian_rnn.cells.recurrence import (
     whole_carry,
 )
 from jacobian_rnn.checks import check_count, check_finite, list_shapes, refuse
-from jacobian_rnn.jacobians.traced_steps import derivative_of, has_forward_mode, pull_back
+from jacobian_rnn.jacobians.traced_steps import (
+    derivative_of,
+    has_forward_mode,
+    has_reverse_mode,
+    pull_back,
+)
 from jacobian_rnn.linalg.graded_svd import matmul
 
 Method = Literal["auto", "forward", "reverse", "closed_form"]
@@ -121,7 +126,12 @@ class System:
     def pull(
         self, state: Float[Array, " n"], rows: Float[Array, "k n"], x: PyTree
     ) -> Float[Array, "k n"]:
-        """Return cotangents of the next state, pulled back to this one: V J. None is formed."""
+        """Return cotangents of the next state, pulled back to this one: V J.
+
+        No Jacobian is formed, unless the step has no reverse mode.
+        """
+        if not has_reverse_mode(self.step, state, x):
+            return matmul(rows, self.jacobian(state, x))
         _, differential = jax.vjp(lambda state: self.step(state, x), state)
         return jax.vmap(lambda row: differential(row)[0])(rows)
 
@@ -162,6 +172,10 @@ class System:
                 self, recurrence=dataclasses.replace(self.recurrence, params=params)
             ).step(state, x)
 
+        if not has_reverse_mode(new_state, self.recurrence.params):
+            advice = "a loop of a fixed number of steps has one: lax.scan, or fori_loop with ints"
+            received = "one without reverse mode, such as a lax.while_loop"
+            refuse("step", received, "one that can be differentiated for its parameters", advice)
         return pull_back(new_state, self.recurrence.params, row)
 
 

@@ -77,11 +77,42 @@ def has_forward_mode(function: Callable[..., Any], *args: PyTree) -> bool:
     return all(equation.primitive.name != "custom_lin" for equation in _equations(jaxpr.jaxpr))
 
 
+def has_reverse_mode(function: Callable[..., Any], *args: PyTree) -> bool:
+    """Say whether a function can be differentiated in reverse mode for its first argument.
+
+    A `lax.while_loop` has only forward mode.
+    """
+    first, *rest = args
+
+    def pull(point, *rest):
+        value, differential = jax.vjp(lambda point: function(point, *rest), point)
+        return differential(value)
+
+    try:
+        jax.eval_shape(pull, first, *rest)
+    except ValueError as error:
+        # JAX has no other sign of it than the words of its error.
+        if "Reverse-mode differentiation does not work" in str(error):
+            return False
+        raise
+    return True
+
+
 def derivative_of(function: Callable, argnums: int = 0) -> Callable[..., Array]:
-    """Differentiate in forward mode, or in reverse mode where a `custom_vjp` allows no other."""
+    """Differentiate in forward mode, or in reverse mode where a `custom_vjp` allows no other.
+
+    Raises:
+        ValueError: a function with neither.
+    """
 
     def derivative(*args):
         forward = has_forward_mode(function, *args)
+        if not (forward or has_reverse_mode(function, *args)):
+            received = (
+                "one with a custom_vjp and a while loop, which has no derivative in either mode"
+            )
+            advice = "give the Recurrence a `jacobian`, or make the loop a lax.scan"
+            refuse("step", received, "one that JAX can differentiate", advice)
         return (jax.jacfwd if forward else jax.jacrev)(function, argnums=argnums)(*args)
 
     return derivative

@@ -8,14 +8,17 @@ from jax.flatten_util import ravel_pytree
 
 from jacobian_rnn import (
     Recurrence,
+    backward_profile,
     finite_time_growth,
     from_linen,
     from_nnx,
     input_jacobians,
     jacobian_product,
     largest_exponent,
+    leading_singular_values,
     log_singular_values_by_lag,
     lyapunov_spectrum,
+    parameter_gradients,
     predict_regime,
     state_gradients,
     step_jacobians,
@@ -352,3 +355,55 @@ def test_a_step_without_forward_mode_gives_the_numbers_of_one_with(measure, give
     backward = Recurrence(backward_step, weights, jacobian=jacobian)
     expected = measure(Recurrence(forward_step, weights), jnp.zeros(4), xs)
     np.testing.assert_allclose(measure(backward, jnp.zeros(4), xs), expected, atol=1e-12)
+
+
+def looping_step(weights, carry, x):
+    def once(state):
+        carry, count = state
+        return jnp.tanh(weights @ carry + x), count + 1
+
+    return jax.lax.while_loop(lambda state: state[1] < 2, once, (carry, 0))[0]
+
+
+def unrolled_step(weights, carry, x):
+    return jnp.tanh(weights @ jnp.tanh(weights @ carry + x) + x)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda *a: predict_regime(*a[:2], jnp.stack([a[2], a[2]]), horizon=9).log_growth,
+        lambda *a: backward_profile(*a, key=jax.random.key(0)).log_growth,
+        lambda *a: leading_singular_values(*a, num=2).log_singular_values,
+        lambda *a: state_gradients(*a, lambda states: states[-1].sum()),
+        lambda *a: jacobian_product(*a).log_rms_growth(),
+    ],
+)
+def test_a_step_without_reverse_mode_gives_the_numbers_of_one_with(measure):
+    weights, xs = jnp.asarray(normal(0, (4, 4)) / 2), jnp.asarray(normal(1, (20, 4)))
+    looping, unrolled = (
+        measure(Recurrence(step, weights), jnp.zeros(4), xs)
+        for step in (looping_step, unrolled_step)
+    )
+    np.testing.assert_allclose(looping, unrolled, atol=1e-12)
+
+
+def test_what_cannot_be_differentiated_is_named_with_the_way_out():
+    weights, xs = jnp.asarray(normal(0, (4, 4)) / 2), jnp.asarray(normal(1, (20, 4)))
+    with pytest.raises(ValueError, match=r"without reverse mode.*lax\.scan"):
+        parameter_gradients(
+            Recurrence(looping_step, weights), jnp.zeros(4), xs, lambda states: states[-1].sum()
+        )
+
+    def neither(weights, carry, x):
+        return only_backwards(looping_step(weights, carry, x))
+
+    with pytest.raises(
+        ValueError, match="without a derivative in either mode.*give the Recurrence"
+    ):
+        jacobian_product(Recurrence(neither, weights), jnp.zeros(4), xs)
+    given = Recurrence(neither, weights, jacobian=lambda w, c, x: jnp.diag(c + x) @ w)
+    assert np.isfinite(jacobian_product(given, jnp.zeros(4), xs).log_norm())
+    assert np.isfinite(
+        backward_profile(given, jnp.zeros(4), xs, key=jax.random.key(0)).log_growth[-1]
+    )
