@@ -6,6 +6,7 @@ The calibration of the thresholds and the comparison that uses them follow the s
 import dataclasses
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -92,7 +93,8 @@ class Ensemble:
         self.carry = networks.zero_carry(cell_name, protocol.width, self.dtype)
         # Drawing is a program of its own, because compiling the initialisers takes long.
         self._draw_all = jax.jit(jax.vmap(self._draw))
-        self._predict_all = jax.jit(jax.vmap(self._predict))
+        self._estimate_all = jax.jit(jax.vmap(partial(self._predict, method="probes")))
+        self._predict_all = jax.jit(jax.vmap(partial(self._predict, method="exact")))
         self._look_all = jax.jit(jax.vmap(self._look, in_axes=(0, None, None)))
 
     def choose_gains(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,7 +108,10 @@ class Ensemble:
         per_call = protocol.num_gains * protocol.num_seeds
         candidates = np.geomspace(*protocol.candidate_gains, 2 * per_call)
         seeds = np.full(per_call, protocol.first_seed)
-        halves = [self._predictions(half, seeds)[0] for half in np.split(candidates, 2)]
+        halves = []
+        for half in np.split(candidates, 2):
+            member = self._member(half, seeds)
+            halves.append(jax.device_get(self._estimate_all(self._draw_all(member), member)))
         log_growths = np.concatenate(
             [np.nanmedian(half.log_growth_of_output, axis=1) for half in halves]
         )
@@ -137,7 +142,17 @@ class Ensemble:
         per_sequence = {
             "log_growth": prediction.log_growth_of_output,
             "log_growth_error": prediction.log_growth_error,
+            "carry_log_growth": prediction.log_growth,
+            "profile_at_horizon": prediction.profile[..., self.task.horizon - 1],
+            "profile_error": prediction.sampling_error,
+            "profile_peak": prediction.peak,
+            "profile_peak_lag": prediction.peak_lag,
         }
+        # The largest, the middle and the smallest one: their number depends on the cell.
+        spectrum = prediction.log_singular_values
+        middle = spectrum.shape[-1] // 2
+        for name, index in {"largest": 0, "middle": middle, "smallest": -1}.items():
+            per_sequence[f"{name}_log_singular_value"] = spectrum[..., index]
         dims = ("gain_index", "seed")
         return xr.Dataset(
             {name: (dims, np.reshape(values, shape)) for name, values in per_network.items()}
@@ -248,10 +263,12 @@ class Ensemble:
             key=jax.random.fold_in(jax.random.key(0), member.seed),
         )
 
-    def _predict(self, recurrence, member):
+    def _predict(self, recurrence, member, *, method):
         key = jax.random.fold_in(jax.random.key(1), member.seed)
         xs = self.task.sample(key, self.protocol.num_sequences).xs
-        return jrnn.predict_regime(recurrence, self.carry, xs, horizon=self.task.horizon)
+        return jrnn.predict_regime(
+            recurrence, self.carry, xs, horizon=self.task.horizon, method=method
+        )
 
     def _predictions(self, gain, seed):
         member = self._member(gain, seed)

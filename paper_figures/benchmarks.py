@@ -30,7 +30,7 @@ def draw(dataset: xr.Dataset) -> Figure:
     rows = rows[rows["note"] == ""]
     rows = rows.assign(step_microseconds=1e6 * rows["seconds"] / rows["num_steps"] / rows["batch"])
     own = (rows["ratio_low"] == 1) & (rows["ratio_high"] == 1)
-    compared = rows[rows["group"].isin(["W1", "W3", "floor"]) & ~own]
+    compared = rows[rows["group"].isin(["W1", "W3", "floor", "verdict"]) & ~own]
     height = max(6.4, 1.0 + 0.15 * (len(compared) + 2 * len(set(compared["case"]))))
     figure = plt.figure(figsize=(9.5, height), layout="constrained")
     ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.15, 1))

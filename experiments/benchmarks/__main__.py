@@ -26,10 +26,15 @@ CAPTIONS = {
     "floor": "driven Flax cells against the cell's own step on k states",
     "W4": "growth with T and n; error of exponents against the scan (nats per step)",
     "W4 batch": "sequences at once, under vmap; error as above",
+    "verdict": "eight sequences; against the gradient of a loss over them",
+    "profile": "one sequence; against the gradient of a loss over it",
+    "leading": "eight largest singular values; error against the exact product (nats)",
+    "units": "a state whose units see themselves alone; error of exponents (nats per step)",
     "sweep": "networks drawn, predicted, trained and saved; error: difference between devices",
     "gpu": "the same on a GPU",
 }
 RATES = {"W4 batch": "seq/s", "sweep": "networks/s"}
+WITH_MEMORY = {"verdict", "profile", "leading", "units"}
 GPU_NOTE = "not measured"
 
 
@@ -56,7 +61,7 @@ def main(
     # After the environment is set, which JAX reads when it is imported.
     import jax
 
-    from experiments.benchmarks import accuracy, dense_jacobians, speed, sweeps
+    from experiments.benchmarks import accuracy, dense_jacobians, speed, sweeps, verdicts
     from experiments.benchmarks.timing import Row, as_dataset
     from experiments.benchmarks.workloads import PRESETS
 
@@ -70,7 +75,7 @@ def main(
     console.print(f"{NAME}, preset {preset}, {dtype} on {kind}")
     rows: list[Row] = []
     with _progress(console) as progress:
-        groups = (accuracy, dense_jacobians, speed, sweeps)
+        groups = (accuracy, dense_jacobians, speed, verdicts, sweeps)
         cases = [case for group in groups for case in group.cases(sizes)]
         task = progress.add_task("", total=len(cases))
         for label, measure in cases:
@@ -111,7 +116,8 @@ def tables_of(dataset: xr.Dataset) -> list[Table]:
         sizes = ("range",) if exact else ("n", "k", "T", "batch")
         middle = ("error", "own est.") if exact else ("error",)
         rate = RATES.get(group, "µs/step")
-        for heading in (*sizes, *middle, "compile s", rate, "ratio", "25-75 %"):
+        memory = ("MB",) if group in WITH_MEMORY else ()
+        for heading in (*sizes, *middle, "compile s", rate, "ratio", "25-75 %", *memory):
             table.add_column(heading, justify="right", no_wrap=True)
         before = None
         for row in part.to_dataframe().to_dict("records"):
@@ -139,7 +145,9 @@ def _cells(row):
         speed = _significant(1e6 * row["seconds"] / row["num_steps"])
     low, high = (_significant(row[name], 2) for name in ("ratio_low", "ratio_high"))
     compiling = f"{row['compile_seconds']:.1f}"
-    return [*sizes, *errors, compiling, speed, _significant(row["ratio"]), f"{low}-{high}"]
+    memory = [_significant(row["megabytes"], 2)] if row["group"] in WITH_MEMORY else []
+    ratios = [_significant(row["ratio"]), f"{low}-{high}"]
+    return [*sizes, *errors, compiling, speed, *ratios, *memory]
 
 
 def _error(value):

@@ -66,6 +66,7 @@ class Row(NamedTuple):
         error: largest absolute error, nats for singular values and nats per step for exponents.
         own_error: the error that the function itself estimates.
         log_range: nats between the largest and the smallest singular value of the product.
+        megabytes: memory that the compiled program plans for, beside arguments and results.
         num_rounds: rounds behind the medians.
         note: why nothing was measured, or empty.
     """
@@ -85,6 +86,7 @@ class Row(NamedTuple):
     error: float = NAN
     own_error: float = NAN
     log_range: float = NAN
+    megabytes: float = NAN
     num_rounds: int = 0
     note: str = ""
 

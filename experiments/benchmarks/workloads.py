@@ -64,6 +64,12 @@ class Sizes:
     width_steps: int = 200
     batches: tuple[int, ...] = (1, 8, 32)
     batch_steps: int = 500
+    verdict_cells: tuple[str, ...] = ("GRUCell", "LSTMCell")
+    verdict_widths: tuple[int, ...] = (64, 128, 256, 512)
+    verdict_steps: tuple[int, ...] = (200, 784)
+    exact_states: int = 64  # beyond, exact products are not timed
+    leading_widths: tuple[int, ...] = (64, 256)
+    unit_numbers: tuple[int, ...] = (1000, 10_000)
     sweep_horizons: tuple[int, ...] = (100, 200)
     sweep_seeds: int = 6
     sweep_updates: int = 100
@@ -90,6 +96,11 @@ PRESETS = {
         width_steps=50,
         batches=(1, 8),
         batch_steps=100,
+        verdict_cells=("GRUCell",),
+        verdict_widths=(16,),
+        verdict_steps=(50,),
+        leading_widths=(16,),
+        unit_numbers=(100,),
         sweep_horizons=(),
     ),
     "default": Sizes(),
@@ -98,6 +109,10 @@ PRESETS = {
         max_seconds=60.0,
         lengths=(1000, 10_000, 100_000, 1_000_000),
         widths=(32, 64, 128, 256, 512),
+        verdict_widths=(64, 128, 256, 512, 1024),
+        exact_states=256,
+        leading_widths=(64, 256, 1024),
+        unit_numbers=(1000, 10_000, 100_000),
         sweep_horizons=(90, 100),
         sweep_seeds=12,
         sweep_updates=500,

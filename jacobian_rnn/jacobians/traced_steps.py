@@ -108,9 +108,7 @@ def derivative_of(function: Callable, argnums: int = 0) -> Callable[..., Array]:
     def derivative(*args):
         forward = has_forward_mode(function, *args)
         if not (forward or has_reverse_mode(function, *args)):
-            received = (
-                "one with a custom_vjp and a while loop, which has no derivative in either mode"
-            )
+            received = "one with a custom_vjp and a while loop, which has no derivative"
             advice = "give the Recurrence a `jacobian`, or make the loop a lax.scan"
             refuse("step", received, "one that JAX can differentiate", advice)
         return (jax.jacfwd if forward else jax.jacrev)(function, argnums=argnums)(*args)

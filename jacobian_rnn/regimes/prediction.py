@@ -56,8 +56,8 @@ class RegimePrediction(NamedTuple):
             sequence that stops being finite, lags count from the last finite state.
         peak: nats, `(B,)`: the largest growth at any lag.
         peak_lag: the lag of the peak, int32 `(B,)`, −1 where no growth is known.
-        sampling_error: nats, `(B,)`: standard error of the log growths, because only some
-            directions were drawn. Zero for the exact method.
+        sampling_error: nats, `(B,)`: standard error of `profile` at the horizon, because only some
+            directions were drawn. It is that of both log growths too, unless the method is exact.
         log_growth_error: nats, `(B,)`: estimated numerical error of the log growths.
         log_singular_values: nats, `(B, n)`, descending: of the product over the horizon. None
             unless the method is exact.
@@ -320,7 +320,6 @@ def _multiply(system, forward, horizon, said):
     said = said._replace(
         log_growth=of_carry,
         log_growth_of_output=of_output,
-        sampling_error=jnp.zeros_like(of_carry),
         log_growth_error=jnp.maximum(*errors),
         log_singular_values=product.log_singular_values(),
     )
