@@ -10,7 +10,6 @@ from itertools import chain
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jacobian_rnn.growth.largest import log_norms
@@ -21,19 +20,19 @@ from jacobian_rnn.linalg.graded_svd import matmul, row_norms, scaled_norm
 from jacobian_rnn.linalg.rounding import CAUTION, compensated_sum, rounding_factors
 
 
-class Probes(NamedTuple):
-    """Cotangents of the last state.
+class Group(NamedTuple):
+    """Some of the probes, whose root mean square is measured.
 
     Attributes:
-        rows: `(k, n)`.
+        part: which of the rows.
         num_directions: size of the space from which they were drawn; None if they were given.
     """
 
-    rows: Float[Array, "k n"]
+    part: slice
     num_directions: int | None
 
 
-class ProbeGrowth(NamedTuple):
+class GroupGrowth(NamedTuple):
     """What a group of probes says. The entry of a lag is at `[lag − 1]`.
 
     Attributes:
@@ -55,37 +54,37 @@ def orthonormal_rows(columns: Float[Array, "directions k"]) -> Float[Array, "row
 
 def pull_probes(
     system: System,
-    groups: Sequence[Probes],
+    probes: Float[Array, "k n"],
+    groups: Sequence[Group],
     *,
     states: Float[Array, "steps n"] | None = None,
     end: Int[Array, ""] | None = None,
-) -> tuple[list[ProbeGrowth], Float[Array, " steps"], Int[Array, ""]]:
-    """Pull groups of probes back through all steps, and measure them at every lag.
+) -> tuple[list[GroupGrowth], Float[Array, " steps"], Int[Array, ""]]:
+    """Pull probes back through all steps, and measure groups of them at every lag.
 
-    Of the first group one probe, or all if they were given, is pulled back twice. The second time
-    every entry is changed at every step by a few roundings. What the two disagree about is what the
-    steps make of uncertain last digits.
+    The first probe, or all if they were given, is pulled back twice. The second time every entry is
+    changed at every step by a few roundings. What the two disagree about is what the steps make of
+    uncertain last digits.
 
     Args:
         system: at its first state.
-        groups: probes of different meaning.
+        probes: cotangents of the last state, `(k, n)`.
+        groups: parts of them.
         states: before every step, where they are known and in memory already.
         end: number of steps before the state at which the probes start, T by default. Lags beyond
             the first step are NaN.
 
     Returns:
-        What each group says. Then the rounding error of the first, nats, `(T,)`. Then the step at
-        which a cotangent was no longer finite, −1 if none.
+        What each group says. Then the rounding error, nats, `(T,)`. Then the step at which a
+        cotangent was no longer finite, −1 if none.
     """
     num_steps = system.num_steps
     stop = jnp.full((), num_steps, jnp.int32) if end is None else end
-    num_repeated = len(groups[0].rows) if groups[0].num_directions is None else 1
-    ends = np.cumsum([len(group.rows) for group in groups])
-    parts = [slice(last - len(group.rows), last) for last, group in zip(ends, groups, strict=True)]
+    num_repeated = len(probes) if groups[0].num_directions is None else 1
 
     def measure(rows, logs, rounding):
         logs = logs + rounding
-        of_groups = [_mean_square(rows[part], logs[part]) for part in parts]
+        of_groups = [_mean_square(rows[group.part], logs[group.part]) for group in groups]
         return jnp.stack([*chain(*of_groups), _disagreement(rows, logs, num_repeated)])
 
     def visit(carried, now):
@@ -98,8 +97,7 @@ def pull_probes(
         logs, rounding = compensated_sum(logs, rounding, jnp.where(is_before, growth, 0))
         return (rows, logs, rounding), measure(rows, logs, rounding)
 
-    rows = jnp.concatenate([*(group.rows for group in groups), groups[0].rows[:num_repeated]])
-    rows, logs = _normalize_rows(rows)
+    rows, logs = _normalize_rows(jnp.concatenate([probes, probes[:num_repeated]]))
     start = rows, logs, jnp.zeros_like(logs)
     _, by_step = back_along(system, visit, start, states=states)
     numbers = jnp.arange(num_steps, dtype=jnp.int32)
@@ -108,9 +106,9 @@ def pull_probes(
     *of_groups, disagreement = by_lag.T
     at_start = measure(*start)
     growths = [
-        ProbeGrowth(
+        GroupGrowth(
             of_groups[2 * i] - at_start[2 * i],
-            _sampling_error(of_groups[2 * i + 1], len(group.rows), group.num_directions),
+            _sampling_error(of_groups[2 * i + 1], len(probes[group.part]), group.num_directions),
         )
         for i, group in enumerate(groups)
     ]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_count, check_finite, check_precision, check_shape, refuse
-from jacobian_rnn.growth.probes import Probes, orthonormal_rows, pull_probes
+from jacobian_rnn.growth.probes import Group, orthonormal_rows, pull_probes
 from jacobian_rnn.jacobians.system import bind
 from jacobian_rnn.jacobians.time_loop import run
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
@@ -120,18 +120,20 @@ def _random_profile(system, key, num_probes):
     num_states = system.num_states
     columns = jax.random.normal(key, (num_states * num_probes,), system.state.dtype)
     columns = columns.reshape(num_states, num_probes)
-    return _profile_of(system, Probes(orthonormal_rows(columns), num_states))
+    return _profile_of(system, orthonormal_rows(columns), num_states)
 
 
 @jax.jit
 def _given_profile(system, cotangents):
-    return _profile_of(system, Probes(cotangents, None))
+    return _profile_of(system, cotangents, None)
 
 
-def _profile_of(system, probes):
+def _profile_of(system, probes, num_directions):
     refuse_coarse_step(system)
     forward = run(system)
-    (growth,), rounding_error, broken = pull_probes(system, [probes], states=forward.states)
+    (growth,), rounding_error, broken = pull_probes(
+        system, probes, [Group(slice(len(probes)), num_directions)], states=forward.states
+    )
     # Nothing is known of a gradient that starts from a state that is not finite.
     overflowed = forward.num_finite < system.num_steps
     log_growth = jnp.where(overflowed, jnp.nan, growth.log_growth)

@@ -156,6 +156,12 @@ class System:
         return shows_arrays and self.num_outputs == self.num_states
 
     @property
+    def shows_last_half(self) -> bool:
+        """Whether the output is the second half of the state, as h of an LSTM's (c, h)."""
+        shows_array = self.recurrence.output == last_array
+        return shows_array and 2 * self.num_outputs == self.num_states
+
+    @property
     def num_outputs(self) -> int:
         """The size of what the recurrence shows of a state."""
         return jax.eval_shape(self.output, self.state).size

@@ -18,7 +18,7 @@ from jacobian_rnn.cells.padding import align_ends, check_lengths, with_padding
 from jacobian_rnn.cells.recurrence import Recurrence, check_recurrence
 from jacobian_rnn.checks import check_choice, check_count, check_finite, check_warmup, refuse
 from jacobian_rnn.growth.largest import exponent_of, tangent_visit
-from jacobian_rnn.growth.probes import Probes, orthonormal_rows, pull_probes
+from jacobian_rnn.growth.probes import Group, orthonormal_rows, pull_probes
 from jacobian_rnn.jacobians.system import System, bind
 from jacobian_rnn.jacobians.time_loop import run
 from jacobian_rnn.jacobians.traced_steps import derivative_of, refuse_coarse_step
@@ -268,16 +268,9 @@ def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, m
 
 def _pull_probes(system, forward, padding, horizon, normal):
     """Return what probes say of a sequence, and the step of the horizon that is not finite."""
-    n, m, end = system.num_states, system.num_outputs, forward.num_finite
-    groups = [Probes(orthonormal_rows(normal[:n, :, 0]), n)]
-    if not system.shows_all:
-        # Half as many serve: the growth of a gradient of the output differs from that of the carry
-        # where the two hold different directions, and then by more than a sampling error.
-        num_probes = (normal.shape[1] + 1) // 2
-        rows = orthonormal_rows(normal[:m, :num_probes, 1])
-        _, pull_to_state = jax.vjp(system.output, forward.last)
-        groups.append(Probes(jax.vmap(lambda row: pull_to_state(row)[0])(rows), m))
-    growths, error, broken = pull_probes(system, groups, states=forward.states, end=end)
+    end = forward.num_finite
+    probes, groups = _draw_probes(system, forward.last, normal)
+    growths, error, broken = pull_probes(system, probes, groups, states=forward.states, end=end)
 
     def at_horizon(values):
         lag = jnp.minimum(horizon, end)
@@ -296,6 +289,30 @@ def _pull_probes(system, forward, padding, horizon, normal):
         first_nonfinite_step=broken,
     )
     return said, jnp.where(broken >= end - horizon, broken, -1)
+
+
+def _draw_probes(system, state, normal):
+    """Draw probes of the whole carry, and then of what the output shows of it.
+
+    Half as many serve for the output. Its growth differs from that of the carry where the two hold
+    different directions, and then by more than a sampling error.
+    """
+    n, m, num_probes = system.num_states, system.num_outputs, normal.shape[1]
+    if system.shows_all:
+        probes = orthonormal_rows(normal[:n, :, 0])
+        return probes, [Group(slice(len(probes)), n)]
+    half = (num_probes + 1) // 2
+    _, pull_to_state = jax.vjp(system.output, state)
+    shown = orthonormal_rows(normal[:m, :half, 1])
+    shown = jax.vmap(lambda row: pull_to_state(row)[0])(shown)
+    if system.shows_last_half:
+        # As many probes of one half as of the other are probes of the whole.
+        hidden = jnp.pad(orthonormal_rows(normal[: n - m, :half, 0]), ((0, 0), (0, m)))
+        probes = jnp.concatenate([shown, hidden])
+    else:
+        probes = jnp.concatenate([shown, orthonormal_rows(normal[:n, :, 0])])
+    everything = slice(0 if system.shows_last_half else len(shown), len(probes))
+    return probes, [Group(everything, n), Group(slice(len(shown)), m)]
 
 
 def _multiply(system, forward, horizon, said):

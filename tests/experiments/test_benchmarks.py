@@ -11,7 +11,14 @@ from rich.console import Console
 
 import jacobian_rnn as jrnn
 from experiments import results
-from experiments.benchmarks import accuracy, dense_jacobians, speed, sweeps, workloads
+from experiments.benchmarks import (
+    accuracy,
+    dense_jacobians,
+    speed,
+    sweeps,
+    verdicts,
+    workloads,
+)
 from experiments.benchmarks.__main__ import CAPTIONS, GPU_NOTE, WIDTH, tables_of
 from experiments.benchmarks.timing import Row, as_dataset, compare, timed_row
 from experiments.benchmarks.workloads import ChainCase, Sizes
@@ -165,7 +172,17 @@ def test_tables_and_figure_show_every_row_and_survive_a_round_trip(tmp_path):
     timings = compare({"lyapunov_spectrum, auto": lambda: None, "product_of": lambda: None}, 2)
     rows = [
         timed_row(Row(group, "width" if group == "W4" else "k=4", name, 8, 4, 10), timings)
-        for group in ("Jacobians", "W1", "W3", "floor", "W4")
+        for group in (
+            "Jacobians",
+            "W1",
+            "W3",
+            "floor",
+            "W4",
+            "verdict",
+            "profile",
+            "leading",
+            "units",
+        )
         for name in timings.of
     ]
     row = Row("accuracy", "distinct, n=64, T=20000", "naive product, SVD", 64, 64, 20_000)
@@ -186,7 +203,7 @@ def test_tables_and_figure_show_every_row_and_survive_a_round_trip(tmp_path):
 
 def test_every_preset_lists_its_cases_under_different_names():
     for sizes in workloads.PRESETS.values():
-        modules = accuracy, dense_jacobians, speed
+        modules = accuracy, dense_jacobians, speed, verdicts
         labels = [label for module in modules for label, _ in module.cases(sizes)]
         assert len(set(labels)) == len(labels)
 

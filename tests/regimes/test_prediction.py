@@ -20,6 +20,7 @@ from jacobian_rnn import (
     observe_regime,
     predict_regime,
     trajectory,
+    with_gain,
 )
 from tests.networks import normal, random_variables
 
@@ -379,3 +380,86 @@ def test_observation_refuses_criteria_and_records_that_make_no_sense():
             observe_regime(record()._replace(**{name: broken}))
     with pytest.raises(ValueError, match="one network's"):
         observe_regime(record()._replace(loss=np.zeros((2, 5))))
+
+
+@pytest.mark.parametrize(
+    "make_cell",
+    [
+        lambda: nn.SimpleCell(24, param_dtype=jnp.float64),
+        pytest.param(lambda: nn.LSTMCell(8, param_dtype=jnp.float64), marks=pytest.mark.slow),
+        pytest.param(lambda: nn.LSTMCell(24, param_dtype=jnp.float64), marks=pytest.mark.slow),
+        pytest.param(lambda: nn.GRUCell(24, param_dtype=jnp.float64), marks=pytest.mark.slow),
+        pytest.param(lambda: nn.MGUCell(24, param_dtype=jnp.float64), marks=pytest.mark.slow),
+    ],
+)
+def test_probes_agree_with_the_exact_product_within_three_sampling_errors(make_cell):
+    cell, num = make_cell(), 40
+    carry = cell.initialize_carry(jax.random.key(0), (3,))
+    xs = jnp.asarray(normal(0, (num, 3, 40, 3)))
+    keys = jax.random.split(jax.random.key(1), num)
+    gains = jnp.geomspace(0.3, 8, num)
+    networks = jax.vmap(lambda key: from_linen(cell, cell.init(key, carry, xs[0, 0, 0])))(keys)
+    networks = jax.vmap(with_gain)(networks, gains)
+
+    def predict(method):
+        def one(network, xs, key):
+            return predict_regime(network, carry, xs, horizon=25, method=method, key=key)
+
+        return jax.jit(jax.vmap(one))(networks, xs, keys)
+
+    probes, exact = predict("probes"), predict("exact")
+    for name in ("log_growth", "log_growth_of_output"):
+        off = np.abs(getattr(probes, name) - getattr(exact, name))
+        assert np.mean(off < 3 * probes.sampling_error) >= 0.975
+    np.testing.assert_array_equal(exact.profile, probes.profile)
+    np.testing.assert_array_equal(probes.profile[..., 24], probes.log_growth)
+    differ = probes.regime != exact.regime
+    assert np.all(probes.borderline[differ] | exact.borderline[differ])
+    assert np.ptp(exact.log_growth) > 15
+    growths = jax.nn.logsumexp(2 * exact.log_singular_values, axis=-1) / 2
+    n = exact.log_singular_values.shape[-1]
+    np.testing.assert_allclose(growths - np.log(n) / 2, exact.log_growth, atol=1e-9)
+
+
+def test_the_profile_shows_where_the_gradient_is_largest_on_its_way():
+    matrices = jnp.array([2 * np.eye(2), 0.5 * np.eye(2)])
+    xs = jnp.tile(jnp.repeat(jnp.array([1.0, 0.0]), 20)[:, None], (2, 1, 1))
+    prediction = predict_regime(Recurrence(chosen_matrix, matrices), jnp.ones(2), xs, horizon=40)
+    lags = np.arange(1, 41)
+    expected = np.log(2) * np.where(lags <= 20, lags, 40 - lags)
+    np.testing.assert_allclose(prediction.profile, [expected, expected], atol=1e-12)
+    np.testing.assert_allclose(prediction.peak, 20 * np.log(2), atol=1e-12)
+    np.testing.assert_array_equal(prediction.peak_lag, 20)
+    assert "on its way it grows by up to e^13.9, at lag 20" in str(prediction)
+    padded = predict_regime(
+        Recurrence(chosen_matrix, matrices), jnp.ones(2), xs, horizon=10, seq_lengths=[40, 30]
+    )
+    assert np.all(np.isnan(padded.profile[1, 30:]))
+    assert np.all(np.isfinite(padded.profile[1, :30]))
+    np.testing.assert_array_equal(padded.peak_lag, [20, 10])
+
+
+def test_the_exact_method_says_its_singular_values_and_the_other_has_none():
+    exact = predict_regime(rotation(0.9), jnp.ones(2), batch(), horizon=30, method="exact")
+    np.testing.assert_allclose(exact.log_singular_values, 30 * np.log(0.9), atol=1e-12)
+    assert "singular values of the product from e^-3.2 to e^-3.2" in str(exact)
+    probes = predict_regime(rotation(0.9), jnp.ones(2), batch(), horizon=30)
+    assert probes.log_singular_values is None
+
+
+def test_a_long_batch_keeps_its_numbers_when_its_states_are_not_stored():
+    xs = jnp.asarray(normal(0, (2, 5000, 1)))
+    prediction = predict_regime(rotation(0.999), jnp.ones(2), xs, horizon=4999)
+    np.testing.assert_allclose(prediction.log_growth, 4999 * np.log(0.999), atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"method": "svd"}, "method: received 'svd', expected one of 'probes', 'exact'"),
+        ({"num_probes": 0}, "num_probes: received 0"),
+    ],
+)
+def test_unknown_methods_and_no_probes_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        predict_regime(rotation(0.9), jnp.ones(2), batch(), horizon=30, **options)
