@@ -1,15 +1,28 @@
 """A run along a trajectory of units that see themselves alone: a small frame for each of them."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jacobian_rnn.jacobians.system import System, log_abs_dets
 from jacobian_rnn.jacobians.time_loop import along
 from jacobian_rnn.linalg.batch_means import CAPACITY, BatchMeans
 from jacobian_rnn.linalg.frames import generic_columns
-from jacobian_rnn.lyapunov._run import Faults, TangentRun
-from jacobian_rnn.lyapunov._volume_check import VolumeCheck
+from jacobian_rnn.lyapunov._run import Faults, TangentRun, no_faults
+from jacobian_rnn.lyapunov._volume_check import VolumeCheck, no_check
+
+
+class _Counted(NamedTuple):
+    """What is carried from step to step. Fields are those of `TangentRun`."""
+
+    frames: Float[Array, "c c units"]
+    sums: Float[Array, "batches n"]
+    alive: Bool[Array, "c units"]
+    cancellation: Float[Array, ""]
+    check: VolumeCheck
+    faults: Faults
 
 
 def run_units(system: System, num_warmup: int) -> TangentRun:
@@ -17,83 +30,75 @@ def run_units(system: System, num_warmup: int) -> TangentRun:
 
     The Jacobian of each unit is a c × c block. All N are factored at once, entry by entry.
     """
-    dtype = system.state.dtype
+    dtype, num_counted = system.state.dtype, system.num_steps - num_warmup
     c, _, num_units = jax.eval_shape(system.unit_jacobians, system.state, system.one_input).shape
-    length = -(-(system.num_steps - num_warmup) // CAPACITY)
-    generic = jnp.broadcast_to(
-        jnp.asarray(generic_columns(c, c), dtype)[..., None], (c, c, num_units)
-    )
-    smallest = jnp.finfo(dtype).eps * c
+    length = -(-num_counted // CAPACITY)
+    generic = jnp.asarray(generic_columns(c, c), dtype)[..., None]
 
-    def visit(carried, now):
-        frames, sums, alive, cancellation, check, faults = carried
-        counts = now.number >= num_warmup
+    def visit(before, now):
+        counts, offset = now.number >= num_warmup, now.number - num_warmup
         new = system.step(now.state, now.x)
         blocks = system.unit_jacobians(now.state, now.x)
-        columns = jnp.sum(blocks[:, :, None] * frames[None], axis=1)
-        frames, pivots, sizes = gram_schmidt(columns)
-        gone = pivots <= smallest * sizes
-        exact = pivots == 0
-        frames = jnp.where(gone[None] & ~counts, generic, jnp.where(gone[None], 0, frames))
+        frames, pivots, sizes = gram_schmidt(
+            jnp.sum(blocks[:, :, None] * before.frames[None], axis=1)
+        )
+        gone = pivots <= c * jnp.finfo(dtype).eps * sizes
+        # What the warm-up loses starts anew.
+        frames = jnp.where(gone[None], jnp.where(counts, 0, generic), frames)
         logs = jnp.where(gone | ~counts, 0, jnp.log(jnp.where(gone, 1, pivots)))
-        index = jnp.maximum(now.number - num_warmup, 0) // length
-        sums = sums.at[index].add(logs.reshape(-1))
 
         finite_state = jnp.all(jnp.isfinite(new))
         finite = finite_state & jnp.all(jnp.isfinite(blocks))
-        dies = gone & alive & counts & finite
-        alive &= ~dies
-        lost = jnp.log(jnp.where(gone, 1, sizes / jnp.where(gone, 1, pivots)))
-        cancellation = jnp.maximum(cancellation, jnp.max(jnp.where(alive & counts, lost, 0)))
-        volume, log_det = jnp.sum(logs), jnp.sum(log_abs_dets(blocks))
-        known = counts & jnp.all(alive) & jnp.isfinite(log_det)
-        difference = jnp.where(known, jnp.abs(volume - log_det), 0)
-        counted = (log_det, log_det**2, difference, 1)
-        check = VolumeCheck(
-            *(
-                total + jnp.where(known, jnp.asarray(more, total.dtype), 0)
-                for total, more in zip(check, counted, strict=True)
-            )
+        dies = gone & before.alive & counts & finite
+        alive = before.alive & ~dies
+        cancelled = jnp.log(jnp.where(gone, 1, sizes)) - jnp.log(jnp.where(gone, 1, pivots))
+        zero = pivots == 0
+        seen = Faults(jnp.any(dies & ~zero), jnp.any(dies & zero), ~finite, ~finite_state)
+        seen = Faults(*(jnp.where(flag, 0, -1) for flag in seen))
+        return (
+            new,
+            _Counted(
+                frames,
+                before.sums.at[jnp.maximum(offset, 0) // length].add(logs.reshape(-1)),
+                alive,
+                jnp.maximum(before.cancellation, jnp.max(jnp.where(alive & counts, cancelled, 0))),
+                before.check.add(_volume_check(logs, blocks, counts & jnp.all(alive))),
+                before.faults.then(seen, jnp.where(finite, offset, now.number)),
+            ),
+            None,
         )
-        seen = Faults(jnp.any(dies & ~exact), jnp.any(dies & exact), ~finite, ~finite_state)
-        faults = Faults(
-            *(
-                jnp.where((first < 0) & now_seen & (faults.nonfinite < 0), now.number, first)
-                for first, now_seen in zip(faults, seen, strict=True)
-            )
-        )
-        return new, (frames, sums, alive, cancellation, check, faults), None
 
-    zero, never = jnp.zeros((), dtype), jnp.full((), -1, jnp.int32)
-    start = (
-        generic,
+    start = _Counted(
+        jnp.broadcast_to(generic, (c, c, num_units)),
         jnp.zeros((CAPACITY, c * num_units), dtype),
         jnp.ones((c, num_units), bool),
-        zero,
-        VolumeCheck(zero, zero, zero, jnp.int32(0)),
-        Faults(never, never, never, never),
+        jnp.zeros((), dtype),
+        no_check(dtype),
+        no_faults(),
     )
-    state, carried, _ = along(system, visit, start)
-    frames, sums, alive, cancellation, check, faults = carried
-    ends = jnp.arange(1, CAPACITY + 1, dtype=jnp.int32) * length
-    counted = jnp.minimum(ends, system.num_steps - num_warmup)
-    steps = jnp.diff(counted, prepend=jnp.zeros(1, jnp.int32))
-    faults = faults._replace(
-        **{
-            name: jnp.where(getattr(faults, name) >= 0, getattr(faults, name) - num_warmup, -1)
-            for name in ("lost", "zero")
-        }
-    )
+    state, counted, _ = along(system, visit, start)
+    ends = jnp.minimum(length * jnp.arange(CAPACITY + 1, dtype=jnp.int32), num_counted)
     return TangentRun(
         state=state,
-        frame=jnp.moveaxis(frames, -1, 0),
-        batches=BatchMeans(sums, steps, jnp.int32(length)),
-        alive=alive.reshape(-1),
+        frame=jnp.moveaxis(counted.frames, -1, 0),
+        batches=BatchMeans(counted.sums, jnp.diff(ends), jnp.int32(length)),
+        alive=counted.alive.reshape(-1),
         log_interval=jnp.int32(0),
         num_steps=jnp.int32(system.num_steps),
-        cancellation=cancellation,
-        faults=faults,
-        check=check,
+        cancellation=counted.cancellation,
+        faults=counted.faults,
+        check=counted.check,
+    )
+
+
+def _volume_check(logs, blocks, is_due):
+    """Compare the growth of all frames in one step with log|det J|, where all are whole."""
+    log_det = jnp.sum(log_abs_dets(jax.lax.stop_gradient(blocks)))
+    is_due &= jnp.isfinite(log_det)
+    log_det = jnp.where(is_due, log_det, 0)
+    difference = jnp.abs(jax.lax.stop_gradient(jnp.sum(logs)) - log_det)
+    return VolumeCheck(
+        log_det, log_det**2, jnp.where(is_due, difference, 0), is_due.astype(jnp.int32)
     )
 
 
@@ -106,14 +111,21 @@ def gram_schmidt(
     """
     found, pivots, sizes = [], [], []
     for column in jnp.moveaxis(columns, 1, 0):
-        scale = jnp.max(jnp.abs(column), axis=0)
-        left = column / jnp.where(scale > 0, scale, 1)[None]
-        size = jnp.sqrt(jnp.sum(left**2, axis=0))
+        scale = jax.lax.stop_gradient(jnp.max(jnp.abs(column), axis=0))
+        scale = jnp.where(scale > 0, scale, 1)
+        left = column / scale[None]
+        size = _norms(left)
         for _ in range(2 if found else 0):
             for one in found:
                 left = left - jnp.sum(one * left, axis=0)[None] * one
-        norm = jnp.sqrt(jnp.sum(left**2, axis=0))
+        norm = _norms(left)
         found.append(left / jnp.where(norm > 0, norm, 1)[None])
         pivots.append(scale * norm)
         sizes.append(scale * size)
     return jnp.stack(found, axis=1), jnp.stack(pivots), jnp.stack(sizes)
+
+
+def _norms(vectors):
+    """Return the norms over the first axis, with a derivative of zero where a vector is zero."""
+    squares = jnp.sum(vectors**2, axis=0)
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)

@@ -198,3 +198,26 @@ def test_blocks_that_do_not_fit_are_refused(shape, dtype, match):
     system = Recurrence(gates, jnp.ones(8), unit_jacobians=lambda *_: jnp.ones(shape, dtype))
     with pytest.raises((TypeError, ValueError), match=match):
         lyapunov_spectrum(system, jnp.zeros(8), jnp.ones((5, 8)))
+
+
+def test_exponents_of_units_have_the_derivative_that_differences_have():
+    system, carry, xs = of_gates()
+    xs = xs[:20]
+
+    def total(params):
+        moved = dataclasses.replace(system, params=params)
+        return lyapunov_spectrum(moved, carry, xs).exponents[0]
+
+    gradient = jax.grad(total)(system.params)
+    step = 1e-6 * jnp.asarray(normal(9, 8))
+    difference = (total(system.params + step) - total(system.params - step)) / 2
+    assert float(gradient @ step) == pytest.approx(float(difference), rel=1e-6)
+    # A gate that is shut loses its direction, and the derivative of what is left stays finite.
+    closed = Recurrence(shut, jnp.asarray(normal(3, 8)), unit_jacobians=blocks_of_shut)
+    xs = jnp.ones((50, 8)).at[20, 0].set(-1.0)
+
+    def largest(params):
+        moved = dataclasses.replace(closed, params=params)
+        return lyapunov_spectrum(moved, jnp.zeros(8), xs).exponents[0]
+
+    assert np.all(np.isfinite(jax.grad(largest)(closed.params)))
