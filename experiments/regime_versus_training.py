@@ -187,9 +187,9 @@ def spectra(dataset: xr.Dataset) -> list[str]:
             for name in ("largest", "middle", "smallest")
         )
         lines.append(
-            f"{cell}: largest singular value e^{float(largest.min()):+.0f} to "
-            f"e^{float(largest.max()):+.0f}, the middle one e^{float(middle.min()):+.0f} to "
-            f"e^{float(middle.max()):+.0f}, the smallest down to e^{float(smallest.min()):+.0f}"
+            f"{cell}: largest singular value {_power(largest.min())} to {_power(largest.max())}, "
+            f"the middle one {_power(middle.min())} to {_power(middle.max())}, the smallest "
+            f"{_power(smallest.min())} to {_power(smallest.max())}"
         )
     exact, profile = dataset["carry_log_growth"], dataset["profile_at_horizon"]
     known = np.isfinite(exact) & np.isfinite(profile)
@@ -204,6 +204,11 @@ def spectra(dataset: xr.Dataset) -> list[str]:
     return lines
 
 
+def _power(log_value):
+    value = float(log_value)
+    return "0" if value == -np.inf else f"e^{value:+.0f}"
+
+
 def disagreements(dataset: xr.Dataset) -> list[str]:
     """Describe every network whose prediction and outcome disagree, one line each."""
     lines = []
@@ -213,6 +218,7 @@ def disagreements(dataset: xr.Dataset) -> list[str]:
             wrong = (part["regime"] == jrnn.Regime.STABLE) != (
                 part["outcome"] == jrnn.Outcome.LEARNED
             )
+            wrong &= part["log_growth"].notnull().any("sequence")  # the others are undetermined
             for i, j in np.argwhere(wrong.transpose("gain_index", "seed").to_numpy()):
                 one = part.isel(gain_index=i, seed=j)
                 lines.append(

@@ -1,5 +1,7 @@
 """The product along a trajectory, for those who have a system at hand."""
 
+import dataclasses
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -10,13 +12,24 @@ from jacobian_rnn.products._passes import extend_passes, start_passes
 from jacobian_rnn.products.product import JacobianProduct, finish
 
 
-def product_along(system: System, frames: Float[Array, "passes n n"]) -> JacobianProduct:
-    """Multiply the Jacobians of all steps of a system, in one pass for each starting frame."""
+def product_along(
+    system: System,
+    frames: Float[Array, "passes n n"],
+    *,
+    next_states: Float[Array, "steps n"] | None = None,
+) -> JacobianProduct:
+    """Multiply the Jacobians of all steps of a system, in one pass for each starting frame.
+
+    The states after each step may be given. A chaotic system that is run again in another program
+    rounds otherwise, and soon takes another way.
+    """
     refuse_coarse_step(system)
 
     def visit(passes, now):
-        new = system.step(now.state, now.x)
-        jacobian = system.jacobian(now.state, now.x)
+        x, new = now.x if next_states is not None else (now.x, system.step(now.state, now.x))
+        jacobian = system.jacobian(now.state, x)
         return new, extend_passes(passes, jacobian, jnp.all(jnp.isfinite(new))), None
 
+    if next_states is not None:
+        system = dataclasses.replace(system, xs=(system.xs, next_states))
     return finish(along(system, visit, start_passes(frames))[1])

@@ -319,7 +319,13 @@ def _multiply(system, forward, horizon, said):
     """Return what the exact product says of a sequence, and the step that is not finite."""
     # There may be fewer steps than the horizon before a state that is not finite.
     start = jnp.maximum(forward.num_finite - horizon, 0)
-    window = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, horizon), system.xs)
+    # After the last finite state nothing moves, and what stands there does not count.
+    steps = jnp.arange(1, system.num_steps + 1, dtype=jnp.int32)
+    later = jnp.concatenate([forward.states[1:], forward.last[None]])
+    later = jnp.where((steps < forward.num_finite)[:, None], later, forward.last[None])
+    window, later = jax.tree.map(
+        lambda x: lax.dynamic_slice_in_dim(x, start, horizon), (system.xs, later)
+    )
     active = start + jnp.arange(horizon, dtype=jnp.int32) < forward.num_finite
     last = System(
         with_padding(system.recurrence),
@@ -328,7 +334,7 @@ def _multiply(system, forward, horizon, said):
         horizon,
         system.unravel,
     )
-    product = product_along(last, identity_frames(system))
+    product = product_along(last, identity_frames(system), next_states=later)
     rows = derivative_of(system.output)(forward.last)
     seen = jnp.eye(rows.shape[1], dtype=rows.dtype), rows
     of_carry, of_output = (product.log_growth_through(rows) for rows in seen)
