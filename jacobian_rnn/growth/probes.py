@@ -17,7 +17,7 @@ from jacobian_rnn.jacobians.system import System
 from jacobian_rnn.jacobians.time_loop import back_along
 from jacobian_rnn.linalg.frames import positive_qr
 from jacobian_rnn.linalg.graded_svd import matmul, row_norms, scaled_norm
-from jacobian_rnn.linalg.rounding import CAUTION, compensated_sum, rounding_factors
+from jacobian_rnn.linalg.rounding import CAUTION, compensated_sum
 
 
 class Group(NamedTuple):
@@ -62,9 +62,9 @@ def pull_probes(
 ) -> tuple[list[GroupGrowth], Float[Array, " steps"], Int[Array, ""]]:
     """Pull probes back through all steps, and measure groups of them at every lag.
 
-    The first probe, or all if they were given, is pulled back twice. The second time every entry is
-    changed at every step by a few roundings. What the two disagree about is what the steps make of
-    uncertain last digits.
+    The first probe, or all if they were given, is pulled back twice. The second time last digits
+    are changed at every step, as `System.pull_roughly` does. What the two disagree about is what
+    the steps make of uncertain last digits.
 
     Args:
         system: at its first state.
@@ -89,9 +89,9 @@ def pull_probes(
 
     def visit(carried, now):
         rows, logs, rounding = carried
-        factors = rounding_factors(now.number, (num_repeated, rows.shape[1]), rows.dtype)
-        perturbed = jnp.concatenate([rows[:-num_repeated], rows[-num_repeated:] * factors])
-        pulled, growth = _normalize_rows(system.pull(now.state, perturbed, now.x))
+        pulled = system.pull(now.state, rows[:-num_repeated], now.x)
+        again = system.pull_roughly(now.state, rows[-num_repeated:], now.x, now.number)
+        pulled, growth = _normalize_rows(jnp.concatenate([pulled, again]))
         is_before = now.number < stop
         rows = jnp.where(is_before, pulled, rows)
         logs, rounding = compensated_sum(logs, rounding, jnp.where(is_before, growth, 0))

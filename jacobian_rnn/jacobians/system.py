@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells.recurrence import (
     Recurrence,
@@ -21,6 +21,7 @@ from jacobian_rnn.cells.recurrence import (
     whole_carry,
 )
 from jacobian_rnn.checks import check_count, check_finite, list_shapes, refuse
+from jacobian_rnn.jacobians.rough_functions import rough
 from jacobian_rnn.jacobians.traced_steps import (
     derivative_of,
     has_forward_mode,
@@ -28,6 +29,7 @@ from jacobian_rnn.jacobians.traced_steps import (
     pull_back,
 )
 from jacobian_rnn.linalg.graded_svd import matmul
+from jacobian_rnn.linalg.rounding import rounding_factors
 
 Method = Literal["auto", "forward", "reverse", "closed_form"]
 
@@ -134,6 +136,23 @@ class System:
             return matmul(rows, self.jacobian(state, x))
         _, differential = jax.vjp(lambda state: self.step(state, x), state)
         return jax.vmap(lambda row: differential(row)[0])(rows)
+
+    def pull_roughly(
+        self,
+        state: Float[Array, " n"],
+        rows: Float[Array, "k n"],
+        x: PyTree,
+        number: Int[Array, ""],
+    ) -> Float[Array, "k n"]:
+        """Pull cotangents back, with last digits of them and of the step's functions changed."""
+        rows = rows * rounding_factors(number, rows.shape, rows.dtype)
+        return rough(self.pull, number)(state, rows, x)
+
+    def rough_jacobian(
+        self, state: Float[Array, " n"], x: PyTree, number: Int[Array, ""]
+    ) -> Float[Array, "n n"]:
+        """Return ∂state'/∂state with last digits changed of what the step's functions return."""
+        return rough(self.jacobian, number)(state, x)
 
     def input_jacobian(self, state: Float[Array, " n"], x: Array) -> Float[Array, "n inputs"]:
         """Return ∂state'/∂x."""

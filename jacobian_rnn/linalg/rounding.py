@@ -6,14 +6,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-PERTURBATION = 4  # roundings, in units of eps
+PERTURBATION = 4  # roundings of an entry, in units of eps
 CAUTION = 5  # perturbed runs differ by a fraction of the error now and then
 
 
 def rounding_factors(
-    number: Int[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype
+    number: Int[Array, ""],
+    shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    roundings: float = PERTURBATION,
 ) -> Float[Array, "..."]:
-    """Draw factors within four roundings of 1, another array of them for each number.
+    """Draw factors within so many roundings of 1, another array of them for each number.
 
     A hash of number and position (the finaliser of a 32-bit murmur hash) serves. `jax.random` takes
     twenty times as long, and that is longer than the rest of a step.
@@ -23,7 +26,7 @@ def rounding_factors(
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
     noise = (bits ^ (bits >> 16)).astype(jnp.float32) * 2.0**-31 - 1
-    amplitude = PERTURBATION * jnp.finfo(dtype).eps
+    amplitude = roundings * jnp.finfo(dtype).eps
     return 1 + amplitude * noise.reshape(shape).astype(dtype)
 
 

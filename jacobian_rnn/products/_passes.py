@@ -41,13 +41,18 @@ def start_passes(frames: Float[Array, "passes n n"]) -> Passes:
 
 
 def extend_passes(
-    passes: Passes, jacobian: Float[Array, "n n"], state_is_finite: Bool[Array, ""] | bool = True
+    passes: Passes,
+    jacobians: Float[Array, "passes_or_1 n n"],
+    state_is_finite: Bool[Array, ""] | bool = True,
 ) -> Passes:
-    """Multiply by the Jacobian of the next step, and note whether the state after it is finite."""
-    shape, dtype = passes.forms.left.shape, jacobian.dtype
+    """Multiply by the Jacobian of the next step, one for each pass or one for all of them.
+
+    Note also whether the state after it is finite.
+    """
+    shape, dtype = passes.forms.left.shape, jacobians.dtype
     later = (jnp.arange(shape[0]) > 0)[:, None, None]
     factors = rounding_factors(passes.num_steps, shape, dtype)
-    jacobians = jacobian[None] * jnp.where(later, factors, 1)
+    jacobians = jacobians * jnp.where(later, factors, 1)
     forms, faults = jax.vmap(extend)(passes.forms, jacobians)
     now = passes.num_steps
 

@@ -27,8 +27,12 @@ def product_along(
 
     def visit(passes, now):
         x, new = now.x if next_states is not None else (now.x, system.step(now.state, now.x))
-        jacobian = system.jacobian(now.state, x)
-        return new, extend_passes(passes, jacobian, jnp.all(jnp.isfinite(new))), None
+        jacobians = system.jacobian(now.state, x)[None]
+        if len(frames) > 1:
+            changed = system.rough_jacobian(now.state, x, now.number)[None]
+            changed = jnp.broadcast_to(changed, (len(frames) - 1, *changed.shape[1:]))
+            jacobians = jnp.concatenate([jacobians, changed])
+        return new, extend_passes(passes, jacobians, jnp.all(jnp.isfinite(new))), None
 
     if next_states is not None:
         system = dataclasses.replace(system, xs=(system.xs, next_states))

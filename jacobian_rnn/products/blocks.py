@@ -140,6 +140,7 @@ def block_product(system: System, *, estimate_error: bool) -> BlockProduct:
         new = system.step(now.state, now.x)
         blocks = jnp.moveaxis(system.unit_jacobians(now.state, now.x), -1, 0)
         finite = jnp.all(jnp.isfinite(new)) & jnp.all(jnp.isfinite(blocks))
+        blocks = blocks[:, None]  # the same for all passes
         return new, jax.vmap(extend_passes, in_axes=(0, 0, None))(passes, blocks, finite), None
 
     start = jax.tree.map(

@@ -154,7 +154,7 @@ def _jacobian_product(system, frames):
 @jax.jit
 def _product_of(jacobians, frames):
     def one_step(passes, jacobian):
-        return extend_passes(passes, jacobian), None
+        return extend_passes(passes, jacobian[None]), None
 
     return finish(lax.scan(one_step, start_passes(frames), jacobians)[0])
 

@@ -26,8 +26,8 @@ def report(prediction: "RegimePrediction") -> Iterator[str]:
         return
     if bool(prediction.undetermined):
         yield (
-            f"undetermined: over {steps} steps growth and decay cancel, and rounding has taken "
-            "every digit of the growth: use float64 or a shorter horizon"
+            f"undetermined: over {steps} steps rounding has taken the digits of the growth, where "
+            "growth and decay cancel or units are saturated: use float64 or a shorter horizon"
         )
         return
     verdict = Regime(int(prediction.regime)).name.lower()

@@ -233,7 +233,7 @@ def test_the_regime_follows_what_the_output_shows_and_not_a_gauge():
     system = Recurrence(stabilised, jax.tree.map(jnp.asarray, params))
     prediction = predict_regime(system, carry, xs, horizon=600, method="exact")
     errors = prediction.log_growth_error
-    assert float(errors.max()) < 1e-3
+    assert float(errors.max()) < 1e-2
     for sequence, gain, error in zip(xs, prediction.log_growth_of_output, errors, strict=True):
         flat, unravel = ravel_pytree(carry)
 

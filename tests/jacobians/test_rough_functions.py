@@ -1,0 +1,72 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jacobian_rnn import backward_profile, from_linen, jacobian_product, predict_regime
+from jacobian_rnn.jacobians.rough_functions import rough
+from tests.networks import normal
+
+
+def test_results_of_functions_change_by_a_few_roundings_and_those_of_sums_do_not():
+    values, number = jnp.asarray(normal(0, 1000)), jnp.int32(3)
+    change = np.abs(rough(jnp.tanh, number)(values) / jnp.tanh(values) - 1)
+    eps = float(jnp.finfo(jnp.float64).eps)
+    assert eps / 2 < change.max() <= 2 * eps
+    np.testing.assert_array_equal(rough(lambda x: 2 * x + 1, number)(values), 2 * values + 1)
+    other = rough(jnp.tanh, jnp.int32(4))(values)
+    assert np.any(other != rough(jnp.tanh, number)(values))
+
+
+def test_functions_inside_compiled_ones_change_too_and_loops_stay_whole():
+    compiled = jax.jit(lambda x: jax.nn.sigmoid(x) + jnp.exp(x))
+    values = jnp.asarray(normal(0, 100))
+    assert np.any(rough(compiled, jnp.int32(0))(values) != compiled(values))
+
+    def loop(x):
+        return jax.lax.fori_loop(0, 3, lambda _, x: jnp.sin(x), x)
+
+    np.testing.assert_allclose(rough(loop, jnp.int32(0))(values), loop(values), rtol=1e-14)
+
+
+def test_a_slope_that_is_a_difference_of_rounded_numbers_shows_its_digits():
+    # At a = 8 the slope 4 e^-16 has half a digit in float32: h is 1 − 2 eps.
+    slope = jax.grad(jnp.tanh)
+    point = jnp.asarray(8.0, jnp.float32)
+    slopes = [float(rough(slope, jnp.int32(i))(point)) for i in range(20)]
+    assert np.ptp(slopes) > 0.3 * float(slope(point))
+    assert np.ptp([float(rough(slope, jnp.int32(i))(point / 8)) for i in range(20)]) < 1e-5
+
+
+def saturated(dtype):
+    cell = nn.SimpleCell(16, param_dtype=dtype)
+    xs = jnp.asarray(normal(0, (3, 60, 3)), dtype)
+    variables = cell.init(jax.random.key(1), jnp.zeros(16, dtype), xs[0, 0])
+    variables["params"]["i"]["bias"] = jnp.full(16, 8, dtype)
+    return from_linen(cell, variables), jnp.zeros(16, dtype), xs
+
+
+@pytest.mark.parametrize("method", ["probes", "exact"])
+def test_a_saturated_network_is_flagged_in_float32_and_known_in_float64(method):
+    flagged = predict_regime(*saturated(jnp.float32), horizon=40, method=method)
+    assert bool(flagged.borderline)
+    assert float(flagged.log_growth_error.max()) > 0.01
+    assert "rounding has taken" in str(flagged)
+    known = predict_regime(*saturated(jnp.float64), horizon=40, method=method)
+    assert np.all(np.isfinite(known.log_growth))
+    assert 1e-9 < float(known.log_growth_error.max()) < 1e-2
+
+
+def test_products_and_profiles_of_a_saturated_network_say_how_much_they_know():
+    network, carry, xs = saturated(jnp.float32)
+    double = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (network, carry, xs))
+    coarse, fine = (
+        jacobian_product(network, carry, xs[0]),
+        jacobian_product(*double[:2], double[2][0]),
+    )
+    error = abs(float(coarse.log_norm()) - float(fine.log_norm()))
+    assert 0.1 < error < 10 * float(coarse.log_growth_error)
+    key = jax.random.key(0)
+    assert float(backward_profile(network, carry, xs[0], key=key).rounding_error[-1]) > 1
+    assert float(backward_profile(*double[:2], double[2][0], key=key).rounding_error[-1]) < 1e-2
