@@ -235,11 +235,15 @@ def disagreements(dataset: xr.Dataset) -> list[str]:
 def _rows(part):
     for index in range(part.sizes["gain_index"]):
         at = part.isel(gain_index=index)
-        regimes = [jrnn.Regime(int(r)).name.lower() for r in at["regime"].to_numpy()]
+        known = at["log_growth"].notnull().any("sequence").to_numpy()
+        regimes = [
+            jrnn.Regime(int(regime)).name.lower() if is_known else "undetermined"
+            for regime, is_known in zip(at["regime"].to_numpy(), known, strict=True)
+        ]
         outcomes = [jrnn.Outcome(int(o)).name.lower() for o in at["outcome"].to_numpy()]
         yield (
             f"{float(at['gain']):.2f}",
-            f"{float(at['log_growth'].median()):+.1f}",
+            f"{float(at['log_growth'].median()):+.1f}" if known.any() else "unknown",
             _counted(regimes),
             " ".join(f"{float(s):.2f}" for s in at["test_skill"].to_numpy()),
             _counted(outcomes),
