@@ -157,6 +157,15 @@ def check_precision(dtype: Any) -> None:
         refuse("dtype", dtype, "float32 or float64", "growth needs their digits", error=TypeError)
 
 
+def check_key(name: str, key: Any, advice: str = "") -> None:
+    """Raise a TypeError for what is no key of `jax.random`."""
+    dtype = getattr(key, "dtype", None)
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (is_typed or dtype == jnp.uint32):
+        received = "None" if key is None else f"a {type(key).__name__}"
+        refuse(name, received, "a jax.random.key", advice, error=TypeError)
+
+
 def check_finite(name: str, tree: PyTree, advice: str = OVERFLOW_ADVICE) -> None:
     """Raise a ValueError for NaN or inf in a concrete float array."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

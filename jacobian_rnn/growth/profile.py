@@ -10,7 +10,14 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells.recurrence import Recurrence
-from jacobian_rnn.checks import check_count, check_finite, check_precision, check_shape, refuse
+from jacobian_rnn.checks import (
+    check_count,
+    check_finite,
+    check_key,
+    check_precision,
+    check_shape,
+    refuse,
+)
 from jacobian_rnn.growth.probes import Group, orthonormal_rows, pull_probes
 from jacobian_rnn.jacobians.system import bind
 from jacobian_rnn.jacobians.time_loop import run
@@ -109,8 +116,7 @@ def backward_profile(
     check_precision(system.state.dtype)
     if cotangents is not None:
         return _given_profile(system, _check_cotangents(cotangents, system))
-    if key is None:
-        refuse("key", "None", "a jax.random.key", "or give the cotangents")
+    check_key("key", key, "or give the cotangents")
     check_count("num_probes", num_probes, least=1)
     return _random_profile(system, key, min(int(num_probes), system.num_states))
 
@@ -131,9 +137,9 @@ def _given_profile(system, cotangents):
 def _profile_of(system, probes, num_directions):
     refuse_coarse_step(system)
     forward = run(system)
-    (growth,), rounding_error, broken = pull_probes(
-        system, probes, [Group(slice(len(probes)), num_directions)], states=forward.states
-    )
+    num_repeated = len(probes) if num_directions is None else 1
+    group = Group(slice(len(probes)), num_directions, num_repeated)
+    (growth,), broken = pull_probes(system, probes, [group], states=forward.states)
     # Nothing is known of a gradient that starts from a state that is not finite.
     overflowed = forward.num_finite < system.num_steps
     log_growth = jnp.where(overflowed, jnp.nan, growth.log_growth)
@@ -143,7 +149,7 @@ def _profile_of(system, probes, num_directions):
     return BackwardProfile(
         log_growth,
         growth.sampling_error,
-        rounding_error,
+        growth.rounding_error,
         jnp.where(zero == never, -1, zero),
         jnp.where(overflowed, forward.num_finite, broken),
     )

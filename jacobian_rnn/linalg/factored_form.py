@@ -267,14 +267,16 @@ def singular_triplets_of(
     left: Float[Array, "n k"], log_scale: Float[Array, " k"], right: Float[Array, "k k"]
 ) -> tuple[Float[Array, " k"], Float[Array, "n k"], Float[Array, "k k"]]:
     """Return log singular values, nats, left vectors as columns and right vectors as rows."""
-    left, log_scale, right = lax.stop_gradient((left, log_scale, right))
-    log_values, vectors = graded_singular_values(log_scale, right)
+    values, vectors = graded_singular_values(log_scale, right)
+    left, log_scale, right, log_values, vectors = lax.stop_gradient(
+        (left, log_scale, right, values, vectors)
+    )
     # Component j of left vector i, in the basis of columns of `left`, is (V y_i)_j exp(d_j) / σ_i
     # and also (V⁻ᵀ y_i)_j σ_i / exp(d_j). The one whose factor is at most one has all its digits.
     gaps = log_scale[:, None] - jnp.where(jnp.isneginf(log_values), jnp.inf, log_values)[None]
     direct = matmul(right, vectors.T) * flushed_exp(jnp.minimum(gaps, 0))
     inverse = jnp.linalg.solve(right.T, vectors.T) * flushed_exp(-jnp.maximum(gaps, 0))
-    return log_values, matmul(left, jnp.where(gaps <= 0, direct, inverse)), vectors
+    return values, matmul(left, jnp.where(gaps <= 0, direct, inverse)), vectors
 
 
 @jax.jit
@@ -302,4 +304,7 @@ def log_growth_through_of(
     shift = jnp.where(jnp.isneginf(shift), 0, shift)
     scaled = components / jnp.where(sizes > 0, sizes, 1)[None] * flushed_exp(reached - shift)[None]
     norm = scaled_norm(matmul(scaled, right))
-    return shift + jnp.log(norm) - jnp.log(scaled_norm(rows))
+    size = scaled_norm(rows)
+    # Where the rows show nothing, nothing arrives.
+    growth = shift + jnp.log(norm) - jnp.log(jnp.where(size > 0, size, 1))
+    return jnp.where(size > 0, growth, -jnp.inf)

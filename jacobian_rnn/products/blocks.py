@@ -11,6 +11,7 @@ from jacobian_rnn.checks import check_shape, refuse
 from jacobian_rnn.jacobians.system import System
 from jacobian_rnn.jacobians.time_loop import along
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
+from jacobian_rnn.linalg.graded_svd import row_norms, scaled_norm
 from jacobian_rnn.products._passes import PASSES, extend_passes, start_passes
 from jacobian_rnn.products.product import JacobianProduct, finish
 
@@ -18,7 +19,8 @@ from jacobian_rnn.products.product import JacobianProduct, finish
 class BlockProduct(NamedTuple):
     """P = J[T-1] ··· J[0] of a state of c arrays of N units, where each unit sees itself alone.
 
-    What it says is what a `JacobianProduct` says. `whole()` makes one of it, for small n = c N.
+    Its methods are those of a `JacobianProduct`. `whole()` makes one of it, with all there is, for
+    small n = c N.
 
     Attributes:
         units: the product of every unit, a `JacobianProduct` with a first axis of N.
@@ -63,11 +65,11 @@ class BlockProduct(NamedTuple):
         num_units, _, c = self.units.log_scale.shape
         check_shape("cotangent", cotangent.shape, (c * num_units,), "the ravelled state")
         own = cotangent.reshape(c, num_units).T
-        norms = jnp.linalg.norm(own, axis=1)
+        norms = row_norms(own)
         rows = jnp.where(norms > 0, own.T, 1).T
         growths = jax.vmap(JacobianProduct.log_adjoint_growth)(self.units, rows)
         arriving = jnp.where(norms > 0, growths + jnp.log(norms), -jnp.inf)
-        return jax.nn.logsumexp(2 * arriving) / 2 - jnp.log(jnp.linalg.norm(cotangent))
+        return jax.nn.logsumexp(2 * arriving) / 2 - jnp.log(scaled_norm(cotangent))
 
     @property
     def log_error(self) -> Float[Array, ""]:

@@ -12,9 +12,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells.recurrence import Recurrence
-from jacobian_rnn.checks import check_count, check_lags, check_precision
+from jacobian_rnn.checks import check_count, check_key, check_lags, check_number, check_precision
 from jacobian_rnn.jacobians.system import bind
-from jacobian_rnn.jacobians.time_loop import along, back_along
+from jacobian_rnn.jacobians.time_loop import along, back_along, run
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.linalg.factored_form import (
     columns_form,
@@ -90,16 +90,19 @@ def leading_singular_values(
 
     Cost: for each round two passes over the sequence with k + 8 tangents and as many cotangents,
     and a factorisation of `(n, k + 8)` at each step. Memory: (T + k) n, or (2√T + k) n beyond 4096
-    steps. Works under `jit` and `vmap`. No derivative in reverse mode.
+    steps. Works under `jit`, `vmap` and `grad`: the values have derivatives, the vectors have none.
 
     Each pass changes every entry of its columns at every step by up to four roundings. The error is
     five times the largest disagreement of a value with the two passes before, and more where they
-    converge slowly. It holds what is left to converge, and what the product makes of uncertain last
-    digits.
+    converge slowly. It is at least what a direction that no column has found could still add, which
+    after so many rounds from a random start is ln n / (2 rounds) above the least of the k + 8
+    values (Kuczyński and Woźniakowski 1992). So values in a dense cluster have a large error.
 
     References:
         N. Halko, P. G. Martinsson and J. A. Tropp, "Finding structure with randomness", SIAM Review
         53 (2011), section 4.5.
+        J. Kuczyński and H. Woźniakowski, "Estimating the largest eigenvalue by the power and
+        Lanczos algorithms with a random start", SIAM J. Matrix Anal. Appl. 13 (1992).
 
     Example:
         >>> import jax.numpy as jnp
@@ -111,7 +114,7 @@ def leading_singular_values(
         [1.   1.04]
     """
     system = bind(recurrence, carry, xs, num_steps)
-    _check(system, num, max_rounds)
+    _check(system, num, max_rounds, tolerance)
     return _leading(system, _start(system, num, key), jnp.int32(0), num, max_rounds, tolerance)
 
 
@@ -161,21 +164,23 @@ def leading_singular_values_by_lag(
         [ 1. 10.]
     """
     system = bind(recurrence, carry, xs, num_steps)
-    _check(system, num, max_rounds)
+    _check(system, num, max_rounds, tolerance)
     firsts = system.num_steps - check_lags(lags, 0, system.num_steps)
     start = _start(system, num, key)
     return _leading_by_lag(system, start, jnp.asarray(firsts), num, max_rounds, tolerance)
 
 
-def _check(system, num, max_rounds):
+def _check(system, num, max_rounds, tolerance):
     check_precision(system.state.dtype)
     advice = "n is the size of the state"
     check_count("num", num, least=1, most=system.num_states, advice=advice)
     check_count("max_rounds", max_rounds, least=1)
+    check_number("tolerance", tolerance, least=0)
 
 
 def _start(system, num, key):
     key = jax.random.key(0) if key is None else key
+    check_key("key", key)
     shape = system.num_states, min(num + MORE_COLUMNS, system.num_states)
     return jax.random.normal(key, shape, system.state.dtype)
 
@@ -196,26 +201,41 @@ def _leading(system, start, first, num, max_rounds, tolerance):
     """Iterate on the product of the steps from `first` on."""
     refuse_coarse_step(system)
 
-    def one_round(carried):
-        _, right, before, _, rounds = carried
+    n, num_columns = start.shape
+
+    def one_round(system, carried):
+        right, before, _, rounds = carried
         pushed, left, _ = _multiply(system, right, first, 2 * rounds, forwards=True)
-        pulled, right, turn = _multiply(system, left, first, 2 * rounds + 1, forwards=False)
+        pulled, right, _ = _multiply(system, left, first, 2 * rounds + 1, forwards=False)
         error = _error(before[:num], pushed[:num], pulled[:num], rounding_of(pulled[:num]))
-        return matmul(left, turn.T), right, pulled, error, rounds + 1
+        if num_columns < n:
+            # A direction that no column has found yet can be larger than the least of them, by no
+            # more than so many rounds would have shown of a random start.
+            unseen = pulled[-1] + math.log(n) / (2 * (rounds + 1).astype(pulled.dtype))
+            error = jnp.maximum(error, unseen - pulled[:num])
+        return right, pulled, error, rounds + 1
 
     def rounding_of(values):
         sizes = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
-        return 8 * jnp.finfo(start.dtype).eps * (sizes + math.sqrt(system.num_steps))
+        return 8 * jnp.finfo(start.dtype).eps * (1 + sizes + math.sqrt(system.num_steps))
 
     def goes_on(carried):
-        _, _, values, error, rounds = carried
+        _, values, error, rounds = carried
         within_reach = jnp.maximum(tolerance, 2 * CAUTION * rounding_of(values[:num]))
         return (rounds < max_rounds) & jnp.any(error > within_reach)
 
     right = positive_qr(start)[0]
     unknown = jnp.full(start.shape[1], jnp.inf, start.dtype)
-    carried = right, right, unknown, unknown[:num], jnp.int32(0)
-    left, right, values, error, rounds = lax.while_loop(goes_on, one_round, carried)
+    carried = lax.stop_gradient((right, unknown, unknown[:num], jnp.int32(0)))
+    still = lax.stop_gradient(system)
+    right, _, error, rounds = lax.while_loop(
+        goes_on, lambda carried: one_round(still, carried), carried
+    )
+    # Once more, to differentiate: at singular vectors the derivative of a value needs none of them.
+    values, left, turn = _multiply(system, right, first, 2 * rounds, forwards=True)
+    right = matmul(right, turn.T)
+    finite = run(still, most_stored=0).num_finite == system.num_steps
+    values = jnp.where(finite, values, jnp.nan)
     return LeadingSingularValues(
         values[:num],
         left[:, :num],

@@ -26,8 +26,8 @@ def report(prediction: "RegimePrediction") -> Iterator[str]:
         return
     if bool(prediction.undetermined):
         yield (
-            f"undetermined: over {steps} steps rounding has taken the digits of the growth, where "
-            "growth and decay cancel or units are saturated: use float64 or a shorter horizon"
+            f"undetermined: over {steps} steps rounding has taken the digits of the growth. Growth "
+            "and decay may cancel, or units be saturated: use float64 or a shorter horizon"
         )
         return
     verdict = Regime(int(prediction.regime)).name.lower()
@@ -44,6 +44,9 @@ def report(prediction: "RegimePrediction") -> Iterator[str]:
         f"  90 % of {num} sequences between {lower} and {upper}; "
         f"stable from {_power(low)} to {_power(high)}"
     )
+    if prediction.log_singular_values is None:
+        error = float(np.nanmean(prediction.sampling_error))
+        yield f"  each is known to ± {error:.1g} nats, from a few random gradients"
     exponent, error = float(prediction.exponent), float(prediction.standard_error)
     if np.isfinite(exponent):
         spread = f" ± {error:.4f}" if np.isfinite(error) else ""

@@ -11,26 +11,29 @@ from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jacobian_rnn.cells.padding import align_ends, check_lengths, with_padding
 from jacobian_rnn.cells.recurrence import Recurrence, check_recurrence
-from jacobian_rnn.checks import check_choice, check_count, check_finite, check_warmup, refuse
+from jacobian_rnn.checks import (
+    check_choice,
+    check_count,
+    check_finite,
+    check_key,
+    check_warmup,
+    refuse,
+)
 from jacobian_rnn.growth.largest import exponent_of, tangent_visit
-from jacobian_rnn.growth.probes import Group, orthonormal_rows, pull_probes
-from jacobian_rnn.jacobians.system import System, bind
+from jacobian_rnn.jacobians.system import bind
 from jacobian_rnn.jacobians.time_loop import run
-from jacobian_rnn.jacobians.traced_steps import derivative_of, refuse_coarse_step
-from jacobian_rnn.products.along import product_along
-from jacobian_rnn.products.multiply import identity_frames, warn_of_cost
+from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
+from jacobian_rnn.products.multiply import warn_of_cost
 from jacobian_rnn.regimes._report import report
+from jacobian_rnn.regimes._sequence import LOST_DIGITS, measure_by_probes, measure_by_product
 from jacobian_rnn.regimes.quantiles import quantile
 from jacobian_rnn.regimes.thresholds import THRESHOLDS, Thresholds
 
 Method = Literal["probes", "exact"]
-
-LOST_DIGITS = 1e-2  # nats: a log growth with a larger error has lost its digits
 
 
 class RegimePrediction(NamedTuple):
@@ -47,7 +50,8 @@ class RegimePrediction(NamedTuple):
         log_growth_of_output: the same of a gradient of what `Recurrence.output` shows. The regime
             follows it, since a loss sees no more of the carry.
         interval: nats, `(2,)`: the central 90 % of `log_growth_of_output` over sequences.
-        borderline: bool scalar: the interval holds a threshold, or digits are lost for a sequence.
+        borderline: bool scalar: the interval holds a threshold, the sampling error of its ends
+            counted, or digits are lost for a sequence.
         exponent: nats per step, scalar: λ₁, the mean over sequences whose states are finite.
         standard_error: nats per step, scalar: of `exponent`, over sequences. It is NaN where there
             is none, as for an exponent of −inf.
@@ -57,8 +61,10 @@ class RegimePrediction(NamedTuple):
         peak: nats, `(B,)`: the largest growth at any lag.
         peak_lag: the lag of the peak, int32 `(B,)`, −1 where no growth is known.
         sampling_error: nats, `(B,)`: standard error of `profile` at the horizon, because only some
-            directions were drawn. It is that of both log growths too, unless the method is exact.
-        log_growth_error: nats, `(B,)`: estimated numerical error of the log growths.
+            directions were drawn. Unless the method is exact, it is that of both log growths too,
+            the larger of both.
+        log_growth_error: nats, `(B,)`: estimated numerical error of the log growths, along the
+            trajectory as it was computed; the larger of both.
         log_singular_values: nats, `(B, n)`, descending: of the product over the horizon. None
             unless the method is exact.
         undetermined: bool scalar: no sequence has a log growth. `regime` then says nothing.
@@ -187,22 +193,10 @@ def predict_regime(
         warn_of_cost("predict_regime", system.num_states, horizon, num_sequences, lighter)
     warmup += num_steps - shortest
     key = jax.random.key(0) if key is None else key
+    check_key("key", key)
     return _predict_regime(
         system, xs, padding, key, int(horizon), int(warmup), bounds, method, int(num_probes)
     )
-
-
-class _Sequence(NamedTuple):
-    """What one sequence says. Fields are as in `RegimePrediction`."""
-
-    log_growth: Float[Array, ""]
-    log_growth_of_output: Float[Array, ""]
-    profile: Float[Array, " steps"]
-    sampling_error: Float[Array, ""]
-    log_growth_error: Float[Array, ""]
-    log_singular_values: Float[Array, " n"] | None
-    exponent: Float[Array, ""]
-    first_nonfinite_step: Int[Array, ""]
 
 
 @partial(jax.jit, static_argnames=("horizon", "num_warmup", "thresholds", "method", "num_probes"))
@@ -216,38 +210,48 @@ def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, m
         visit, tangent = tangent_visit(whole, num_warmup)
         stored = {"most_stored": whole.num_steps} if is_exact else {}
         forward = run(whole, visit, tangent, **stored)
-        said, broken = _pull_probes(whole, forward, padding, horizon, columns)
+        said = measure_by_probes(whole, forward, padding, horizon, columns)
         if is_exact:
-            said, broken = _multiply(whole, forward, horizon, said)
+            said = measure_by_product(whole, forward, horizon, said)
         # What explodes before a state overflows explodes. Anything else that ends so says nothing.
         overflowed = forward.num_finite < whole.num_steps
-        usable = (broken < 0) & (~overflowed | (said.log_growth_of_output > upper))
-        usable &= said.log_growth_error <= LOST_DIGITS
-        broken = jnp.where((broken < 0) & overflowed, forward.num_finite, broken)
-        return said._replace(
-            log_growth=jnp.where(usable, said.log_growth, jnp.nan),
-            log_growth_of_output=jnp.where(usable, said.log_growth_of_output, jnp.nan),
-            exponent=exponent_of(forward, num_warmup),
-            first_nonfinite_step=jnp.where(broken >= 0, broken - padding, -1),
-        )
+        explodes = said.of_output.log_growth > jnp.maximum(upper, 0)
+        usable = (said.broken < 0) & (~overflowed | explodes)
+        broken = jnp.where((said.broken < 0) & overflowed, forward.num_finite, said.broken)
+        broken = jnp.where(broken >= 0, broken - padding, -1)
+
+        def known(growth):
+            has_digits = usable & (growth.rounding_error <= LOST_DIGITS)
+            return growth._replace(log_growth=jnp.where(has_digits, growth.log_growth, jnp.nan))
+
+        said = said._replace(of_carry=known(said.of_carry), of_output=known(said.of_output))
+        return said._replace(broken=broken), exponent_of(forward, num_warmup)
 
     # One draw for all, with one axis: to compile several, or more axes, would take much longer.
     shape = len(padding), max(system.num_states, system.num_outputs), num_probes, 2
     normal = jax.random.normal(key, (math.prod(shape),), system.state.dtype).reshape(shape)
-    said = jax.vmap(of_sequence)(xs, padding, normal)
-    of_output = said.log_growth_of_output
+    said, exponents = jax.vmap(of_sequence)(xs, padding, normal)
+    of_output = said.of_output.log_growth
     median, *interval = (quantile(of_output, level) for level in (0.5, 0.05, 0.95))
-    inside = [(interval[0] <= bound) & (bound <= interval[1]) for bound in (lower, upper)]
-    counted = ~jnp.isnan(said.exponent)
-    exponent = jnp.mean(said.exponent, where=counted)
+    sampling_error = said.of_output.sampling_error
+    # Of a median of B values whose errors are independent, twice.
+    margin = jnp.zeros_like(median)
+    if not is_exact:
+        margin = 2.5 * jnp.nanmean(sampling_error) / math.sqrt(len(padding))
+    inside = [
+        (interval[0] - margin <= bound) & (bound <= interval[1] + margin)
+        for bound in (lower, upper)
+    ]
+    counted = ~jnp.isnan(exponents)
+    exponent = jnp.mean(exponents, where=counted)
     num_counted = jnp.sum(counted).astype(exponent.dtype)
-    spread = jnp.std(said.exponent, ddof=1, where=counted) / jnp.sqrt(num_counted)
+    spread = jnp.std(exponents, ddof=1, where=counted) / jnp.sqrt(num_counted)
     known = ~jnp.isnan(said.profile)
     any_known = jnp.any(known, axis=1)
     heights = jnp.where(known, said.profile, -jnp.inf)
     return RegimePrediction(
         regime=jnp.where(median < lower, -1, jnp.where(median > upper, 1, 0)).astype(jnp.int32),
-        log_growth=said.log_growth,
+        log_growth=said.of_carry.log_growth,
         log_growth_of_output=of_output,
         interval=jnp.stack(interval),
         borderline=inside[0] | inside[1] | jnp.any(jnp.isnan(of_output)),
@@ -256,97 +260,14 @@ def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, m
         profile=said.profile,
         peak=jnp.where(any_known, jnp.max(heights, axis=1), jnp.nan),
         peak_lag=jnp.where(any_known, jnp.argmax(heights, axis=1) + 1, -1).astype(jnp.int32),
-        sampling_error=said.sampling_error,
-        log_growth_error=said.log_growth_error,
+        sampling_error=jnp.maximum(said.of_carry.sampling_error, sampling_error),
+        log_growth_error=jnp.maximum(said.of_carry.rounding_error, said.of_output.rounding_error),
         log_singular_values=said.log_singular_values,
         undetermined=jnp.all(jnp.isnan(of_output)),
-        first_nonfinite_step=said.first_nonfinite_step,
+        first_nonfinite_step=said.broken,
         horizon=jnp.int32(horizon),
         thresholds=jnp.asarray(thresholds, of_output.dtype),
     )
-
-
-def _pull_probes(system, forward, padding, horizon, normal):
-    """Return what probes say of a sequence, and the step of the horizon that is not finite."""
-    end = forward.num_finite
-    probes, groups = _draw_probes(system, forward.last, normal)
-    growths, error, broken = pull_probes(system, probes, groups, states=forward.states, end=end)
-
-    def at_horizon(values):
-        lag = jnp.minimum(horizon, end)
-        return jnp.where(lag > 0, values[jnp.maximum(lag - 1, 0)], 0)
-
-    lags = jnp.arange(1, system.num_steps + 1, dtype=jnp.int32)
-    is_known = (error <= LOST_DIGITS) & (lags <= end - padding)
-    said = _Sequence(
-        log_growth=at_horizon(growths[0].log_growth),
-        log_growth_of_output=at_horizon(growths[-1].log_growth),
-        profile=jnp.where(is_known, growths[0].log_growth, jnp.nan),
-        sampling_error=at_horizon(jnp.maximum(*(growths[i].sampling_error for i in (0, -1)))),
-        log_growth_error=at_horizon(error),
-        log_singular_values=None,
-        exponent=jnp.full((), jnp.nan, error.dtype),
-        first_nonfinite_step=broken,
-    )
-    return said, jnp.where(broken >= end - horizon, broken, -1)
-
-
-def _draw_probes(system, state, normal):
-    """Draw probes of the whole carry, and then of what the output shows of it.
-
-    Half as many serve for the output. Its growth differs from that of the carry where the two hold
-    different directions, and then by more than a sampling error.
-    """
-    n, m, num_probes = system.num_states, system.num_outputs, normal.shape[1]
-    if system.shows_all:
-        probes = orthonormal_rows(normal[:n, :, 0])
-        return probes, [Group(slice(len(probes)), n)]
-    half = (num_probes + 1) // 2
-    _, pull_to_state = jax.vjp(system.output, state)
-    shown = orthonormal_rows(normal[:m, :half, 1])
-    shown = jax.vmap(lambda row: pull_to_state(row)[0])(shown)
-    if system.shows_last_half:
-        # As many probes of one half as of the other are probes of the whole.
-        hidden = jnp.pad(orthonormal_rows(normal[: n - m, :half, 0]), ((0, 0), (0, m)))
-        probes = jnp.concatenate([shown, hidden])
-    else:
-        probes = jnp.concatenate([shown, orthonormal_rows(normal[:n, :, 0])])
-    everything = slice(0 if system.shows_last_half else len(shown), len(probes))
-    return probes, [Group(everything, n), Group(slice(len(shown)), m)]
-
-
-def _multiply(system, forward, horizon, said):
-    """Return what the exact product says of a sequence, and the step that is not finite."""
-    # There may be fewer steps than the horizon before a state that is not finite.
-    start = jnp.maximum(forward.num_finite - horizon, 0)
-    # After the last finite state nothing moves, and what stands there does not count.
-    steps = jnp.arange(1, system.num_steps + 1, dtype=jnp.int32)
-    later = jnp.concatenate([forward.states[1:], forward.last[None]])
-    later = jnp.where((steps < forward.num_finite)[:, None], later, forward.last[None])
-    window, later = jax.tree.map(
-        lambda x: lax.dynamic_slice_in_dim(x, start, horizon), (system.xs, later)
-    )
-    active = start + jnp.arange(horizon, dtype=jnp.int32) < forward.num_finite
-    last = System(
-        with_padding(system.recurrence),
-        forward.states[start],
-        (window, active),
-        horizon,
-        system.unravel,
-    )
-    product = product_along(last, identity_frames(system), next_states=later)
-    rows = derivative_of(system.output)(forward.last)
-    seen = jnp.eye(rows.shape[1], dtype=rows.dtype), rows
-    of_carry, of_output = (product.log_growth_through(rows) for rows in seen)
-    errors = [product.log_growth_through_error(rows) for rows in seen]
-    in_window = product.first_nonfinite_step
-    said = said._replace(
-        log_growth=of_carry,
-        log_growth_of_output=of_output,
-        log_growth_error=jnp.maximum(*errors),
-        log_singular_values=product.log_singular_values(),
-    )
-    return said, jnp.where(in_window >= 0, start + in_window, -1)
 
 
 def _check_batch(xs, step):

@@ -463,3 +463,75 @@ def test_a_long_batch_keeps_its_numbers_when_its_states_are_not_stored():
 def test_unknown_methods_and_no_probes_are_refused(options, match):
     with pytest.raises(ValueError, match=match):
         predict_regime(rotation(0.9), jnp.ones(2), batch(), horizon=30, **options)
+
+
+def test_digits_that_a_hidden_part_loses_are_its_own():
+    def step(matrices, carry, x):
+        hidden, shown = carry
+        return matrices[x[0].astype(int)] @ hidden, 0.99 * shown
+
+    matrix = normal(0, (6, 6))
+    matrices = jnp.asarray(np.stack([np.linalg.inv(matrix), matrix]))
+    xs = jnp.tile(jnp.repeat(jnp.array([1.0, 0.0]), 100)[:, None], (2, 1, 1))
+    carry = (jnp.ones(6), jnp.ones(3))
+    for method in ("probes", "exact"):
+        prediction = predict_regime(
+            Recurrence(step, matrices), carry, xs, horizon=200, method=method
+        )
+        np.testing.assert_allclose(prediction.log_growth_of_output, 200 * np.log(0.99), atol=1e-9)
+        assert np.all(np.isnan(prediction.log_growth))
+        assert np.all(prediction.log_growth_error > 1)
+        assert int(prediction.regime) == Regime.STABLE
+
+
+def test_the_sampling_error_of_an_output_counts_what_its_own_size_leaves_open():
+    weights = np.ones(50)
+    weights[0] = 1e3
+
+    def step(damping, carry, x):
+        return damping * carry + 0 * x.sum()
+
+    damping = jnp.ones(50).at[0].set(0.5)
+    system = Recurrence(step, damping, output=lambda carry: jnp.asarray(weights) * carry)
+    xs = batch(size=64)
+    exact = predict_regime(system, jnp.ones(50), xs, horizon=10, method="exact")
+    probes = predict_regime(system, jnp.ones(50), xs, horizon=10)
+    off = np.abs(probes.log_growth_of_output - exact.log_growth_of_output)
+    assert np.mean(off < 3 * probes.sampling_error) > 0.95
+
+
+def test_what_no_output_shows_has_a_gradient_of_zero():
+    for method in ("probes", "exact"):
+        system = Recurrence(linear, jnp.eye(2), output=lambda carry: 0 * carry[:1])
+        prediction = predict_regime(system, jnp.ones(2), batch(), horizon=9, method=method)
+        np.testing.assert_array_equal(prediction.log_growth_of_output, -np.inf)
+        assert int(prediction.regime) == Regime.VANISHING
+
+
+def test_a_threshold_within_the_sampling_error_makes_it_borderline():
+    direction = np.linalg.qr(normal(0, (40, 40)))[0][0]
+    matrix = jnp.asarray(np.exp(0.3) * np.outer(direction, direction))
+    growth = 9 * 0.3 - np.log(40) / 2
+    system = Recurrence(linear, matrix)
+    near = Thresholds(-9.0, growth + 0.05)
+    far = Thresholds(-9.0, growth + 3.0)
+    for thresholds, expected in ((near, True), (far, False)):
+        prediction = predict_regime(
+            system, jnp.ones(40), batch(size=2), horizon=9, thresholds=thresholds
+        )
+        assert bool(prediction.borderline) == expected
+    assert "from a few random gradients" in str(prediction)
+
+
+def test_slopes_that_underflow_to_zero_are_no_exact_zeros():
+    def saturated(weights, carry, x):
+        return jnp.tanh(weights @ carry + 12 + x.sum())
+
+    weights = jnp.asarray(normal(0, (6, 6)) / 6, jnp.float32)
+    xs = jnp.asarray(batch(), jnp.float32)
+    for method in ("probes", "exact"):
+        prediction = predict_regime(
+            Recurrence(saturated, weights), jnp.zeros(6, jnp.float32), xs, horizon=9, method=method
+        )
+        assert bool(prediction.undetermined)
+        assert "use float64" in str(prediction)

@@ -1,0 +1,156 @@
+"""What one sequence says about its gradients: by probes, and by the exact product."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jacobian_rnn.cells.padding import with_padding
+from jacobian_rnn.growth.probes import Group, GroupGrowth, orthonormal_rows, pull_probes
+from jacobian_rnn.jacobians.system import System
+from jacobian_rnn.jacobians.time_loop import Run
+from jacobian_rnn.jacobians.traced_steps import derivative_of
+from jacobian_rnn.products.along import product_along
+from jacobian_rnn.products.multiply import identity_frames
+
+LOST_DIGITS = 1e-2  # nats: a log growth with a larger error has lost its digits
+
+
+class Growth(NamedTuple):
+    """A log growth over the horizon, nats, and its errors."""
+
+    log_growth: Float[Array, ""]
+    sampling_error: Float[Array, ""]
+    rounding_error: Float[Array, ""]
+
+
+class Measured(NamedTuple):
+    """What one sequence says.
+
+    Attributes:
+        of_carry: growth of a gradient of the whole carry.
+        of_output: growth of a gradient of what the output shows.
+        profile: growth of a gradient of the whole carry at every lag, nats, `(T,)`.
+        log_singular_values: of the product over the horizon, nats, `(n,)`; None with probes alone.
+        broken: step of the horizon at which a Jacobian is not finite, int32 scalar, −1 if none.
+    """
+
+    of_carry: Growth
+    of_output: Growth
+    profile: Float[Array, " steps"]
+    log_singular_values: Float[Array, " n"] | None
+    broken: Int[Array, ""]
+
+
+def measure_by_probes(
+    system: System,
+    forward: Run,
+    padding: Int[Array, ""],
+    horizon: int,
+    normal: Float[Array, "directions k 2"],
+) -> Measured:
+    """Pull probes back from the last finite state, drawn out of standard normal numbers."""
+    end = forward.num_finite
+    probes, groups = _draw_probes(system, forward.last, normal)
+    growths, broken = pull_probes(system, probes, groups, states=forward.states, end=end)
+    of_output, of_carry = growths[0], growths[-1]
+    if system.shows_last_half:
+        of_carry = _of_both_halves(*growths)
+
+    def at_horizon(values):
+        lag = jnp.minimum(horizon, end)
+        return jnp.where(lag > 0, values[jnp.maximum(lag - 1, 0)], 0)
+
+    lags = jnp.arange(1, system.num_steps + 1, dtype=jnp.int32)
+    known = (of_carry.rounding_error <= LOST_DIGITS) & (lags <= end - padding)
+    return Measured(
+        Growth(*map(at_horizon, of_carry)),
+        Growth(*map(at_horizon, of_output)),
+        jnp.where(known, of_carry.log_growth, jnp.nan),
+        None,
+        jnp.where(broken >= end - horizon, broken, -1),
+    )
+
+
+def _draw_probes(system, state, normal):
+    """Draw probes of what the output shows, and then of the carry or of the half that is hidden.
+
+    Half as many serve for the output. Its growth differs from that of the carry where the two hold
+    different directions, and then by more than a sampling error.
+    """
+    n, m, num_probes = system.num_states, system.num_outputs, normal.shape[1]
+    if system.shows_all:
+        probes = orthonormal_rows(normal[:n, :, 0])
+        return probes, [Group(slice(len(probes)), n)]
+    half = (num_probes + 1) // 2
+    _, pull_to_state = jax.vjp(system.output, state)
+    shown = orthonormal_rows(normal[:m, :half, 1])
+    shown = jax.vmap(lambda row: pull_to_state(row)[0])(shown)
+    if system.shows_last_half:
+        others, num_directions = orthonormal_rows(normal[: n - m, :half, 0]), n - m
+        others = jnp.pad(others, ((0, 0), (0, m)))
+    else:
+        others, num_directions = orthonormal_rows(normal[:n, :, 0]), n
+    probes = jnp.concatenate([shown, others])
+    first = Group(slice(len(shown)), m)
+    return probes, [first, Group(slice(len(shown), len(probes)), num_directions)]
+
+
+def _of_both_halves(one, other):
+    """Return the growth over all directions from that over either half of them."""
+    highest = jnp.maximum(one.log_growth, other.log_growth)
+    shift = jnp.where(jnp.isneginf(highest), 0, highest)
+    squares = [jnp.exp(2 * (half.log_growth - shift)) for half in (one, other)]
+    total = squares[0] + squares[1]
+    shares = [square / jnp.where(total > 0, total, 1) for square in squares]
+
+    def together(errors):
+        # A half without a share may have no digits.
+        used = [jnp.where(share > 0, share * e, 0) for share, e in zip(shares, errors, strict=True)]
+        return jnp.hypot(*used)
+
+    return GroupGrowth(
+        shift + jnp.log(total / 2) / 2,
+        together([one.sampling_error, other.sampling_error]),
+        together([one.rounding_error, other.rounding_error]),
+    )
+
+
+def measure_by_product(system: System, forward: Run, horizon: int, by_probes: Measured) -> Measured:
+    """Multiply the Jacobians of the horizon, at the states that the probes saw."""
+    # There may be fewer steps than the horizon before a state that is not finite.
+    start = jnp.maximum(forward.num_finite - horizon, 0)
+    # After the last finite state nothing moves, and what stands there does not count.
+    steps = jnp.arange(1, system.num_steps + 1, dtype=jnp.int32)
+    states = forward.states
+    later = jnp.concatenate([states[1:], forward.last[None]])  # pyright: ignore[reportOptionalSubscript]
+    later = jnp.where((steps < forward.num_finite)[:, None], later, forward.last[None])
+    window, later = jax.tree.map(
+        lambda x: lax.dynamic_slice_in_dim(x, start, horizon), (system.xs, later)
+    )
+    active = start + jnp.arange(horizon, dtype=jnp.int32) < forward.num_finite
+    last = System(
+        with_padding(system.recurrence),
+        states[start],  # pyright: ignore[reportOptionalSubscript]
+        (window, active),
+        horizon,
+        system.unravel,
+    )
+    product = product_along(last, identity_frames(system), next_states=later)
+    rows = derivative_of(system.output)(forward.last)
+
+    def growth(rows, probed):
+        value = product.log_growth_through(rows)
+        error = product.log_growth_through_error(rows)
+        return Growth(value, probed.sampling_error, error)
+
+    in_window = product.first_nonfinite_step
+    return Measured(
+        growth(jnp.eye(rows.shape[1], dtype=rows.dtype), by_probes.of_carry),
+        growth(rows, by_probes.of_output),
+        by_probes.profile,
+        product.log_singular_values(),
+        jnp.where(in_window >= 0, start + in_window, -1),
+    )
