@@ -151,7 +151,7 @@ def predict_regime(
         TypeError: float dtypes that differ, a step that computes in fewer bits than its state has,
             or a horizon, a warm-up or a number of probes that is no int.
 
-    Cost: with "probes" about twice that of the gradient of a loss over the same sequences, and T n
+    Cost: with "probes" one to four times that of the gradient of a loss over the same sequences, and T n
     memory for each, or 2√T n beyond 4096 steps.
 
     Example:
