@@ -95,8 +95,8 @@ def _warnings(spectrum):
 
 def _allowed_residual(spectrum):
     """Return ten times the residual of the sum rule that rounding explains, nats per step."""
-    eps = jnp.finfo(spectrum.exponents.dtype).eps
-    sizes = jnp.abs(spectrum.exponents)
+    eps = float(jnp.finfo(spectrum.exponents.dtype).eps)
+    sizes = np.abs(np.asarray(spectrum.exponents, np.float64))
     # A log is known to eps times its size. A sum of many loses about the root of their number.
-    terms = jnp.sqrt(spectrum.num_checked) if spectrum.is_partial else 1
-    return 10 * (jnp.sqrt(eps) + terms * eps * jnp.sum(jnp.where(jnp.isfinite(sizes), sizes, 0)))
+    terms = float(spectrum.num_checked) ** 0.5 if spectrum.is_partial else 1.0
+    return 10 * (eps**0.5 + terms * eps * float(np.sum(sizes[np.isfinite(sizes)])))
