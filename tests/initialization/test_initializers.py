@@ -320,6 +320,7 @@ def test_errors_say_what_was_received_and_what_is_expected(message, network):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
 def test_initialisers_of_theory_serve_in_static_cells_and_are_critical():
     cell = nn.SimpleCell(64, recurrent_kernel_init=init.critical_gaussian(bias_std=0.05**0.5))
     twin = nn.SimpleCell(64, recurrent_kernel_init=init.critical_gaussian(bias_std=0.05**0.5))

@@ -92,7 +92,11 @@ def test_a_linear_orthogonal_network_has_the_rate_log_gain(cell, tolerance):
     assert float(result.value) == pytest.approx(0.9, rel=3 * tolerance)
     assert result.interval[0] <= 0.9 <= result.interval[1]
     np.testing.assert_allclose(result.interval, 0.9, rtol=10 * tolerance)
-    np.testing.assert_allclose(result.rates, np.log(result.searched), atol=10 * tolerance)
+    # In float32 the states of 1000 steps of larger growth overflow, and have no exponent.
+    known = np.isfinite(result.rates)
+    assert np.all(known[result.searched < 1])
+    expected = np.log(result.searched)[known]
+    np.testing.assert_allclose(result.rates[known], expected, atol=10 * tolerance)
     assert np.all(np.diff(result.searched) > 0)
     # The rate of the same networks holds for others.
     network = draw(linear_cell(6), key=a_key(8), num_inputs=2, gain=result.value)
@@ -136,7 +140,7 @@ def test_the_interval_covers_the_value_of_the_ensemble():
     covered = 0
     for seed in range(20):
         result = search(scalar_network, 0.0, multiplied, (0.2, 5.0), key=a_key(seed))
-        covered += result.interval[0] <= 1 <= result.interval[1]
+        covered += bool(result.interval[0] <= 1 <= result.interval[1])
     assert covered >= 16
 
 

@@ -169,7 +169,7 @@ def test_a_network_of_128_units_has_the_spectrum_of_theory():
     exponents = measured.exponents
     assert exponents[0] == pytest.approx(float(theory.largest), abs=0.04)
     assert jnp.mean(exponents > 0) == pytest.approx(float(theory.fraction_positive), abs=0.02)
-    middle = full_spectrum(gain, (jnp.arange(n) + 0.5) / n)[n // 8 : -n // 4]
+    middle = full_spectrum(gain, (np.arange(n) + 0.5) / n)[n // 8 : -n // 4]
     assert jnp.max(jnp.abs(exponents[n // 8 : -n // 4] - middle)) < 0.1
 
 

@@ -198,6 +198,7 @@ def test_an_orbax_checkpoint_with_damaged_metadata_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("kept", [0, 0.8])  # a file may end in a kilobyte that nothing refers to
 @pytest.mark.parametrize("what", ["d/*", "ocdbt.process_0/d/*"])  # the index; the arrays, largest
 def test_an_orbax_checkpoint_that_is_cut_short_is_refused(tmp_path, what, kept):
