@@ -154,6 +154,12 @@ class System:
         """Return ∂state'/∂state with last digits changed of what the step's functions return."""
         return rough(self.jacobian, number)(state, x)
 
+    def rough_unit_jacobians(
+        self, state: Float[Array, " n"], x: PyTree, number: Int[Array, ""]
+    ) -> Float[Array, "c c units"]:
+        """Return the Jacobian of every unit for itself, with last digits changed likewise."""
+        return rough(self.unit_jacobians, number)(state, x)
+
     def input_jacobian(self, state: Float[Array, " n"], x: Array) -> Float[Array, "n inputs"]:
         """Return ∂state'/∂x."""
         if self.has_parts:

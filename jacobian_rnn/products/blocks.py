@@ -140,9 +140,13 @@ def block_product(system: System, *, estimate_error: bool) -> BlockProduct:
 
     def visit(passes, now):
         new = system.step(now.state, now.x)
-        blocks = jnp.moveaxis(system.unit_jacobians(now.state, now.x), -1, 0)
+        blocks = system.unit_jacobians(now.state, now.x)[None]
+        if estimate_error:
+            changed = system.rough_unit_jacobians(now.state, now.x, now.number)[None]
+            changed = jnp.broadcast_to(changed, (PASSES - 1, *changed.shape[1:]))
+            blocks = jnp.concatenate([blocks, changed])
+        blocks = jnp.moveaxis(blocks, -1, 0)
         finite = jnp.all(jnp.isfinite(new)) & jnp.all(jnp.isfinite(blocks))
-        blocks = blocks[:, None]  # the same for all passes
         return new, jax.vmap(extend_passes, in_axes=(0, 0, None))(passes, blocks, finite), None
 
     start = jax.tree.map(

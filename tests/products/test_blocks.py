@@ -221,3 +221,22 @@ def test_exponents_of_units_have_the_derivative_that_differences_have():
         return lyapunov_spectrum(moved, jnp.zeros(8), xs).exponents[0]
 
     assert np.all(np.isfinite(jax.grad(largest)(closed.params)))
+
+
+def saturated(params, carry, x):
+    return jnp.tanh(params * carry + x)
+
+
+def blocks_of_saturated(params, carry, x):
+    return (params * (1 - jnp.tanh(params * carry + x) ** 2))[None, None]
+
+
+def test_the_error_of_a_block_product_holds_what_saturated_units_lose():
+    xs = jnp.full((30, 4), 7.0)
+    system = Recurrence(saturated, jnp.ones(4), unit_jacobians=blocks_of_saturated)
+    fine = jacobian_product(system, jnp.zeros(4), xs)
+    single = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (system, jnp.zeros(4), xs))
+    coarse = jacobian_product(*single)
+    error = abs(float(fine.log_norm()) - float(coarse.log_norm()))
+    assert 0.1 < error < 10 * float(coarse.log_error)
+    assert float(fine.log_error) < 1e-4
