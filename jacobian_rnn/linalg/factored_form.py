@@ -223,7 +223,10 @@ def compose(
 
     def eliminate(k, carried):
         remaining, lower, upper, log_pivots = carried
-        logs = jnp.log(jnp.abs(remaining)) + d2[:, None] + d1[None]
+        # The derivative of log at zero would be NaN even where nothing depends on it.
+        there = remaining != 0
+        sizes = jnp.where(there, jnp.abs(remaining), 1)
+        logs = jnp.where(there, jnp.log(sizes) + d2[:, None] + d1[None], -jnp.inf)
         i, j = jnp.divmod(jnp.argmax(logs), n)
         alive = ~jnp.isneginf(logs[i, j])
         pivot = jnp.where(alive, remaining[i, j], 1)

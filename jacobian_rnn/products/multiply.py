@@ -58,8 +58,8 @@ def jacobian_product(
 
     Cost: each step takes one Jacobian, and two matrix products and a factorisation of size n for
     each pass. Memory is O(n²) for any T, and blocks add T n for the states. It works under `jit`,
-    `vmap` and, in one block, `grad`, where reverse mode stores O(T n²). Derivatives treat a lost
-    direction as lost for good.
+    `vmap` and `grad`, where reverse mode stores O(T n²). Derivatives treat a lost direction as lost
+    for good.
 
     References:
         J. Oliveira and D. E. Stewart, "Exponential splittings of products of matrices and

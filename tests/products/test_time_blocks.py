@@ -29,6 +29,18 @@ def test_blocks_of_time_give_the_product_of_all_steps(blocks):
     assert int(cut.num_steps) == 50
 
 
+def test_blocks_have_the_derivatives_of_one():
+    system, carry, xs = network(12)
+
+    def log_norm(params, blocks):
+        moved = Recurrence(system.step, params, system.jacobian)
+        product = jacobian_product(moved, carry, xs, blocks=blocks, estimate_error=False)
+        return product.log_norm()
+
+    whole, cut = (jax.grad(log_norm)(system.params, blocks) for blocks in (1, 3))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), cut, whole)
+
+
 def test_what_is_not_finite_keeps_its_step():
     def step(matrices, carry, x):
         return x * (matrices @ carry)
