@@ -153,7 +153,7 @@ def product(recurrence, carry, xs):
         "log_singular_values": result.log_singular_values(),
         "log_rms_growth": result.log_rms_growth(),
         "log_abs_det": result.log_abs_det(),
-        "log_adjoint_growth": result.log_adjoint_growth(jnp.ones_like(result.log_scale[0])),
+        "log_adjoint_growth": result.log_adjoint_growth(jnp.ones_like(matrix[0])),
         "matrix": matrix,
         "log_matrix_scale": log_scale,
         "log_error": result.log_error,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
@@ -17,7 +18,7 @@ from jacobian_rnn.growth.largest import log_norms
 from jacobian_rnn.jacobians.system import System
 from jacobian_rnn.jacobians.time_loop import back_along
 from jacobian_rnn.linalg.frames import positive_qr
-from jacobian_rnn.linalg.graded_svd import matmul, row_norms, scaled_norm
+from jacobian_rnn.linalg.graded_svd import matmul, scaled_norm
 from jacobian_rnn.linalg.rounding import CAUTION, compensated_sum
 
 
@@ -133,7 +134,7 @@ def _normalize_rows(rows):
     """Return rows of norm one, and the logs of their norms. A row of zeros stays what it is."""
     largest = lax.stop_gradient(jnp.max(jnp.abs(rows), axis=1))
     scaled = rows / jnp.where(largest > 0, largest, 1)[:, None]
-    norms = row_norms(scaled)
+    norms = jax.vmap(scaled_norm)(scaled)
     logs = log_norms(norms) + jnp.where(largest > 0, log_norms(largest), 0)
     return scaled / jnp.where(norms > 0, norms, 1)[:, None], logs
 
@@ -150,7 +151,9 @@ def _mean_square(rows, logs):
     total = jnp.sum(sizes**2)
     gram = matmul(rows, rows.T) * sizes[:, None] * sizes[None]
     concentration = jnp.sum(gram**2) / jnp.where(total > 0, total, 1) ** 2
-    return shift + jnp.log(total / len(rows)) / 2, concentration
+    # Where all are zero, log has no derivative to give.
+    half_log = jnp.log(jnp.where(total > 0, total, 1) / len(rows)) / 2
+    return jnp.where(total > 0, shift + half_log, highest), concentration
 
 
 def _disagreement(rows, logs, again, again_logs):

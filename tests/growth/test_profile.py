@@ -225,3 +225,16 @@ def test_states_are_those_of_the_trajectory():
     whole = backward_profile(system, carry, xs, cotangents=last)
     np.testing.assert_allclose(whole.log_growth[:5], after.log_growth, atol=1e-12)
     assert half.log_growth.shape == (5,)
+
+
+def test_the_derivative_of_a_lag_that_does_not_reach_a_reset_knows_nothing_of_it():
+    matrices = normal(0, (20, 4, 4))
+    matrices[9] = 0
+
+    def growth(matrices):
+        return of_matrices(matrices).log_growth[4]
+
+    gradient = jax.grad(growth)(jnp.asarray(matrices))
+    assert np.all(np.isfinite(gradient))
+    assert np.any(gradient[15:] != 0)
+    np.testing.assert_array_equal(gradient[:15], 0)
