@@ -1,6 +1,7 @@
 """One contract for every public function that takes a recurrence, and for every cell.
 
-A new function is one line of `FUNCTIONS`, a new cell one line of `CELLS_OF_CONTRACT`.
+A new function is one line of `FUNCTIONS`, a new cell one line of `CELLS_OF_CONTRACT` in
+`contract_cells`.
 """
 
 import contextlib
@@ -20,111 +21,15 @@ from jax.monitoring import (
 )
 
 import jacobian_rnn as jrnn
-from tests.networks import CELLS, NUM_INPUTS, make_network, mostly_slow, randomized
-
-NUM_STEPS = 4
-WIDTH = 2
-
-
-class Setting(NamedTuple):
-    """What a function is called with: a recurrence, its carry, and one sequence."""
-
-    recurrence: jrnn.Recurrence
-    carry: Any
-    xs: Any
-
-    @property
-    def n(self):
-        return sum(leaf.size for leaf in jax.tree.leaves(self.carry))
-
-
-def flax_cell(name):
-    def make(seed, dtype):
-        width = 1 if name == "ConvLSTMCell" else WIDTH
-        recurrence, carry, xs = make_network(name, width, seed, dtype)
-        return Setting(recurrence, carry, xs[:NUM_STEPS])
-
-    return make
-
-
-def literature_cell(draw):
-    def make(seed, dtype):
-        generator = np.random.default_rng(seed)
-        shapes = jax.eval_shape(
-            partial(draw, NUM_INPUTS, WIDTH, dtype=dtype), key=jax.random.key(0)
-        )
-        recurrence = randomized(shapes, generator)
-        carry = randomized(jrnn.zero_carry(recurrence), generator)
-        return Setting(recurrence, carry, inputs(generator, dtype))
-
-    return make
-
-
-def stack_of_two(seed, dtype):
-    lower = flax_cell("LSTMCell")(seed, dtype)
-    upper, carry, _ = make_network("nnx GRUCell", WIDTH, seed + 1, dtype)
-    # A layer reads what is shown below it, which is narrower than what the cell was built for.
-    params = upper.params | {
-        "dense_i": upper.params["dense_i"] | {"kernel": upper.params["dense_i"]["kernel"][:WIDTH]}
-    }
-    upper = jrnn.Recurrence(upper.step, params, upper.jacobian)
-    return Setting(jrnn.stack(lower.recurrence, upper), (lower.carry, carry), lower.xs)
-
-
-def chain_of_layers(seed, dtype):
-    generator = np.random.default_rng(seed)
-    layers = {"kernel": np.zeros((NUM_STEPS, WIDTH, WIDTH)), "bias": np.zeros((NUM_STEPS, WIDTH))}
-    layers = jax.tree.map(lambda a: jnp.asarray(a, dtype), layers)
-    return Setting(jrnn.dense_chain(), jnp.ones(WIDTH, dtype), randomized(layers, generator))
-
-
-@jax.custom_vjp
-def reverse_tanh(x):
-    return jnp.tanh(x)
-
-
-reverse_tanh.defvjp(
-    lambda x: (jnp.tanh(x), jnp.tanh(x)), lambda y, cotangent: ((1 - y**2) * cotangent,)
+from tests.contract_cells import (
+    CELLS_OF_CONTRACT,
+    NUM_STEPS,
+    UNKNOWN,
+    WITHOUT_GATES,
+    WITHOUT_ONE_KERNEL,
+    Setting,
 )
-
-
-def reverse_step(params, carry, x):
-    return reverse_tanh(params["recurrent"] @ carry + params["read"] @ x)
-
-
-def without_forward_mode(seed, dtype):
-    generator = np.random.default_rng(seed)
-    params = {"recurrent": np.zeros((WIDTH, WIDTH)), "read": np.zeros((WIDTH, NUM_INPUTS))}
-    params = randomized(jax.tree.map(lambda a: jnp.asarray(a, dtype), params), generator)
-    carry = randomized(jnp.zeros(WIDTH, dtype), generator)
-    return Setting(jrnn.Recurrence(reverse_step, params), carry, inputs(generator, dtype))
-
-
-def inputs(generator, dtype):
-    return jnp.asarray(generator.standard_normal((NUM_STEPS, NUM_INPUTS)), dtype)
-
-
-CELLS_OF_CONTRACT: dict[str, Callable] = {name: flax_cell(name) for name in CELLS} | {
-    "minimal_rnn": literature_cell(jrnn.minimal_rnn),
-    "antisymmetric_rnn": literature_cell(jrnn.antisymmetric_rnn),
-    "leaky_rate_network": literature_cell(jrnn.leaky_rate_network),
-    "irnn": literature_cell(jrnn.irnn),
-    "lru": literature_cell(jrnn.lru),
-    "stack": stack_of_two,
-    "dense_chain": chain_of_layers,
-    "without forward mode": without_forward_mode,
-}
-
-UNKNOWN = {"ConvLSTMCell", "dense_chain", "without forward mode"}  # whose parameters nobody knows
-WITHOUT_ONE_KERNEL = UNKNOWN | {"lru", "stack"}
-WITHOUT_GATES = WITHOUT_ONE_KERNEL | {
-    "SimpleCell",
-    "SimpleCell residual",
-    "nnx SimpleCell",
-    "antisymmetric_rnn",
-    "leaky_rate_network",
-    "irnn",
-}
+from tests.networks import NUM_INPUTS, mostly_slow
 
 
 class Function(NamedTuple):

@@ -14,19 +14,11 @@ from jacobian_rnn import (
     trajectory,
 )
 from tests.networks import normal, random_variables
-
-
-def given(matrices, carry, x):
-    del matrices
-    return x @ carry
+from tests.systems import through
 
 
 def of_matrices(matrices, **options):
-    matrices = jnp.asarray(matrices)
-    start = jnp.zeros(matrices.shape[-1], matrices.dtype)
-    return backward_profile(
-        Recurrence(given, ()), start, matrices, **{"key": jax.random.key(0)} | options
-    )
+    return through(backward_profile, matrices, **{"key": jax.random.key(0)} | options)
 
 
 def network(cell_class, width, num_steps, seed=0):

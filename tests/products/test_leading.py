@@ -14,17 +14,11 @@ from jacobian_rnn import (
     product_of,
 )
 from tests.networks import normal, random_variables
-
-
-def given(matrices, carry, x):
-    del matrices
-    return x @ carry
+from tests.systems import through
 
 
 def of_matrices(matrices, **options):
-    matrices = jnp.asarray(matrices)
-    start = jnp.zeros(matrices.shape[-1], matrices.dtype)
-    return leading_singular_values(Recurrence(given, ()), start, matrices, **{"num": 3} | options)
+    return through(leading_singular_values, matrices, **{"num": 3} | options)
 
 
 def network(cell_class, width, num_steps):
