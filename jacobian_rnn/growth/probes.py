@@ -36,18 +36,18 @@ class Group(NamedTuple):
     num_repeated: int = 1
 
 
-class GroupGrowth(NamedTuple):
-    """What a group of probes says. The entry of a lag is at `[lag − 1]`.
+class Growth(NamedTuple):
+    """Growth of a gradient over one lag, or over every lag with the entry of a lag at `[lag − 1]`.
 
     Attributes:
-        log_growth: nats, `(T,)`: of their root mean square.
-        sampling_error: nats, `(T,)`: of `log_growth`, because only some directions were drawn.
-        rounding_error: nats, `(T,)`: of `log_growth`, estimated from what was pulled back twice.
+        log_growth: nats: of the root mean square.
+        sampling_error: nats: of `log_growth`, because only some directions were drawn.
+        rounding_error: nats: estimated numerical error of `log_growth`.
     """
 
-    log_growth: Float[Array, " steps"]
-    sampling_error: Float[Array, " steps"]
-    rounding_error: Float[Array, " steps"]
+    log_growth: Float[Array, "*steps"]
+    sampling_error: Float[Array, "*steps"]
+    rounding_error: Float[Array, "*steps"]
 
 
 def orthonormal_rows(columns: Float[Array, "directions k"]) -> Float[Array, "rows directions"]:
@@ -65,7 +65,7 @@ def pull_probes(
     *,
     states: Float[Array, "steps n"] | None = None,
     end: Int[Array, ""] | None = None,
-) -> tuple[list[GroupGrowth], Int[Array, ""]]:
+) -> tuple[list[Growth], Int[Array, ""]]:
     """Pull probes back through all steps, and measure groups of them at every lag.
 
     Some are pulled back twice. The second time last digits are changed at every step, as
@@ -125,7 +125,7 @@ def pull_probes(
             num_directions=group.num_directions,
         )
         sampling_error = jnp.hypot(error(concentration), error(concentration_of_start))
-        growths.append(GroupGrowth(log_growth, sampling_error, CAUTION * disagreement))
+        growths.append(Growth(log_growth, sampling_error, CAUTION * disagreement))
     broken = jnp.max(jnp.where(jnp.isnan(by_step[:, 0]), numbers, -1), initial=-1)
     return growths, broken
 

@@ -35,7 +35,7 @@ class BackwardProfile(NamedTuple):
         sampling_error: nats, `(T,)`: standard error of `log_growth`, because only some directions
             were drawn. Zero where all directions were, and for given cotangents.
         rounding_error: nats, `(T,)`: estimated numerical error of `log_growth`. Beyond 0.01 its
-            digits are lost: growth and decay of the same directions cancel.
+            digits are lost: growth and decay cancel, or units are saturated.
         first_zero_lag: first lag at which nothing is left of any cotangent, int32 scalar, −1 if
             none: a reset of the carry, or dead units.
         first_nonfinite_step: first step whose new state held NaN or inf, or else the step at which
@@ -81,10 +81,9 @@ def backward_profile(
         Growth and errors at every lag.
 
     Raises:
-        ValueError: neither `key` nor `cotangents`; no probes; shapes that do not fit; values that
-            are not finite.
-        TypeError: float dtypes that differ, a step that computes in fewer bits than its state has,
-            or a number of probes that is no integer.
+        ValueError: no probes; shapes that do not fit; values that are not finite.
+        TypeError: neither `key` nor `cotangents`; float dtypes that differ; a step that computes in
+            fewer bits than its state has; a number of probes that is no integer.
 
     Cost: one forward and one backward pass with k + 1 cotangents. Memory T n for the states, and
     2√T n beyond 4096 steps, where each step is taken once more. Works under `jit`, `vmap` and
@@ -92,9 +91,10 @@ def backward_profile(
 
     The sampling error is that of the logarithm of a mean of k squares. It is 0.27 nats for k = 8
     where one direction carries all growth, and less where several do. How many do is seen in the
-    angles between the cotangents. The rounding error is measured: one cotangent is pulled back
-    twice, the second time with every entry changed at every step by up to four roundings. What
-    the two differ by is what the steps make of uncertain last digits.
+    angles between the cotangents. The rounding error is measured: one random cotangent, or each
+    given one, is pulled back twice. The second time last digits are changed at every step, those of
+    its entries and those of what the step's functions return. What the two differ by is what the
+    steps make of uncertain last digits.
 
     References:
         M. F. Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian

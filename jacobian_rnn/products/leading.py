@@ -83,10 +83,10 @@ def leading_singular_values(
         Values, vectors and errors. Where the iteration has not converged, `log_error` says so.
 
     Raises:
-        ValueError: `num` outside 1 … n, no rounds; shapes that do not fit; values that are not
-            finite.
+        ValueError: `num` outside 1 … n, no rounds, a negative tolerance; shapes that do not fit;
+            values that are not finite.
         TypeError: float dtypes that differ, a step that computes in fewer bits than its state has,
-            or counts that are no integers.
+            counts that are no integers, or a key that is none.
 
     Cost: for each round two passes over the sequence with k + 8 tangents and as many cotangents,
     and a factorisation of `(n, k + 8)` at each step. Memory: (T + k) n, or (2√T + k) n beyond 4096
@@ -200,7 +200,6 @@ def _leading_by_lag(system, start, firsts, num, max_rounds, tolerance):
 def _leading(system, start, first, num, max_rounds, tolerance):
     """Iterate on the product of the steps from `first` on."""
     refuse_coarse_step(system)
-
     n, num_columns = start.shape
 
     def one_round(system, carried):

@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jacobian_rnn.cells.padding import with_padding
-from jacobian_rnn.growth.probes import Group, GroupGrowth, orthonormal_rows, pull_probes
+from jacobian_rnn.growth.probes import Group, Growth, orthonormal_rows, pull_probes
 from jacobian_rnn.jacobians.system import System
 from jacobian_rnn.jacobians.time_loop import Run
 from jacobian_rnn.jacobians.traced_steps import derivative_of
@@ -18,20 +18,12 @@ from jacobian_rnn.products.multiply import identity_frames
 LOST_DIGITS = 1e-2  # nats: a log growth with a larger error has lost its digits
 
 
-class Growth(NamedTuple):
-    """A log growth over the horizon, nats, and its errors."""
-
-    log_growth: Float[Array, ""]
-    sampling_error: Float[Array, ""]
-    rounding_error: Float[Array, ""]
-
-
 class Measured(NamedTuple):
     """What one sequence says.
 
     Attributes:
-        of_carry: growth of a gradient of the whole carry.
-        of_output: growth of a gradient of what the output shows.
+        of_carry: growth over the horizon of a gradient of the whole carry.
+        of_output: growth over the horizon of a gradient of what the output shows.
         profile: growth of a gradient of the whole carry at every lag, nats, `(T,)`.
         log_singular_values: of the product over the horizon, nats, `(n,)`; None with probes alone.
         broken: step of the horizon at which a Jacobian is not finite, int32 scalar, −1 if none.
@@ -66,8 +58,8 @@ def measure_by_probes(
     lags = jnp.arange(1, system.num_steps + 1, dtype=jnp.int32)
     known = (of_carry.rounding_error <= LOST_DIGITS) & (lags <= end - padding)
     return Measured(
-        Growth(*map(at_horizon, of_carry)),
-        Growth(*map(at_horizon, of_output)),
+        jax.tree.map(at_horizon, of_carry),
+        jax.tree.map(at_horizon, of_output),
         jnp.where(known, of_carry.log_growth, jnp.nan),
         None,
         jnp.where(broken >= end - horizon, broken, -1),
@@ -111,7 +103,7 @@ def _of_both_halves(one, other):
         used = [jnp.where(share > 0, share * e, 0) for share, e in zip(shares, errors, strict=True)]
         return jnp.hypot(*used)
 
-    return GroupGrowth(
+    return Growth(
         shift + jnp.log(total / 2) / 2,
         together([one.sampling_error, other.sampling_error]),
         together([one.rounding_error, other.rounding_error]),

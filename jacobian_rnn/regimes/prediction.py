@@ -25,7 +25,7 @@ from jacobian_rnn.checks import (
 )
 from jacobian_rnn.growth.largest import exponent_of, tangent_visit
 from jacobian_rnn.jacobians.system import bind
-from jacobian_rnn.jacobians.time_loop import run
+from jacobian_rnn.jacobians.time_loop import MOST_STORED_STATES, run
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.products.multiply import warn_of_cost
 from jacobian_rnn.regimes._report import report
@@ -208,8 +208,8 @@ def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, m
     def of_sequence(xs, padding, columns):
         whole = dataclasses.replace(system, xs=xs)
         visit, tangent = tangent_visit(whole, num_warmup)
-        stored = {"most_stored": whole.num_steps} if is_exact else {}
-        forward = run(whole, visit, tangent, **stored)
+        most_stored = whole.num_steps if is_exact else MOST_STORED_STATES
+        forward = run(whole, visit, tangent, most_stored=most_stored)
         said = measure_by_probes(whole, forward, padding, horizon, columns)
         if is_exact:
             said = measure_by_product(whole, forward, horizon, said)
@@ -234,7 +234,7 @@ def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, m
     of_output = said.of_output.log_growth
     median, *interval = (quantile(of_output, level) for level in (0.5, 0.05, 0.95))
     sampling_error = said.of_output.sampling_error
-    # Of a median of B values whose errors are independent, twice.
+    # Twice the standard error of a median of B values, which is 1.25 times that of their mean.
     margin = jnp.zeros_like(median)
     if not is_exact:
         margin = 2.5 * jnp.nanmean(sampling_error) / math.sqrt(len(padding))
