@@ -89,7 +89,7 @@ def _draw_ratios(axes, rows):
         labels.append((position, f"{group}, {case}", "bold"))
         for row in part.itertuples():
             position += 1
-            ours = row.name.startswith(("lyapunov", "product"))
+            ours = row.name.startswith(("lyapunov", "predict", "product"))
             axes.errorbar(
                 row.ratio,
                 position,
@@ -113,7 +113,10 @@ def _draw_ratios(axes, rows):
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(position, -1)
     axes.set_xlabel("time / time of the reference; bars: 25 to 75 %")
-    axes.set_title("(b) against a scan of QR at each step;\nfloor: against the cell's own step")
+    axes.set_title(
+        "(b) against a scan of QR at each step; floor: the cell's\n"
+        "own step; verdict: the gradient of a loss"
+    )
 
 
 def _draw_growth(figure, rows):

@@ -41,7 +41,8 @@ def verdict(cell: str, width: int, num_steps: int, sizes: Sizes) -> list[Row]:
         GRADIENT: partial(_value_and_grad, network, carry, xs),
         "predict_regime, probes": partial(_predict, network, carry, xs, method="probes"),
     }
-    row = Row("verdict", cell, "", _size(carry), 8, num_steps, len(xs))
+    case = f"{cell} {width}, T={num_steps}"
+    row = Row("verdict", case, "", _size(carry), 8, num_steps, len(xs))
     if row.n <= sizes.exact_states:
         functions["predict_regime, exact"] = partial(_predict, network, carry, xs, method="exact")
     return _rows(functions, row, sizes)
