@@ -114,8 +114,9 @@ def _draw_ratios(axes, rows):
     axes.set_ylim(position, -1)
     axes.set_xlabel("time / time of the reference; bars: 25 to 75 %")
     axes.set_title(
-        "(b) against a scan of QR at each step; floor: the cell's\n"
-        "own step; verdict: the gradient of a loss"
+        "(b) against a scan of QR at each step;\n"
+        "floor: the cell's own step;\n"
+        "verdict: the gradient of a loss"
     )
 
 
