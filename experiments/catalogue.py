@@ -2,89 +2,106 @@
 
 import dataclasses
 import importlib
-from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 Dtype = Literal["float32", "float64"]
 
 
 class Experiment(NamedTuple):
-    """What is known of `experiments/NAME.py` before JAX is imported.
+    """What is known of an experiment before JAX is imported.
 
     Attributes:
+        folder: of its module, and of that of its figure.
         summary: what it does, to be read after its name.
         dtype: precision of its presets.
-        workers: its option for the number of parallel processes.
-        own_options: the module that parses its command line, where it has options of its own.
     """
 
+    folder: str
     summary: str
     dtype: Dtype = "float32"
-    workers: str = "--workers"
-    own_options: str = ""
 
 
 EXPERIMENTS = {
     "regime_versus_training": Experiment(
-        "predicts gradient regimes, trains the networks and compares"
+        "regimes", "predicts gradient regimes, trains the networks and compares"
     ),
-    "calibrate_threshold": Experiment("finds the thresholds that the library's predictions use"),
+    "calibrate_threshold": Experiment(
+        "regimes", "finds the thresholds that the library's predictions use"
+    ),
     "initialization_audit": Experiment(
-        "measures the default initialisations of Flax, PyTorch and Keras"
+        "initialization", "measures the default initialisations of Flax, PyTorch and Keras"
     ),
     "full_spectrum": Experiment(
-        "lays mean-field theory over all exponents of tanh networks", "float64"
+        "spectra", "lays mean-field theory over all exponents of tanh networks", "float64"
     ),
-    "gated_growth": Experiment("lays three theories over the largest exponent of GRUs and LSTMs"),
-    "critical_initialization": Experiment("trains networks put at λ₁ = 0 beside default ones"),
+    "gated_growth": Experiment(
+        "spectra", "lays three theories over the largest exponent of GRUs and LSTMs"
+    ),
+    "critical_initialization": Experiment(
+        "initialization", "trains networks put at λ₁ = 0 beside default ones"
+    ),
     "phase_diagram": Experiment(
+        "regimes",
         "predicts and trains over recurrent gain and horizon",
-        workers="--processes",
-        own_options="phase_diagram_options",
     ),
     "gaussian_products": Experiment(
-        "measures exponents of Gaussian products, which are known exactly", "float64"
+        "theory", "measures exponents of Gaussian products, which are known exactly", "float64"
     ),
     "product_overflow": Experiment(
-        "multiplies Gaussian matrices until their plain product overflows, and beyond", "float64"
+        "theory",
+        "multiplies Gaussian matrices until their plain product overflows, and beyond",
+        "float64",
     ),
     "singular_value_distribution": Experiment(
-        "lays random-matrix theory over singular values of deep networks", "float64"
+        "theory", "lays random-matrix theory over singular values of deep networks", "float64"
     ),
     "jacobian_eigenvalues": Experiment(
-        "lays random-matrix theory over eigenvalues of one step of GRUs and LSTMs", "float64"
+        "theory",
+        "lays random-matrix theory over eigenvalues of one step of GRUs and LSTMs",
+        "float64",
     ),
     "newton_iterations": Experiment(
-        "counts iterations of a parallel-in-time Newton solve against λ₁", "float64"
+        "spectra", "counts iterations of a parallel-in-time Newton solve against λ₁", "float64"
     ),
     "curse_of_memory": Experiment(
-        "measures how linear recurrences with long memory react to their parameter", "float64"
+        "spectra",
+        "measures how linear recurrences with long memory react to their parameter",
+        "float64",
     ),
-    "error_wall": Experiment("computes walls in the error surface, and trains against them"),
+    "error_wall": Experiment(
+        "training", "computes walls in the error surface, and trains against them"
+    ),
     "chrono_initialization": Experiment(
-        "trains LSTMs on adding, with chrono initialisation and with a forget bias of 1"
+        "training", "trains LSTMs on adding, with chrono initialisation and with a forget bias of 1"
     ),
-    "copy_memory": Experiment("trains on copying memory, against the loss of having no memory"),
+    "copy_memory": Experiment(
+        "training", "trains on copying memory, against the loss of having no memory"
+    ),
     "gradient_flossing": Experiment(
-        "pushes Lyapunov exponents to zero before training, and trains on delayed XOR"
+        "training", "pushes Lyapunov exponents to zero before training, and trains on delayed XOR"
     ),
     "trainable_depth": Experiment(
-        "trains plain and minimal networks over initialisation and horizon, against depth scales"
+        "regimes",
+        "trains plain and minimal networks over initialisation and horizon, against depth scales",
     ),
     "gate_bias_map": Experiment(
-        "trains GRUs and LSTMs over gate bias and horizon, against three time scales"
+        "regimes", "trains GRUs and LSTMs over gate bias and horizon, against three time scales"
     ),
     "folklore": Experiment(
-        "puts what is told about vanishing and exploding gradients to the test", "float64"
+        "folklore",
+        "puts what is told about vanishing and exploding gradients to the test",
+        "float64",
     ),
 }
 # Has a package and a command of its own, and a figure.
 BENCHMARKS = "benchmarks"
 
 
-def module_of(name: str) -> ModuleType:
+def module_of(name: str) -> Any:
     """Import the module of an experiment, and JAX with it."""
-    return importlib.import_module(f"experiments.{name}")
+    if name == BENCHMARKS:
+        return importlib.import_module(f"experiments.{BENCHMARKS}.workloads")
+    return importlib.import_module(f"experiments.{EXPERIMENTS[name].folder}.{name}")
 
 
 def dtype_of(name: str) -> Dtype:
@@ -94,8 +111,7 @@ def dtype_of(name: str) -> Dtype:
 
 def configuration(name: str, preset: str, dtype: str) -> Any:
     """Return the configuration of a preset, and import the experiment's module for it."""
-    module = module_of(f"{BENCHMARKS}.workloads" if name == BENCHMARKS else name)
-    return dataclasses.replace(module.PRESETS[preset], dtype=dtype)
+    return dataclasses.replace(module_of(name).PRESETS[preset], dtype=dtype)
 
 
 def command(name: str, preset: str, dtype: str) -> str:

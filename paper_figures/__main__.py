@@ -5,21 +5,27 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import jax
 import matplotlib.pyplot as plt
 import tyro
 
-from experiments import catalogue, results
+from experiments import catalogue
+from experiments.runner import results
 from paper_figures import claims, style
 from paper_figures.claims import Claim
 
 OUT = style.OUT
-NAMES = tuple(
-    name
-    for name in (*catalogue.EXPERIMENTS, catalogue.BENCHMARKS)
-    if (Path(__file__).parent / f"{name}.py").is_file()
-)
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "claims"
+PLACES = {name: known.folder for name, known in catalogue.EXPERIMENTS.items()}
+NAMES = (*PLACES, catalogue.BENCHMARKS)
+
+
+def module_of(name: str) -> Any:
+    """Import the module that draws a figure."""
+    place = f"{PLACES[name]}.{name}" if name in PLACES else name
+    return importlib.import_module(f"paper_figures.{place}")
 
 
 def main(
@@ -39,40 +45,45 @@ def main(
         preset: of the experiment whose results are drawn.
         dtype: of the experiment whose results are drawn; by default that of the experiment.
         file: result file of the one figure that is named, for results of no preset.
-        gallery: also write the small pictures that the README shows.
+        gallery: also write what is committed: the pictures of paper_figures/gallery/ and, of all
+            figures together, docs/claims.md.
     """
     if file is not None and len(names) != 1:
         sys.exit(f"--file: received {len(names)} names of figures, expected one")
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         sys.exit(f"unknown figures {unknown}: expected some of {', '.join(NAMES)}")
-    # Some figures ask the library for a theory's value: before JAX is imported.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if "JAX_PLATFORMS" not in os.environ:  # some figures ask the library for a theory's value
+        jax.config.update("jax_platforms", "cpu")
     style.use()
     label = preset if file is None else file.stem
     suffix = "" if label == "default" else f"-{label}"
     column = max(map(len, NAMES))
     made: dict[str, list[Claim]] = {}
+    absent: list[str] = []
     failed = 0
     for name in names or NAMES:
         stem = OUT / f"{name}{suffix}"
         own_dtype = dtype or catalogue.dtype_of(name)
-        if file is None:
-            path = results.path_of(name, preset, own_dtype)
-            state, said, of_figure = drawn(name, path, stem, preset, own_dtype, gallery=gallery)
-        else:
-            state, said, of_figure = drawn(name, file, stem)
+        path = file or results.path_of(name, preset, own_dtype)
+        if not names and not path.exists():
+            absent.append(name)
+            continue
+        wanted = preset if file is None else None
+        state, said, of_figure = drawn(name, path, stem, wanted, own_dtype, gallery=gallery)
         if state == "drawn":
             made[name] = of_figure
-        # What is not there, or is of another configuration, is only missed where it was named.
+        # A result of another configuration is only missed where it was named.
         failed += state == "failed" or (state == "not drawn" and bool(names))
         print(f"{name:<{column}}  {state:<9}  {said}", flush=True)
-    if file is None:
-        heading, claims_stem = f"Claims, preset {preset}", OUT / f"claims{suffix}"
-    else:
-        heading, claims_stem = f"Claims, {file}", OUT / f"claims-{names[0]}{suffix}"
-    claims.write(made, claims_stem, heading)
-    print(f"\nclaims, in full in paper_figures/out/{claims_stem.name}.md and .json")
+    if absent:
+        print(f"not made yet: {', '.join(absent)}")
+    heading = f"Claims, preset {preset}" if file is None else f"Claims, {file}"
+    stem = OUT / (f"claims{suffix}" if file is None else f"claims-{names[0]}{suffix}")
+    claims.write(made, stem, heading)
+    if gallery and not names:
+        claims.write_table(made, PAGE, heading)
+    print(f"\nclaims, in full in paper_figures/out/{stem.name}.md and .json")
     print(*claims.lines(made), sep="\n")
     sys.exit(min(failed, 1))
 
@@ -113,7 +124,7 @@ def drawn(
                     f"`python -m paper_figures {name} --file {path}`"
                 )
                 return "not drawn", said, []
-        module = importlib.import_module(f"paper_figures.{name}")
+        module = module_of(name)
         style.save(module.draw(dataset), stem, gallery=gallery)
         of_figure = module.claims(dataset) if hasattr(module, "claims") else []
     except Exception as error:
@@ -124,4 +135,8 @@ def drawn(
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m paper_figures")
+    try:
+        tyro.cli(main, prog="python -m paper_figures")
+    except BrokenPipeError:  # as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)

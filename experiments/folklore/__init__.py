@@ -1,0 +1,1 @@
+"""What is told about vanishing and exploding gradients, put to the test."""

@@ -1,0 +1,1 @@
+"""What initialisations do to gradients at the start."""

@@ -1,0 +1,1 @@
+"""Predicted regimes against training, over gains, horizons and biases."""

@@ -1,0 +1,164 @@
+"""Run an experiment: compute what is not saved yet, join it, print it, and write one file."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from rich.console import Console
+
+from experiments import catalogue
+from experiments.runner import chunks, results
+from experiments.runner.chunks import Chunk
+from experiments.runner.display import Display, duration
+from experiments.runner.store import ChunkStore, StoppedError, explained
+from experiments.runner.workers import Pool
+
+
+def run(name: str, config: Any, pool: Pool, *, console: Console, folder: Path | None = None) -> int:
+    """Run an experiment, and return how many chunks failed.
+
+    Chunks that are saved already are not computed again, whatever computed them.
+
+    Args:
+        name: of the experiment.
+        config: its configuration.
+        pool: what computes.
+        console: where progress and results are shown.
+        folder: of chunks and result, in place of `results/NAME`.
+
+    Raises:
+        StoppedError: the experiment is running already, or cannot be saved.
+    """
+    started = time.perf_counter()
+    experiment = catalogue.module_of(name)
+    folder = folder or results.directory(name)
+    label = results.name_of(config, experiment.PRESETS)
+    made_with = pool.call(_origin, print)
+    fingerprint = results.fingerprint(config, made_with)
+    store = ChunkStore(folder / "chunks" / fingerprint, fingerprint)
+    with store.locked():
+        if hasattr(experiment, "networks"):
+            config = _with_chunk_size(name, config, pool, store, console)
+        planned = chunks.plan(name, config, getattr(config, "chunk_size", None))
+        parts, failures = _computed(name, config, pool, planned, store, made_with, console)
+        if failures and not (parts and hasattr(experiment, "networks")):
+            _tell_failures(failures, "nothing is written", console)
+            return len(failures)
+        dataset = experiment.combine(config, parts)
+        seconds = time.perf_counter() - started
+        dataset = results.described(dataset, config, made_with, seconds=seconds)
+        with explained(folder):
+            path = results.write(dataset, folder / f"{label}-{config.dtype}.nc")
+    experiment.show(dataset, console)
+    if failures:
+        _tell_failures(failures, "units with a failed chunk are missing from the result", console)
+    _say_last(name, path, seconds, label, console)
+    return len(failures)
+
+
+def _origin(report):
+    del report
+    return chunks.origin()
+
+
+def _with_chunk_size(name, config, pool, store, console):
+    """Return a configuration with the chunk size that is planned, or measure one and keep it."""
+    planned = store.plan()
+    size = config.chunk_size or (planned or {}).get("chunk_size")
+    measured = None
+    if not size:
+        console.print("choosing the size of chunks by measurement", highlight=False)
+        measure = partial(chunks.measure_chunk_size, name, config, pool.num_workers)
+        size, measured = pool.call(measure, print)
+    if planned is None:
+        store.write_plan({"chunk_size": size, "seconds_of_pilot": measured})
+    return dataclasses.replace(config, chunk_size=size)
+
+
+def _computed(
+    name: str,
+    config: Any,
+    pool: Pool,
+    planned: list[Chunk],
+    store: ChunkStore,
+    made_with: dict[str, str],
+    console: Console,
+) -> tuple[Mapping[Any, xr.Dataset], dict[str, str]]:
+    """Compute the chunks that are not saved, and return every unit's dataset and every failure."""
+
+    def load(chunk_name: str) -> xr.Dataset | None:
+        return store.load(chunk_name, partial(console.print, highlight=False))
+
+    saved = {chunk.name: dataset for chunk in planned if (dataset := load(chunk.name)) is not None}
+    waiting = [chunk for chunk in planned if chunk.name not in saved]
+    already = f", {len(saved)} of them done already" if saved else ""
+    console.print(
+        f"{len(planned)} chunks{already}; {pool.num_workers} at a time; kept in {store.folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    visited: dict[str, set[Any]] = {}
+    failures: dict[str, str] = {}
+
+    def take(worker):
+        if not waiting:
+            return None
+        visited.setdefault(worker, set())
+        chunk = chunks.take(waiting, worker, visited)
+        visited[worker].add(chunk.unit)
+        return chunk.name, partial(
+            chunks.compute, name, config, chunk, store.folder, store.fingerprint, made_with
+        )
+
+    with Display(console, list(waiting)) as display:
+        for chunk_name, error in pool.compute(take, display):
+            if isinstance(error, StoppedError):
+                raise error
+            said = None if error is None else _in_one_line(error)
+            if said is not None:
+                failures[chunk_name] = said
+            display.finish(chunk_name, said)
+    saved |= {
+        chunk.name: dataset
+        for chunk in planned
+        if chunk.name not in saved and (dataset := load(chunk.name)) is not None
+    }
+    if lost := [c.name for c in planned if c.name not in saved and c.name not in failures]:
+        msg = (
+            f"{', '.join(lost[:3])}: computed, but not in {store.folder}: give the same command "
+            "again; workers of other machines need a --folder that all share"
+        )
+        raise StoppedError(msg)
+    return chunks.gather(planned, saved.get), failures
+
+
+def _in_one_line(error):
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def _tell_failures(failures, consequence, console):
+    for chunk_name, error in failures.items():
+        console.print(f"[red]{chunk_name} failed:[/] {error}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(failures)} chunks failed; {consequence}; finished chunks are saved, and the same "
+        "command tries the others again",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _say_last(name, path, seconds, label, console):
+    draw = f"python -m paper_figures {name}"
+    if label.startswith(results.CUSTOM):
+        draw += f" --file {results.shown(path)}"
+    elif label != "default":
+        draw += f" --preset {label}"
+    console.print(
+        f"\n{duration(seconds)}; wrote {results.shown(path)}; `{draw}` draws it",
+        highlight=False,
+        soft_wrap=True,
+    )

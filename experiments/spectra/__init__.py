@@ -1,0 +1,1 @@
+"""Lyapunov spectra, and what they say of a network."""
