@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from experiments import results
+from experiments.runner import environment, results
 
 NAME = "benchmarks"
 WIDTH = 108
@@ -30,7 +30,7 @@ CAPTIONS = {
     "profile": "one sequence; against the gradient of a loss over it",
     "leading": "eight largest singular values; error against the exact product (nats)",
     "units": "a state whose units see themselves alone; error of exponents (nats per step)",
-    "sweep": "networks drawn, predicted, trained and saved; error: difference between devices",
+    "sweep": "networks drawn, predicted, trained and saved; error: difference between workers",
     "gpu": "the same on a GPU",
 }
 RATES = {"W4 batch": "seq/s", "sweep": "networks/s"}
@@ -53,26 +53,25 @@ def main(
     """
     os.environ["JAX_PLATFORMS"] = "cuda" if device == "gpu" else "cpu"
     os.environ["JAX_ENABLE_X64"] = "1" if dtype == "float64" else "0"
-    # One thread: two batched LAPACK calls in XLA's pool of two can wait for each other forever.
-    os.environ.setdefault("NPROC", "1")
-    # LAPACK's own threads, which NPROC does not reach, spin for each other on a shared machine and
-    # make one QR of 256 columns take a third of a second.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # LAPACK's own threads spin for each other on a shared machine, and make one QR of 256 columns
+    # take a third of a second.
+    environment.use_one_thread()
     # After the environment is set, which JAX reads when it is imported.
     import jax
 
     from experiments.benchmarks import accuracy, dense_jacobians, speed, sweeps, verdicts
     from experiments.benchmarks.timing import Row, as_dataset
     from experiments.benchmarks.workloads import PRESETS
+    from experiments.runner import chunks
 
     started = time.perf_counter()
     sizes = dataclasses.replace(PRESETS[preset], dtype=dtype)
     try:
-        kind = str(jax.devices()[0].device_kind)
+        made_with = chunks.origin()
     except (RuntimeError, AssertionError):  # the latter where JAX has no plugin for the device
         sys.exit(f"--device {device}: JAX finds none here; a GPU needs jacobian_rnn[cuda]")
     console = Console()
-    console.print(f"{NAME}, preset {preset}, {dtype} on {kind}")
+    console.print(f"{NAME}, preset {preset}, {dtype} on {made_with['device']}")
     rows: list[Row] = []
     with _progress(console) as progress:
         groups = (accuracy, dense_jacobians, speed, verdicts, sweeps)
@@ -87,7 +86,7 @@ def main(
         rows.append(Row("gpu", "all groups", "every row", 0, 0, 0, note=GPU_NOTE))
     dataset = as_dataset(rows)
     seconds = time.perf_counter() - started
-    dataset = results.described(dataset, sizes, device=kind, seconds=seconds)
+    dataset = results.described(dataset, sizes, made_with, seconds=seconds)
     path = results.write(dataset, results.path_of(NAME, preset, dtype))
     tables = Console(width=WIDTH)
     for table in tables_of(dataset):

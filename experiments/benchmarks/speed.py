@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jacobian_rnn as jrnn
-from experiments import networks
+from experiments import drawing
 from experiments.benchmarks.timing import Row, compare, timed_row
 from experiments.benchmarks.workloads import (
     INPUT_SIZE,
@@ -194,9 +194,9 @@ def by_batch(batch: int, sizes: Sizes) -> list[Row]:
 
 def _driven(cell, width, num_steps, dtype, *batch):
     """Draw a cell, its carry of zeros, and sequences of normal numbers."""
-    network = networks.draw(cell, width, 1.5, INPUT_SIZE, dtype=dtype, key=jax.random.key(width))
+    network = drawing.draw(cell, width, 1.5, INPUT_SIZE, dtype=dtype, key=jax.random.key(width))
     xs = np.random.default_rng(width).standard_normal((*batch, num_steps, INPUT_SIZE))
-    return network, networks.zero_carry(cell, width, dtype), jnp.asarray(xs, dtype)
+    return network, drawing.zero_carry(cell, width, dtype), jnp.asarray(xs, dtype)
 
 
 def _exponents_of(num_steps, k, qr_every):

@@ -1,4 +1,4 @@
-"""The sweep engine: against a loop written by hand, and on two devices against one core."""
+"""An experiment in chunks: against a loop written by hand, and by two workers against one core."""
 
 import io
 import os
@@ -19,17 +19,17 @@ from flax import linen as nn
 from rich.console import Console
 
 import jacobian_rnn as jrnn
-from experiments import phase_diagram, results
 from experiments.benchmarks.timing import NAN, Row, compare, timed_row
 from experiments.benchmarks.workloads import Sizes
-from experiments.phase_diagram_options import PhaseDiagram, gains_of
+from experiments.regimes import phase_diagram
+from experiments.regimes.phase_diagram import PhaseDiagram, gains_of
+from experiments.runner import frame, results, workers
 from jacobian_rnn import tasks
 
 BY_HAND = "loop by hand"
-ENGINE = "sweep engine"
-ONE_CORE = "one core"
-TWO_DEVICES = "two devices"
-TWO_PROCESSES = "two processes"
+FRAME = "experiment in chunks"
+ONE_CORE = "one worker on one core"
+TWO_WORKERS = "two workers"
 CELL = "GRUCell"
 
 
@@ -39,7 +39,7 @@ def cases(sizes: Sizes) -> list[tuple[str, Callable[[], list[Row]]]]:
         return []  # compilation alone takes most of a minute
     return [
         ("sweep: overhead", partial(overhead, sizes)),
-        ("sweep: devices", partial(devices, sizes)),
+        ("sweep: workers", partial(by_workers, sizes)),
     ]
 
 
@@ -47,11 +47,11 @@ def sweep_of(sizes: Sizes) -> PhaseDiagram:
     """Return the sweep that is timed: one cell over a few gains, horizons and seeds."""
     return PhaseDiagram(
         cells=(CELL,),
-        gains=(0.5, 8.0, 4),
+        num_gains=4,
         horizons=sizes.sweep_horizons,
-        seeds=sizes.sweep_seeds,
+        num_seeds=sizes.sweep_seeds,
         learning_rates=(0.01,),
-        updates=sizes.sweep_updates,
+        num_updates=sizes.sweep_updates,
         chunk_size=2 * sizes.sweep_seeds,
         dtype=sizes.dtype,  # pyright: ignore[reportArgumentType]
     )
@@ -61,21 +61,21 @@ def overhead(sizes: Sizes) -> list[Row]:
     """Time a whole sweep, from nothing to its result, against Flax and optax in a loop."""
     config = sweep_of(sizes)
 
-    def by_engine():
+    def by_frame():
         jax.clear_caches()
         with tempfile.TemporaryDirectory() as folder:
             return _in_this_process(config, Path(folder))
 
     def by_hand():
         jax.clear_caches()
-        gain, seed = np.meshgrid(gains_of(config), np.arange(config.seeds), indexing="ij")
+        gain, seed = np.meshgrid(gains_of(config), np.arange(config.num_seeds), indexing="ij")
         rows = gain.ravel().astype(config.dtype), seed.ravel()
         shapes = [jax.jit(jax.vmap(partial(train_by_hand, config, T))) for T in config.horizons]
         return [jax.device_get(shape(*rows)) for shape in shapes]
 
-    timings = compare({BY_HAND: by_hand, ENGINE: by_engine}, sizes.sweep_rounds)
+    timings = compare({BY_HAND: by_hand, FRAME: by_frame}, sizes.sweep_rounds)
     row = _row(config, "overhead, compilation included")
-    return [timed_row(row._replace(name=name), timings) for name in (BY_HAND, ENGINE)]
+    return [timed_row(row._replace(name=name), timings) for name in (BY_HAND, FRAME)]
 
 
 def train_by_hand(config: PhaseDiagram, horizon: int, gain, seed) -> tuple:
@@ -90,7 +90,7 @@ def train_by_hand(config: PhaseDiagram, horizon: int, gain, seed) -> tuple:
     readout = nn.Dense(task.output_size, param_dtype=jnp.dtype(config.dtype))
     key = jax.random.fold_in(jax.random.key(0), seed)
     cell_key, readout_key, data_key = jax.random.split(key, 3)
-    xs = task.sample(data_key, config.sequences).xs
+    xs = task.sample(data_key, config.num_sequences).xs
     carry = jnp.zeros(config.width, xs.dtype)
     params = (layer.init(cell_key, xs), readout.init(readout_key, carry))
     prediction = jrnn.predict_regime(
@@ -106,7 +106,7 @@ def train_by_hand(config: PhaseDiagram, horizon: int, gain, seed) -> tuple:
 
     def update(state, key):
         params, optimizer_state = state
-        batch = task.sample(key, config.batch)
+        batch = task.sample(key, config.batch_size)
 
         def loss(params):
             return jnp.mean(tasks.loss(task, predicted(params, batch.xs), batch.targets))
@@ -115,27 +115,26 @@ def train_by_hand(config: PhaseDiagram, horizon: int, gain, seed) -> tuple:
         changes, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         return (optax.apply_updates(params, changes), optimizer_state), value
 
-    keys = jax.random.split(data_key, config.updates)
+    keys = jax.random.split(data_key, config.num_updates)
     (params, _), losses = jax.lax.scan(update, (params, optimizer.init(params)), keys)
     skills = [
         tasks.skill(task, predicted(params, held_out.xs), held_out.targets)
         for split in ("validation", "test")
-        for held_out in [task.sample_held_out(data_key, config.held_out, split)]
+        for held_out in [task.sample_held_out(data_key, config.held_out_size, split)]
     ]
     return skills, losses, prediction.regime
 
 
-def devices(sizes: Sizes) -> list[Row]:
-    """Run one sweep on two devices, in two processes, and pinned to one core: the same numbers."""
+def by_workers(sizes: Sizes) -> list[Row]:
+    """Run one experiment by two workers, and by one that is pinned to a core: the same numbers."""
     config = sweep_of(sizes)
-    row = _row(config, "throughput, compilation included")
+    row = _row(config, "throughput, start and compilation included")
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
-        return [row._replace(name=TWO_DEVICES, note="needs Linux and two cores")]
+        return [row._replace(name=TWO_WORKERS, note="needs Linux and two cores")]
     cores = os.sched_getaffinity(0)
     runs = {
-        ONE_CORE: partial(_by_command_line, config, {min(cores)}),
-        TWO_DEVICES: partial(_by_command_line, config, cores, num_devices=2),
-        TWO_PROCESSES: partial(_by_command_line, config, cores, num_processes=2),
+        ONE_CORE: partial(_by_command_line, config, {min(cores)}, num_workers=1),
+        TWO_WORKERS: partial(_by_command_line, config, cores, num_workers=2),
     }
     timings = compare(runs, sizes.sweep_rounds)
     one = timings.outputs[ONE_CORE]
@@ -150,28 +149,26 @@ def devices(sizes: Sizes) -> list[Row]:
 
 
 def _in_this_process(config, folder):
-    """Run a sweep in this process."""
     console = Console(file=io.StringIO())
-    if phase_diagram.run(config, console=console, root=folder):
-        msg = f"the sweep failed: {console.file}"
+    if frame.run(phase_diagram, config, workers.Here(), console=console, folder=folder):
+        msg = f"the experiment failed: {console.file}"
         raise RuntimeError(msg)
-    return results.read(folder / phase_diagram.result_path(config).name)
+    return _result(folder)
 
 
-def _by_command_line(config, cores, *, num_devices=1, num_processes=1) -> xr.Dataset:
-    """Run a sweep by its command line, bound to some cores of this machine."""
-    low, high, num_gains = config.gains
+def _by_command_line(config, cores, *, num_workers) -> xr.Dataset:
+    """Run an experiment by its command line, bound to some cores of this machine."""
     options = {
-        "cell": config.cells,
-        "gains": (low, high, num_gains),
+        "cells": config.cells,
+        "gains": config.gains,
+        "num-gains": (config.num_gains,),
         "horizons": config.horizons,
-        "seeds": (config.seeds,),
+        "num-seeds": (config.num_seeds,),
         "learning-rates": config.learning_rates,
-        "updates": (config.updates,),
+        "num-updates": (config.num_updates,),
         "chunk-size": (config.chunk_size,),
         "dtype": (config.dtype,),
-        "devices": (num_devices,),
-        "processes": (num_processes,),
+        "workers": (num_workers,),
     }
     arguments = [str(word) for name, values in options.items() for word in (f"--{name}", *values)]
     with tempfile.TemporaryDirectory() as folder:
@@ -182,14 +179,21 @@ def _by_command_line(config, cores, *, num_devices=1, num_processes=1) -> xr.Dat
             subprocess.run(
                 [*command, "--folder", folder],
                 cwd=results.ROOT.parent,
+                # Each run compiles what it runs.
+                env=os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"},
                 check=True,
                 capture_output=True,
             )
         finally:
             os.sched_setaffinity(0, before)
-        return results.read(Path(folder) / phase_diagram.result_path(config).name)
+        return _result(Path(folder))
+
+
+def _result(folder):
+    (path,) = folder.glob("*.nc")
+    return results.read(path)
 
 
 def _row(config, case):
-    num_networks = config.gains[2] * config.seeds * len(config.horizons)
-    return Row("sweep", case, "", config.width, 0, config.updates, num_networks)
+    num_networks = config.num_gains * config.num_seeds * len(config.horizons)
+    return Row("sweep", case, "", config.width, 0, config.num_updates, num_networks)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jacobian_rnn as jrnn
-from experiments import networks
+from experiments import drawing
 from experiments.benchmarks.timing import Row, compare, timed_row
 from experiments.benchmarks.workloads import INPUT_SIZE, Sizes
 
@@ -135,9 +135,9 @@ def _spectrum(network, carry, xs):
 
 def _driven(cell, width, num_steps, sizes):
     """Draw a cell, its carry of zeros, and eight sequences of normal numbers."""
-    network = networks.draw(cell, width, 1.0, INPUT_SIZE, dtype=sizes.dtype, key=jax.random.key(1))
+    network = drawing.draw(cell, width, 1.0, INPUT_SIZE, dtype=sizes.dtype, key=jax.random.key(1))
     xs = np.random.default_rng(width).standard_normal((8, num_steps, INPUT_SIZE))
-    carry = networks.zero_carry(cell, width, sizes.dtype)
+    carry = drawing.zero_carry(cell, width, sizes.dtype)
     return network, carry, jnp.asarray(xs, sizes.dtype)
 
 

@@ -6,20 +6,20 @@ the order of chunks touches a bit of the results.
 """
 
 import functools
+import importlib
 import importlib.metadata
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 import xarray as xr
 
-from experiments import catalogue
-from experiments.runner.experiment import Networks, Report, networks_of
+from experiments.runner.experiment import Experiment, Networks, Report, networks_of
 from experiments.runner.store import ChunkStore
 
 MEMORY_SHARE = 0.6  # of a device's memory, at most, for one chunk
@@ -53,9 +53,8 @@ class Chunk(NamedTuple):
         return 1 if self.start is None or self.stop is None else self.stop - self.start
 
 
-def plan(name: str, config: Any, chunk_size: int | None) -> list[Chunk]:
+def plan(experiment: Experiment, config: Any, chunk_size: int | None) -> list[Chunk]:
     """Cut the units of an experiment into chunks, or take each as one if it has no networks."""
-    experiment = catalogue.module_of(name)
     chunks: list[Chunk] = []
     for unit in experiment.units(config):
         networks = networks_of(experiment, config, unit)
@@ -93,7 +92,7 @@ def origin() -> dict[str, str]:
 
 
 def compute(
-    name: str,
+    module: str,
     config: Any,
     chunk: Chunk,
     folder: Path,
@@ -104,7 +103,7 @@ def compute(
     """Compute a chunk and save it.
 
     Args:
-        name: of the experiment.
+        module: of the experiment.
         config: its configuration.
         chunk: what to compute.
         folder: of the chunks.
@@ -122,11 +121,11 @@ def compute(
         msg = f"a worker would round otherwise than the first one: {', '.join(off)}"
         raise RuntimeError(msg)
     report("starting", 0.0)
-    experiment = catalogue.module_of(name)
+    experiment: Any = importlib.import_module(module)
     if chunk.size is None:
         dataset = experiment.work(config, chunk.unit, report)
     else:
-        networks, compiled = _compiled(name, config, chunk.unit, chunk.size)
+        networks, compiled = _compiled(module, config, chunk.unit, chunk.size)
         rows = _rows(networks, chunk)
         report("computing", 0.0)
         outputs = compiled(rows)
@@ -136,9 +135,9 @@ def compute(
 
 
 @functools.cache
-def _compiled(name, config, unit, size):
+def _compiled(module, config, unit, size):
     """Return the networks of a unit, and their program for so many at a time."""
-    networks = networks_of(catalogue.module_of(name), config, unit)
+    networks = networks_of(cast("Experiment", importlib.import_module(module)), config, unit)
     assert networks is not None
     rows = {
         key: jax.ShapeDtypeStruct((size,), values.dtype) for key, values in networks.rows.items()
@@ -168,7 +167,7 @@ def gather(
 
 
 def measure_chunk_size(
-    name: str, config: Any, num_workers: int, report: Report
+    module: str, config: Any, num_workers: int, report: Report
 ) -> tuple[int, dict[int, float]]:
     """Choose the chunk size with the least estimated time for all networks on all workers.
 
@@ -178,10 +177,13 @@ def measure_chunk_size(
     Returns:
         `(chunk_size, seconds)`: seconds of the pilot for each size that was tried.
     """
-    experiment = catalogue.module_of(name)
-    every = {unit: networks_of(experiment, config, unit) for unit in experiment.units(config)}
+    experiment = cast("Experiment", importlib.import_module(module))
+    every = {
+        unit: networks
+        for unit in experiment.units(config)
+        if (networks := networks_of(experiment, config, unit)) is not None
+    }
     networks = next(iter(every.values()))
-    assert networks is not None
     widest = min(len(next(iter(networks.rows.values()))), LARGEST_CHUNK)
     sizes = [size for size in (4 * 2**i for i in range(12)) if size < widest] + [widest]
     seconds: dict[int, float] = {}

@@ -94,7 +94,13 @@ def _run_one(name: str, arguments: Sequence[str]) -> int:
     environment.stop_in_order()
     try:
         with _pool(command, settings, console) as pool:
-            failed = frame.run(name, command.config, pool, console=console, folder=command.folder)
+            failed = frame.run(
+                catalogue.module_of(name),
+                command.config,
+                pool,
+                console=console,
+                folder=command.folder,
+            )
     except StoppedError as error:
         print(f"{name}: stopped: {error}", file=sys.stderr)
         return 1

@@ -10,21 +10,28 @@ from typing import Any
 import xarray as xr
 from rich.console import Console
 
-from experiments import catalogue
 from experiments.runner import chunks, results
 from experiments.runner.chunks import Chunk
 from experiments.runner.display import Display, duration
+from experiments.runner.experiment import Experiment
 from experiments.runner.store import ChunkStore, StoppedError, explained
 from experiments.runner.workers import Pool
 
 
-def run(name: str, config: Any, pool: Pool, *, console: Console, folder: Path | None = None) -> int:
+def run(
+    experiment: Experiment,
+    config: Any,
+    pool: Pool,
+    *,
+    console: Console,
+    folder: Path | None = None,
+) -> int:
     """Run an experiment, and return how many chunks failed.
 
     Chunks that are saved already are not computed again, whatever computed them.
 
     Args:
-        name: of the experiment.
+        experiment: its module.
         config: its configuration.
         pool: what computes.
         console: where progress and results are shown.
@@ -34,7 +41,7 @@ def run(name: str, config: Any, pool: Pool, *, console: Console, folder: Path | 
         StoppedError: the experiment is running already, or cannot be saved.
     """
     started = time.perf_counter()
-    experiment = catalogue.module_of(name)
+    name = experiment.__name__.rpartition(".")[2]
     folder = folder or results.directory(name)
     label = results.name_of(config, experiment.PRESETS)
     made_with = pool.call(_origin, print)
@@ -42,9 +49,9 @@ def run(name: str, config: Any, pool: Pool, *, console: Console, folder: Path | 
     store = ChunkStore(folder / "chunks" / fingerprint, fingerprint)
     with store.locked():
         if hasattr(experiment, "networks"):
-            config = _with_chunk_size(name, config, pool, store, console)
-        planned = chunks.plan(name, config, getattr(config, "chunk_size", None))
-        parts, failures = _computed(name, config, pool, planned, store, made_with, console)
+            config = _with_chunk_size(experiment, config, pool, store, console)
+        planned = chunks.plan(experiment, config, getattr(config, "chunk_size", None))
+        parts, failures = _computed(experiment, config, pool, planned, store, made_with, console)
         if failures and not (parts and hasattr(experiment, "networks")):
             _tell_failures(failures, "nothing is written", console)
             return len(failures)
@@ -65,14 +72,14 @@ def _origin(report):
     return chunks.origin()
 
 
-def _with_chunk_size(name, config, pool, store, console):
+def _with_chunk_size(experiment, config, pool, store, console):
     """Return a configuration with the chunk size that is planned, or measure one and keep it."""
     planned = store.plan()
     size = config.chunk_size or (planned or {}).get("chunk_size")
     measured = None
     if not size:
         console.print("choosing the size of chunks by measurement", highlight=False)
-        measure = partial(chunks.measure_chunk_size, name, config, pool.num_workers)
+        measure = partial(chunks.measure_chunk_size, experiment.__name__, config, pool.num_workers)
         size, measured = pool.call(measure, print)
     if planned is None:
         store.write_plan({"chunk_size": size, "seconds_of_pilot": measured})
@@ -80,7 +87,7 @@ def _with_chunk_size(name, config, pool, store, console):
 
 
 def _computed(
-    name: str,
+    experiment: Experiment,
     config: Any,
     pool: Pool,
     planned: list[Chunk],
@@ -111,7 +118,13 @@ def _computed(
         chunk = chunks.take(waiting, worker, visited)
         visited[worker].add(chunk.unit)
         return chunk.name, partial(
-            chunks.compute, name, config, chunk, store.folder, store.fingerprint, made_with
+            chunks.compute,
+            experiment.__name__,
+            config,
+            chunk,
+            store.folder,
+            store.fingerprint,
+            made_with,
         )
 
     with Display(console, list(waiting)) as display:

@@ -4,6 +4,7 @@ Dask finds workers that join late, and gives the chunk of one that died to anoth
 """
 
 import contextlib
+import logging
 import pickle
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +26,10 @@ Work = Callable[[Report], Any]
 class Pool(Protocol):
     """Something that computes."""
 
-    num_workers: int
+    @property
+    def num_workers(self) -> int:
+        """Count what computes at a time, at least 1."""
+        ...
 
     def call(self, work: Work, report: Report) -> Any:
         """Compute one thing and wait for it."""
@@ -80,6 +84,9 @@ class Cluster:
 
     def __init__(self, client: Any, settings: Settings):
         """Listen to what workers say of their progress."""
+        # What goes wrong is said in words, by what is raised.
+        for name in ("distributed", "distributed.client"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self.client, self.settings = client, settings
         self.display: Any = None
         client.subscribe_topic(TOPIC, self._hear)
@@ -168,7 +175,7 @@ def _error_of(future):
 
 def _in_worker(settings: Settings, name: str, work: bytes) -> Any:
     """Compute one thing in a worker of Dask."""
-    import dask
+    import dask.config as dask_config
     from distributed import get_worker
 
     worker = get_worker()
@@ -176,7 +183,7 @@ def _in_worker(settings: Settings, name: str, work: bytes) -> Any:
     environment.settle(settings, gpu=number)
     try:
         # Else xarray would ask the scheduler for a lock whenever it writes a file.
-        with dask.config.set(scheduler="synchronous"):
+        with dask_config.set(scheduler="synchronous"):
             return pickle.loads(work)(lambda *said: worker.log_event(TOPIC, (name, *said)))
     except SystemExit as error:  # which would end the worker
         raise RuntimeError(repr(error)) from error
@@ -185,20 +192,20 @@ def _in_worker(settings: Settings, name: str, work: bytes) -> Any:
 @contextlib.contextmanager
 def local(settings: Settings, num_workers: int) -> Iterator[Cluster]:
     """Start worker processes on this machine, which end when this one does."""
-    import dask
+    import dask.config as dask_config
     from distributed import Client, LocalCluster
 
     environment.settle(settings)  # which the processes inherit
-    silent = {"distributed.scheduler.worker-ttl": SILENT, "distributed.worker.daemon": True}
+    options: dict[str, Any] = {
+        "n_workers": num_workers,
+        "threads_per_worker": 1,
+        "memory_limit": 0,  # none
+        "dashboard_address": "127.0.0.1:0",  # any free port
+        "silence_logs": logging.CRITICAL,
+    }
     with (
-        dask.config.set(silent),
-        LocalCluster(
-            n_workers=num_workers,
-            threads_per_worker=1,
-            dashboard_address=None,
-            memory_limit=0,
-            silence_logs="CRITICAL",
-        ) as cluster,
+        dask_config.set({"distributed.scheduler.worker-ttl": SILENT}),
+        LocalCluster(**options) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield Cluster(client, settings)
@@ -225,9 +232,11 @@ def joined(settings: Settings, address: str) -> Iterator[Cluster]:
 @contextlib.contextmanager
 def slurm(settings: Settings, num_jobs: int) -> Iterator[Cluster]:
     """Let Slurm start jobs with workers, as the configuration of dask-jobqueue says."""
-    from dask_jobqueue import SLURMCluster
+    from dask_jobqueue.slurm import SLURMCluster
     from distributed import Client
 
-    with SLURMCluster() as cluster, Client(cluster, set_as_default=False) as client:
-        cluster.scale(jobs=num_jobs)
+    with (
+        SLURMCluster(n_workers=num_jobs) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
         yield Cluster(client, settings)
