@@ -1,6 +1,5 @@
 """Say what a result file holds, and draw it: `python -m experiments show FILE`."""
 
-import importlib
 import itertools
 import json
 import os
@@ -92,7 +91,7 @@ def provenance(dataset: xr.Dataset, path: Path) -> list[str]:
     lines += ["made", *(f"  {name}: {value}" for name, value in attributes.items())]
     preset, _, dtype = path.stem.partition("-")
     name = path.parent.name
-    if name not in _figures() or dtype not in ("float32", "float64"):
+    if name not in _figures().NAMES or dtype not in ("float32", "float64"):
         return lines
     if preset not in ("quick", "default", "full"):
         return [*lines, "configuration of no preset"]
@@ -112,8 +111,8 @@ def drawn(dataset: xr.Dataset, path: Path) -> list[str]:
     figure, how = None, ""
     if name := figure_of(dataset, path):
         try:
-            figure = importlib.import_module(f"paper_figures.{name}").draw(dataset)
-            how = f"as paper_figures/{name}.py does"
+            module = _figures().module_of(name)
+            figure, how = module.draw(dataset), f"as {module.__name__} does"
         except Exception as error:
             plt.close("all")
             lines.append(f"not drawn as {name}: {type(error).__name__}: {error}")
@@ -128,11 +127,11 @@ def drawn(dataset: xr.Dataset, path: Path) -> list[str]:
 
 def figure_of(dataset: xr.Dataset, path: Path) -> str:
     """Return the figure that draws a result, by its folder or its configuration; "" if none."""
-    if path.parent.name == "parts":  # a unit of work, saved on the way
+    if "chunks" in path.parts:  # saved on the way
         return ""
     place = str(dataset.attrs.get("configuration_class", "")).split(".")
-    known = [path.parent.name, *(module.removesuffix("_options") for module in place[-2:-1])]
-    return next((name for name in known if name in _figures()), "")
+    known = [path.parent.name, *place[-2:-1]]
+    return next((name for name in known if name in _figures().NAMES), "")
 
 
 def plain(dataset: xr.Dataset):
@@ -241,9 +240,9 @@ def _with_unit(name, attributes):
 
 
 def _figures():
-    from paper_figures.__main__ import NAMES
+    from paper_figures import __main__ as figures  # which reads results: not imported at the top
 
-    return NAMES
+    return figures
 
 
 def _range(variable):

@@ -30,6 +30,8 @@ class Toy:
     dtype: Dtype = "float64"
 
 
+# Stands for what `chunks.origin` says.
+MADE_WITH = {"device": "cpu"}
 PRESETS = {"quick": Toy(), "default": Toy(offset=1.0), "full": Toy(offset=2.0)}
 
 

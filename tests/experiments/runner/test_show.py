@@ -8,8 +8,11 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
-from experiments import catalogue, results, show
-from paper_figures import full_spectrum, style
+from experiments import catalogue
+from experiments.runner import results, show
+from paper_figures import style
+from paper_figures.spectra import full_spectrum
+from tests.experiments.runner.toy_units import MADE_WITH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,7 @@ def stored(path, config=None, **attributes):
         {"name": ["a", "b"], "t": np.linspace(0, 1, 30)},
     )
     dataset["decay"].attrs = {"long_name": "how much is left", "units": "nats"}
-    dataset = results.described(dataset, config or Config(), device="cpu", seconds=1.5)
+    dataset = results.described(dataset, config or Config(), MADE_WITH, seconds=1.5)
     return results.write(dataset.assign_attrs(attributes), path)
 
 
@@ -68,10 +71,10 @@ def test_the_figure_is_found_by_the_folder_or_by_the_configuration(tmp_path, mon
     config = catalogue.configuration("full_spectrum", "quick", "float64")
     for folder, wanted in (("full_spectrum", Config()), ("moved", config)):
         _, text = shown(stored(tmp_path / folder / "quick-float64.nc", wanted))
-        assert "drawn as paper_figures/full_spectrum.py does" in text
+        assert "drawn as paper_figures.spectra.full_spectrum does" in text
     assert len(drawn) == 2
     # A unit of work lacks what the figure needs.
-    _, text = shown(stored(tmp_path / "parts" / "quick-float64.nc", config))
+    _, text = shown(stored(tmp_path / "chunks" / "abc" / "quick-float64.nc", config))
     assert "drawn plainly" in text
 
 
