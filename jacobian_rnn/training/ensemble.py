@@ -23,7 +23,7 @@ from jacobian_rnn.checks import (
     refuse,
 )
 from jacobian_rnn.jacobians.system import bind
-from jacobian_rnn.training.network import Network, evaluate
+from jacobian_rnn.training.network import Network, apply, score
 from jacobian_rnn.training.records import Records, TrainingHistory, lag_norms
 from jacobian_rnn.training.updates import Optimizer, Penalty, Updates, network_of, start, update
 
@@ -235,10 +235,12 @@ def _start(plan, given, carry):
 @partial(jax.jit, static_argnames="plan")
 def _go_on(plan, members, carry, held_out_key, state, stretch):
     """Make the updates from one number of them to another, and test all networks."""
+    size = plan.held_out_size
     validation, test = (
-        plan.task.sample_held_out(held_out_key, plan.held_out_size, split)
-        for split in ("validation", "test")
+        plan.task.sample_held_out(held_out_key, size, split) for split in ("validation", "test")
     )
+    # Both together, so that the network is compiled once.
+    xs = jnp.concatenate([validation.xs, test.xs])
     some = jax.tree.map(lambda leaf: leaf[: plan.batch_size], validation)
 
     def of_one(member, state):
@@ -259,9 +261,10 @@ def _go_on(plan, members, carry, held_out_key, state, stretch):
 
         state, updates = lax.fori_loop(stretch[0], stretch[1], update_one, state)
         network = network_of(state)
-        scores = tuple(
-            evaluate(network, carry, plan.task, held_out, num_at_once=plan.batch_size)
-            for held_out in (validation, test)
+        predicted = apply(network, carry, plan.task, xs, num_at_once=plan.batch_size)
+        scores = (
+            score(plan.task, predicted[:size], validation.targets),
+            score(plan.task, predicted[size:], test.targets),
         )
         by_lag = lag_norms(network, carry, plan.task, some) if plan.gradients_by_lag else None
         return (state, updates), (scores, by_lag)

@@ -69,20 +69,18 @@ def apply(
     return lax.map(of_sequence, xs, batch_size=num_at_once)
 
 
-def evaluate(
-    network: Network,
-    carry: PyTree,
-    task: tasks.Task,
-    batch: tasks.Batch,
-    *,
-    num_at_once: int | None = None,
+def score(
+    task: tasks.Task, predicted: tasks.Predictions, targets: tasks.Targets
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Return skill (0 is the trivial baseline, 1 is perfect) and mean loss on a held-out batch.
-
-    It takes what `apply` takes, and the targets in `batch`.
-    """
-    predicted = apply(network, carry, task, batch.xs, num_at_once=num_at_once)
+    """Return the skill (0 is the trivial baseline, 1 is perfect) and the mean loss of a batch."""
     return (
-        tasks.skill(task, predicted, batch.targets),
-        jnp.mean(tasks.loss(task, predicted, batch.targets)),
+        tasks.skill(task, predicted, targets),
+        jnp.mean(tasks.loss(task, predicted, targets)),
     )
+
+
+def evaluate(
+    network: Network, carry: PyTree, task: tasks.Task, batch: tasks.Batch
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Return skill (0 is the trivial baseline, 1 is perfect) and mean loss on a held-out batch."""
+    return score(task, apply(network, carry, task, batch.xs), batch.targets)

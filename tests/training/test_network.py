@@ -30,16 +30,14 @@ def test_few_sequences_at_once_give_the_same_predictions_and_take_less_memory():
     task = tasks.delayed_recall(50, dtype=jnp.float64)
     recurrence, carry = network(nn.GRUCell, task)
     net = add_readout(recurrence, carry, task.output_size, key=jax.random.key(1))
-    batch = task.sample(jax.random.key(2), 65)  # 8 goes into it with a rest
+    xs = task.sample(jax.random.key(2), 65).xs  # 8 goes into it with a rest
 
-    def memory_and_scores(num_at_once):
-        run = jax.jit(
-            lambda net: training.evaluate(net, carry, task, batch, num_at_once=num_at_once)
-        )
+    def memory_and_predictions(num_at_once):
+        run = jax.jit(lambda net: training.apply(net, carry, task, xs, num_at_once=num_at_once))
         compiled = run.lower(net).compile()
         return compiled.memory_analysis().temp_size_in_bytes, compiled(net)
 
-    memory, scores = memory_and_scores(None)
-    less, same = memory_and_scores(8)
-    np.testing.assert_allclose(same, scores, rtol=1e-12)
+    memory, predicted = memory_and_predictions(None)
+    less, same = memory_and_predictions(8)
+    np.testing.assert_allclose(same, predicted, rtol=1e-12)
     assert less < memory / 3
