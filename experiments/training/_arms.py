@@ -136,7 +136,7 @@ def learning_curves(
     """
     report("multiplying Jacobians", 0.0)
     log_growth = _log_growths(networks, task, config.num_seeds, config.num_sequences)
-    trained, history = training.train_ensemble(
+    trained, history = training.train(
         task,
         networks,
         jrnn.zero_carry(jax.tree.map(lambda leaf: leaf[0], networks)),

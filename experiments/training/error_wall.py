@@ -236,7 +236,7 @@ def trained(config: ErrorWall, length: int, report: Report) -> xr.Dataset:
     task = temporal_order(length, config.dtype)
     cell = nn.SimpleCell(config.width, param_dtype=jnp.dtype(config.dtype))
     networks = _arms.draw_networks(cell, task.input_size, config.num_seeds, gain=config.gain)
-    _, history = training.train_ensemble(
+    _, history = training.train(
         task,
         networks,
         jnp.zeros(config.width, config.dtype),

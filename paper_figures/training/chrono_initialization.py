@@ -51,13 +51,13 @@ def draw(dataset: xr.Dataset) -> Figure:
         dataset,
         "LSTMs (Flax OptimizedLSTMCell) of width {width}, {n_seed} networks per initialisation. "
         "Clipped Adam, rate {learning_rate:g}, {batch_size} sequences per update.\n"
-        "Loss: mean over {window} updates. Grey: stretch whose mean is the plateau. Open: never "
+        "Loss: mean over {window} updates. Shaded: stretch whose mean is the plateau. Open: never "
         "within the training shown. Log growth of a\ngradient over a sequence before training, "
         "median: {chrono:+.1f} nats for chrono (T_max = {max_lag}), {slow:+.1f} nats for forget "
         "bias 1.",
         chrono=chrono,
         slow=slow,
-    )
+    ).replace(" -", " −")
     style.legend_below(figure, curves.get_legend_handles_labels()[0], text)
     return figure
 

@@ -48,7 +48,7 @@ def draw(dataset: xr.Dataset) -> Figure:
     text = style.caption(
         dataset,
         "Networks of width {width}, {n_seed} of each kind. Clipped Adam, rate {learning_rate:g}, "
-        "{batch_size} sequences per update. Loss: mean over {window} updates.\nGrey: stretch whose "
+        "{batch_size} sequences per update. Loss: mean over {window} updates.\nShaded: stretch whose "
         "mean is the plateau. Right: log root-mean-square growth of a gradient over a whole "
         "sequence, from step Jacobians.",
     )
