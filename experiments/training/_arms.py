@@ -235,7 +235,7 @@ def show(dataset: xr.Dataset, console: Console) -> None:
     console.print(table)
 
 
-def mean_and_error(values: xr.DataArray) -> tuple[float, float]:
+def mean_and_error(values: xr.DataArray | np.ndarray) -> tuple[float, float]:
     """Return the mean over seeds and its standard error."""
-    numbers = values.to_numpy().astype(float)
+    numbers = np.asarray(values, float)
     return float(numbers.mean()), float(numbers.std(ddof=1) / np.sqrt(numbers.size))

@@ -48,8 +48,8 @@ def draw(dataset: xr.Dataset) -> Figure:
     text = style.caption(
         dataset,
         "Networks of width {width}, {n_seed} of each kind. Clipped Adam, rate {learning_rate:g}, "
-        "{batch_size} sequences per update. Loss: mean over {window} updates.\nShaded: stretch whose "
-        "mean is the plateau. Right: log root-mean-square growth of a gradient over a whole "
+        "{batch_size} sequences per update. Loss: mean over {window} updates.\nShaded: stretch "
+        "whose mean is the plateau. Right: log root-mean-square growth of a gradient over a whole "
         "sequence, from step Jacobians.",
     )
     style.legend_below(figure, curves.get_legend_handles_labels()[0], text)
