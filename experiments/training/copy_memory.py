@@ -11,38 +11,32 @@ The same seed sees the same data in all arms.
 
 import dataclasses
 from functools import cache
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import xarray as xr
 from flax import linen as nn
-from rich.console import Console
 
-from experiments.chrono_initialization import Training, draw_networks, learning_curves, run_arms
-from experiments.units import Report
+from experiments.runner.experiment import Count, Positive, Range, Report
+from experiments.training import _arms
+from experiments.training._arms import Training, Unit
 from jacobian_rnn import tasks
 
-NAME = "copy_memory"
 LSTM, TANH, LINEAR = "LSTM", "orthogonal-tanh", "orthogonal-linear"
+combine, show = _arms.combine, _arms.show
 
 
 @dataclasses.dataclass(frozen=True)
 class Copying(Training):
-    """The copying memory problem with a delay of `num_steps` steps; the rest is `Training`.
+    """The copying memory problem with a delay of `num_steps` steps; the rest is `Training`."""
 
-    Attributes:
-        arms: "LSTM" (forget bias 1), "orthogonal-tanh", "orthogonal-linear".
-    """
-
-    width: int = 64
-    num_steps: int = 50
-    num_seeds: int = 3
-    num_updates: int = 2000
-    learning_rate: float = 0.001
-    held_out_size: int = 256
-    plateau: tuple[int, int] = (1200, 1600)
-    arms: tuple[str, ...] = (LSTM, TANH, LINEAR)
+    width: Count = 64
+    num_steps: Count = 50
+    num_seeds: _arms.Seeds = 3
+    num_updates: Count = 2000
+    learning_rate: Positive = 0.001
+    held_out_size: Count = 256
+    plateau: Range = (1200, 1600)
 
 
 PRESETS = {
@@ -57,7 +51,6 @@ PRESETS = {
         held_out_size=32,
         window=10,
         plateau=(20, 60),
-        arms=(LSTM, LINEAR),
     ),
     "default": Copying(),
     "full": Copying(
@@ -71,28 +64,22 @@ PRESETS = {
 }
 
 
-class Unit(NamedTuple):
-    """What one worker does at a time: all networks of one kind."""
-
-    arm: str
-
-
-def run(config: Copying, preset: str, *, num_workers: int, console: Console) -> int:
-    """Train, compare, write one NetCDF file; return the number of failed units."""
-    units = [Unit(arm) for arm in config.arms]
-    return run_arms(NAME, work, config, units, preset, num_workers=num_workers, console=console)
+def units(config: Copying) -> list[Unit]:
+    """List the kinds of networks, those that take longest first."""
+    del config
+    return [Unit(LSTM), Unit(TANH), Unit(LINEAR)]
 
 
 def work(config: Copying, unit: Unit, report: Report) -> xr.Dataset:
     """Train all networks of one kind."""
     task = copying(config.num_steps, config.dtype)
-    networks = draw_networks(
+    networks = _arms.draw_networks(
         cell_of(config, unit.arm),
         task.input_size,
         config.num_seeds,
         forget_bias=1.0 if unit.arm == LSTM else None,
     )
-    return learning_curves(config, task, networks, report)
+    return _arms.learning_curves(config, task, networks, report)[1]
 
 
 def cell_of(config: Copying, arm: str) -> nn.Module:

@@ -7,15 +7,16 @@ and curvature are exact. Figure 7: how often gradient descent learns the tempora
 length, with and without clipping. Each is trained with the same learning rates, and the one at
 which most seeds learn counts. Of the paper's methods the regulariser Ω is left out.
 
+The same seed draws the same network and the same data for every method and learning rate.
+
 The surface is computed in float64 whatever the precision of training: on the wall rounding errors
 grow as the gradients do.
 """
 
 import dataclasses
-import time
-from collections.abc import Sequence
-from functools import cache, partial
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from functools import cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,18 +24,19 @@ import numpy as np
 import optax
 import xarray as xr
 from flax import linen as nn
+from jaxtyping import Float
+from pydantic import FiniteFloat
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import binomtest
 
 import jacobian_rnn as jrnn
-from experiments import results
-from experiments.critical_initialization import wilson
-from experiments.units import Report, run_units
+from experiments.runner.experiment import Axis, Count, Dtype, Positive, Range, Report
+from experiments.training import _arms
 from jacobian_rnn import tasks, training
 
-NAME = "error_wall"
-PLAIN, CLIPPED = "plain", "clipped"
-SURFACE = "surface"
+PLAIN, CLIPPED = METHODS = "plain", "clipped"
+SURFACE, TRAININGS = "surface", "trainings"
 MOST_ERRORS = 0.01  # a network with no more wrong answers has learned, as in the paper
 NEAREST, FARTHEST = 1e-10, 0.3  # distances to the wall, in b
 MEANINGS = {
@@ -47,15 +49,22 @@ MEANINGS = {
     "log_growth_across": ("log |∂x_T/∂x_0| along a line across the wall", "nats"),
     "log_growth_on_wall": ("the same on the wall, in theory", "nats"),
     "wall": ("bias at which the initial state is an unstable fixed point", "1"),
-    "gradient_peak": ("largest norm of the gradient along a line across the wall", "1"),
-    "curvature_peak": ("largest |eigenvalue| of the Hessian along a line across the wall", "1"),
     "accuracy": ("held-out accuracy, the best of all records", "1"),
     "largest_gradient": ("largest gradient norm met in training, before clipping", "1"),
     "success_by_rate": ("fraction of seeds that learned", "1"),
     "success": ("the same at the learning rate at which most learned", "1"),
     "interval": ("its 95 % interval (Wilson)", "1"),
-    "best_rate": ("the learning rate at which most seeds learned", "1"),
 }
+
+
+def sigmoid(x: float) -> float:
+    """Return σ(x)."""
+    return float(1 / (1 + np.exp(-x)))
+
+
+def sigmoid_slope(x: float) -> float:
+    """Return σ'(x). On the wall each step multiplies a gradient by w times that of the start."""
+    return sigmoid(x) * (1 - sigmoid(x))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,37 +82,42 @@ class ErrorWall:
         width: tanh units of the trained networks.
         gain: their recurrent kernels are so many times an orthogonal matrix.
         lengths: of the temporal order task, steps.
-        methods: "plain", "clipped".
         learning_rates: of gradient descent; each network is trained with each.
         clip_norm: gradient norm to which the gradient is clipped.
         num_seeds: networks of each method, length and learning rate.
         num_updates: updates of each network.
-        num_records: how often it is tested; divides `num_updates`.
+        num_records: how often it is tested.
         batch_size: sequences per update.
         held_out_size: sequences of a test.
-        dtype: of training, "float32" or "float64".
+        dtype: of training.
     """
 
-    num_steps: int = 50
-    initial_state: float = 0.5
-    target: float = 0.7
-    weights: tuple[float, float] = (4.25, 5.75)
-    biases: tuple[float, float] = (-3.1, -2.1)
-    num_grid: int = 121
-    line_weight: float = 5.0
-    num_distances: int = 150
-    width: int = 32
-    gain: float = 1.0
-    lengths: tuple[int, ...] = (10, 20, 25, 30, 35)
-    methods: tuple[str, ...] = (PLAIN, CLIPPED)
-    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
-    clip_norm: float = 1.0
-    num_seeds: int = 8
-    num_updates: int = 4000
-    num_records: int = 8
-    batch_size: int = 20
-    held_out_size: int = 500
-    dtype: str = "float32"
+    num_steps: Count = 50
+    initial_state: FiniteFloat = 0.5
+    target: FiniteFloat = 0.7
+    weights: Range = (4.25, 5.75)
+    biases: Range = (-3.1, -2.1)
+    num_grid: Count = 121
+    line_weight: Positive = 5.0
+    num_distances: Count = 150
+    width: Count = 32
+    gain: Positive = 1.0
+    lengths: Axis[Count] = (10, 20, 25, 30, 35)
+    learning_rates: Axis[Positive] = (0.01, 0.03, 0.1)
+    clip_norm: Positive = 1.0
+    num_seeds: _arms.Seeds = 8
+    num_updates: Count = 4000
+    num_records: Count = 8
+    batch_size: Count = 20
+    held_out_size: Count = 500
+    dtype: Dtype = "float32"
+
+    def __post_init__(self):
+        """Refuse a line that crosses no wall."""
+        least = 1 / sigmoid_slope(self.initial_state)
+        if self.line_weight <= least:
+            msg = f"--line-weight: received {self.line_weight}, expected above {least:.3g}"
+            raise ValueError(msg)
 
 
 PRESETS = {
@@ -133,73 +147,44 @@ PRESETS = {
 
 
 class Unit(NamedTuple):
-    """What one worker does at a time: the surface, or a method at one length."""
+    """What a worker does at a time: the surface, or all trainings at one length."""
 
     what: str
     length: str
 
 
-class Unfolding(NamedTuple):
-    """Error, norm of its gradient and size of its Hessian, each of the shape of the points."""
-
-    loss: Any
-    gradient: Any
-    curvature: Any
-
-
-def run(config: ErrorWall, preset: str, *, num_workers: int, console: Console) -> int:
-    """Compute the surface, train, write one NetCDF file; return the number of failed units."""
-    started = time.perf_counter()
-    # The slowest first, so that the workers finish together.
-    units = [
-        Unit(method, str(length))
-        for method in reversed(config.methods)
-        for length in sorted(config.lengths, reverse=True)
+def units(config: ErrorWall) -> list[Unit]:
+    """List the parts of the work, those that take longest first."""
+    lengths = sorted(config.lengths, reverse=True)
+    return [
+        *(Unit(TRAININGS, str(length)) for length in lengths),
+        Unit(SURFACE, str(config.num_steps)),
     ]
-    units.append(Unit(SURFACE, str(config.num_steps)))
-    parts, failures = run_units(
-        work, config, units, results.directory(NAME), num_workers=num_workers, console=console
-    )
-    for unit, error in failures.items():
-        console.print(f"[red]{'-'.join(unit)} failed: {error}")
-    if failures:
-        console.print("finished units are saved; the same command makes the others again")
-        return len(failures)
-    dataset = joined(parts, config)
-    seconds = time.perf_counter() - started
-    device = str(jax.devices()[0].device_kind)
-    dataset = results.described(dataset, config, device=device, seconds=seconds)
-    path = results.write(dataset, results.path_of(NAME, preset, config.dtype))
-    show(dataset, console)
-    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
-    return 0
 
 
 def work(config: ErrorWall, unit: Unit, report: Report) -> xr.Dataset:
-    """Compute the surface, or train all networks of a method at one length."""
+    """Compute the surface, or train all networks at one length."""
     if unit.what == SURFACE:
+        report("unfolding", 0.0)
         return surface(config)
-    return trained(config, unit.what, int(unit.length), report)
+    return trained(config, int(unit.length), report)
 
 
 @jax.enable_x64(True)
 def surface(config: ErrorWall) -> xr.Dataset:
-    """Compute the error over the plane, across the wall, and the peaks along it."""
+    """Compute the error over the plane and across the wall."""
     weights = np.linspace(*config.weights, config.num_grid)
     biases = np.linspace(*config.biases, config.num_grid)
     distances = np.geomspace(NEAREST, FARTHEST, config.num_distances)
     offsets = np.concatenate([-distances[::-1], [0], distances])
     # Walls begin where the fixed point loses its stability.
-    start, slope = _sigmoid(config.initial_state), sigmoid_slope(config)
+    start, slope = sigmoid(config.initial_state), sigmoid_slope(config.initial_state)
     wall = np.where(weights * slope > 1, config.initial_state - weights * start, np.nan)
     line = config.initial_state - config.line_weight * start + offsets
+    plane = np.stack(np.meshgrid(weights, biases, indexing="ij"), axis=-1)
+    across = np.stack([np.full_like(line, config.line_weight), line], axis=-1)
     # All in one call: each shape compiles anew.
-    plane, across, along = unfold(
-        config,
-        np.meshgrid(weights, biases, indexing="ij"),
-        [np.full_like(line, config.line_weight), line],
-        np.broadcast_arrays(weights[:, None], wall[:, None] + offsets),
-    )
+    unfolded = unfold(config, np.concatenate([plane.reshape(-1, 2), across]))
 
     @jax.jit
     @jax.vmap
@@ -209,21 +194,24 @@ def surface(config: ErrorWall) -> xr.Dataset:
         return jrnn.jacobian_product(network, start, None, num_steps=config.num_steps).log_norm()
 
     return xr.Dataset(
-        {name: (("weight", "bias"), values) for name, values in plane._asdict().items()}
-        | {f"{name}_across": ("offset", values) for name, values in across._asdict().items()}
+        {
+            name: (("weight", "bias"), values[: -line.size].reshape(plane.shape[:2]))
+            for name, values in unfolded.items()
+        }
+        | {f"{name}_across": ("offset", values[-line.size :]) for name, values in unfolded.items()}
         | {
             "log_growth_across": ("offset", np.asarray(log_growth(line))),
             "log_growth_on_wall": config.num_steps * np.log(config.line_weight * slope),
             "wall": ("weight", wall),
-            "gradient_peak": ("weight", np.max(along.gradient, axis=1)),
-            "curvature_peak": ("weight", np.max(along.curvature, axis=1)),
         },
         coords={"weight": weights, "bias": biases, "offset": offsets},
     )
 
 
-def unfold(config: ErrorWall, *blocks: Sequence[np.ndarray]) -> list[Unfolding]:
-    """Compute error, gradient and curvature at blocks of points, each weights and biases."""
+def unfold(
+    config: ErrorWall, points: Float[np.ndarray, "points 2"]
+) -> dict[str, Float[np.ndarray, " points"]]:
+    """Compute error, gradient and curvature at points, each a weight and a bias."""
 
     def error(point):
         start = jnp.full(1, config.initial_state)
@@ -233,16 +221,9 @@ def unfold(config: ErrorWall, *blocks: Sequence[np.ndarray]) -> list[Unfolding]:
     def of_point(point):
         value, gradient = jax.value_and_grad(error)(point)
         curvature = jnp.abs(jnp.linalg.eigvalsh(jax.hessian(error)(point))).max()
-        return Unfolding(value, jnp.linalg.norm(gradient), curvature)
+        return {"loss": value, "gradient": jnp.linalg.norm(gradient), "curvature": curvature}
 
-    points = np.concatenate([np.stack(block, axis=-1).reshape(-1, 2) for block in blocks])
-    unfolded = jax.jit(jax.vmap(of_point))(jnp.asarray(points))
-    ends = np.cumsum([block[0].size for block in blocks])[:-1]
-    split = zip(*(np.split(np.asarray(values), ends) for values in unfolded), strict=True)
-    return [
-        Unfolding(*(values.reshape(block[0].shape) for values in parts))
-        for block, parts in zip(blocks, split, strict=True)
-    ]
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(of_point))(jnp.asarray(points)))
 
 
 def unit_of(weight, bias) -> jrnn.Recurrence:
@@ -250,36 +231,42 @@ def unit_of(weight, bias) -> jrnn.Recurrence:
     return jrnn.Recurrence(_step, jnp.stack([jnp.asarray(weight), jnp.asarray(bias)]))
 
 
-def sigmoid_slope(config: ErrorWall) -> float:
-    """Return σ' at the initial state: on the wall each step multiplies a gradient by w σ'."""
-    value = _sigmoid(config.initial_state)
-    return value * (1 - value)
-
-
-def trained(config: ErrorWall, method: str, length: int, report: Report) -> xr.Dataset:
-    """Train networks of all seeds and learning rates with one method, and test them now and then.
-
-    The same seed draws the same network and the same data for every method and learning rate.
-    """
+def trained(config: ErrorWall, length: int, report: Report) -> xr.Dataset:
+    """Train networks of all methods, learning rates and seeds, and test them now and then."""
     task = temporal_order(length, config.dtype)
-    shape = (config.num_seeds, len(config.learning_rates))
-    seeds, rates = np.meshgrid(np.arange(shape[0]), config.learning_rates, indexing="ij")
-    rates = jnp.asarray(rates.ravel(), config.dtype)
-    state = _start(config, task, jnp.asarray(seeds.ravel()), rates)
-    clip_norm = jnp.asarray(jnp.inf if method == PLAIN else config.clip_norm, config.dtype)
-    records = []
-    for record in range(config.num_records):
-        report("training", record / config.num_records)
-        state, *looked = _advance(config, task, clip_norm, state, rates)
-        records.append([np.asarray(look) for look in looked])
-    accuracy, gradient = (np.max(looked, axis=0) for looked in zip(*records, strict=True))
-    dims = ("seed", "learning_rate")
+    cell = nn.SimpleCell(config.width, param_dtype=jnp.dtype(config.dtype))
+    networks = _arms.draw_networks(cell, task.input_size, config.num_seeds, gain=config.gain)
+    _, history = training.train(
+        task,
+        networks,
+        jnp.zeros(config.width, config.dtype),
+        optimizer=_descent,
+        # Axes: method, learning rate, seed.
+        hyperparameters={
+            "clip_norm": jnp.array([jnp.inf, config.clip_norm])[:, None, None],
+            "learning_rate": jnp.array(config.learning_rates)[:, None],
+        },
+        key=_arms.keys_of(_arms.TRAINING, config.num_seeds),
+        num_updates=config.num_updates,
+        batch_size=config.batch_size,
+        records=config.num_records,
+        held_out_size=config.held_out_size,
+        on_progress=lambda done, total: report("training", done / total),
+    )
+    accuracy = task.baseline_accuracy + history.records.validation_skill * (
+        1 - task.baseline_accuracy
+    )
+    dims = ("method", "learning_rate", "seed")
     return xr.Dataset(
         {
-            "accuracy": (dims, accuracy.reshape(shape)),
-            "largest_gradient": (dims, gradient.reshape(shape)),
+            "accuracy": (dims, np.nanmax(accuracy, axis=-1)),
+            "largest_gradient": (dims, np.nanmax(history.gradient_norm, axis=-1)),
         },
-        coords={"seed": np.arange(shape[0]), "learning_rate": list(config.learning_rates)},
+        coords={
+            "method": list(METHODS),
+            "learning_rate": list(config.learning_rates),
+            "seed": np.arange(config.num_seeds),
+        },
     )
 
 
@@ -289,58 +276,27 @@ def temporal_order(length: int, dtype: str) -> tasks.Task:
     return tasks.temporal_order(length, dtype=jnp.dtype(dtype))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _start(config, task, seeds, rates):
-    cell = nn.SimpleCell(config.width, param_dtype=jnp.dtype(config.dtype))
-
-    def of_one(seed, rate):
-        key, inputs = _key(0, seed), task.input_size
-        network = jrnn.draw(cell, key=key, num_inputs=inputs, gain=config.gain)
-        optimizer = _optimizer(config.clip_norm, rate)
-        return training.start(task, network, jrnn.zero_carry(network), optimizer, key=_key(2, seed))
-
-    return jax.vmap(of_one)(seeds, rates)
+def _descent(hyperparameters):
+    clip = optax.clip_by_global_norm(hyperparameters["clip_norm"])
+    return optax.chain(clip, optax.sgd(hyperparameters["learning_rate"]))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _advance(config, task, clip_norm, state, rates):
-    """Train for a stretch; return held-out accuracies and the largest gradient norms too."""
-    held_out = task.sample_held_out(jax.random.key(3), config.held_out_size, "validation")
-
-    def of_one(state, rate):
-        carry = jrnn.zero_carry(state.network.recurrence)
-        optimizer = _optimizer(clip_norm, rate)
-        num_updates = config.num_updates // config.num_records
-        options = {"num_updates": num_updates, "batch_size": config.batch_size}
-        state, updates = training.advance(state, carry, task, optimizer, **options)
-        skill, _ = training.evaluate(state.network, carry, task, held_out)
-        accuracy = skill * (1 - task.baseline_accuracy) + task.baseline_accuracy
-        return state, accuracy, jnp.nanmax(updates.gradient_norm)
-
-    return jax.vmap(of_one)(state, rates)
-
-
-def _optimizer(clip_norm, rate):
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.sgd(rate))
-
-
-def joined(parts: dict[Unit, xr.Dataset], config: ErrorWall) -> xr.Dataset:
+def combine(config: ErrorWall, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
     """Join surface and trainings, and count the networks that learned."""
-    lengths = [str(length) for length in config.lengths]
     trainings = xr.concat(
-        [
-            xr.concat([parts[Unit(method, length)] for length in lengths], "length")
-            for method in config.methods
-        ],
-        "method",
-    ).assign_coords(method=list(config.methods), length=list(config.lengths))
+        [parts[Unit(TRAININGS, str(length))] for length in config.lengths], "length"
+    ).assign_coords(length=list(config.lengths))
     num_learned = (trainings["accuracy"] >= 1 - MOST_ERRORS).sum("seed")
     best = num_learned.max("learning_rate")
+
+    def interval(count):
+        found = binomtest(int(count), config.num_seeds).proportion_ci(method="wilson")
+        return np.array([found.low, found.high])
+
     trainings = trainings.assign(
         success_by_rate=num_learned / config.num_seeds,
         success=best / config.num_seeds,
-        interval=((*best.dims, "end"), wilson(best.to_numpy(), config.num_seeds)),
-        best_rate=num_learned.idxmax("learning_rate"),
+        interval=xr.apply_ufunc(interval, best, output_core_dims=[["end"]], vectorize=True),
     )
     dataset = xr.merge([parts[Unit(SURFACE, str(config.num_steps))], trainings])
     for name, (meaning, unit) in MEANINGS.items():
@@ -382,11 +338,3 @@ def show(dataset: xr.Dataset, console: Console) -> None:
 
 def _step(params, x, _):
     return params[0] * jax.nn.sigmoid(x) + params[1]
-
-
-def _sigmoid(x):
-    return float(1 / (1 + np.exp(-x)))
-
-
-def _key(purpose, seed):
-    return jax.random.fold_in(jax.random.key(purpose), seed)

@@ -19,6 +19,7 @@ The same seed draws the same network and sees the same data in both arms.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -29,28 +30,28 @@ import optax
 import xarray as xr
 from flax import linen as nn
 from jaxtyping import Array, Float, PyTree
-from rich.console import Console
 
 import jacobian_rnn as jrnn
-from experiments.chrono_initialization import Training, draw_networks, learning_curves, run_arms
-from experiments.units import Report
-from jacobian_rnn import initializers, tasks, training
+from experiments.runner.experiment import Count, Positive, Range, Report
+from experiments.training import _arms
+from experiments.training._arms import Training, Unit
+from jacobian_rnn import initializers, tasks
 
-NAME = "gradient_flossing"
 FLOSSED, UNFLOSSED = "flossed", "unflossed"
+DRIVE, SEQUENCES = 6, 7  # of keys, besides those of `_arms`
+TRAINED = "_trained"  # what a variable is called after training
 MEANINGS = {
-    "exponents": (("seed", "exponent"), "Lyapunov exponents, driven by random bits", "nats/step"),
+    "exponents": ("Lyapunov exponents, driven by random bits", "nats per step"),
     "log_condition": (
-        ("seed",),
         "log σ₁ − log σ_k of the product over the horizon, median of sequences",
         "nats",
     ),
     "whole_log_condition": (
-        ("seed",),
         "log σ₁ − log σ_N of the product over the horizon, median of sequences",
         "nats",
     ),
 }
+show = _arms.show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,23 +69,39 @@ class Flossing(Training):
         num_looks: how often flossing is looked at; divides `num_flossings`.
     """
 
-    width: int = 32
-    num_steps: int = 100
-    delay: int = 10
-    num_seeds: int = 6
-    num_updates: int = 4000
-    learning_rate: float = 0.001
-    batch_size: int = 16
-    num_records: int = 40
-    held_out_size: int = 256
-    plateau: tuple[int, int] = (1000, 3000)
-    num_exponents: int = 30
-    num_flossings: int = 1000
-    flossing_rate: float = 0.001
-    flossing_steps: int = 55
-    num_warmup: int = 15
-    spectrum_steps: int = 335
-    num_looks: int = 20
+    width: Count = 32
+    num_steps: Count = 100
+    delay: Count = 10
+    num_seeds: _arms.Seeds = 6
+    num_updates: Count = 4000
+    learning_rate: Positive = 0.001
+    batch_size: Count = 16
+    num_records: Count = 40
+    held_out_size: Count = 256
+    plateau: Range = (1000, 3000)
+    num_exponents: Count = 30
+    num_flossings: Count = 1000
+    flossing_rate: Positive = 0.001
+    flossing_steps: Count = 55
+    num_warmup: Count = 15
+    spectrum_steps: Count = 335
+    num_looks: Count = 20
+
+    def __post_init__(self):
+        """Refuse fields that do not fit each other."""
+        super().__post_init__()
+        for option, value, least in (
+            ("num-steps", self.num_steps, 2 * self.delay + 1),
+            ("width", self.width, self.num_exponents),
+            ("flossing-steps", self.flossing_steps, self.num_warmup + 1),
+            ("spectrum-steps", self.spectrum_steps, self.num_warmup + 1),
+        ):
+            if value < least:
+                msg = f"--{option}: received {value}, expected at least {least}"
+                raise ValueError(msg)
+        if self.num_flossings % self.num_looks:
+            msg = f"--num-looks: received {self.num_looks}, expected a divisor of --num-flossings"
+            raise ValueError(msg)
 
 
 PRESETS = {
@@ -120,12 +137,6 @@ PRESETS = {
 }
 
 
-class Unit(NamedTuple):
-    """What one worker does at a time: all networks, flossed or not."""
-
-    arm: str
-
-
 class FlossingState(NamedTuple):
     """A network that is being flossed, its optax state, and the key of the inputs to come."""
 
@@ -134,10 +145,10 @@ class FlossingState(NamedTuple):
     key: Array
 
 
-def run(config: Flossing, preset: str, *, num_workers: int, console: Console) -> int:
-    """Floss, train, compare, write one NetCDF file; return the number of failed units."""
-    units = [Unit(FLOSSED), Unit(UNFLOSSED)]
-    return run_arms(NAME, work, config, units, preset, num_workers=num_workers, console=console)
+def units(config: Flossing) -> list[Unit]:
+    """List the two arms, the one that takes longer first."""
+    del config
+    return [Unit(FLOSSED), Unit(UNFLOSSED)]
 
 
 def work(config: Flossing, unit: Unit, report: Report) -> xr.Dataset:
@@ -158,15 +169,18 @@ def work(config: Flossing, unit: Unit, report: Report) -> xr.Dataset:
     before = xr.concat(looks, "flossing").assign_coords(
         flossing=every * np.arange(config.num_looks + 1)
     )
+    trained, curves = _arms.learning_curves(config, task, networks, report)
+    after = spectra(trained.recurrence, config, task)
+    return curves.merge(before).merge(after.rename({name: name + TRAINED for name in MEANINGS}))
 
-    def measure(networks):
-        skill = np.asarray(_skills(networks, task, config.held_out_size))
-        return spectra(networks.recurrence, config, task).assign(skill=("seed", skill))
 
-    during = learning_curves(config, task, networks, report, measure=measure)
-    before = before.rename({name: f"{name}_before" for name in MEANINGS})
-    during["skill"].attrs = {"long_name": "skill on held-out sequences", "units": "1"}
-    return during.merge(before)
+def combine(config: Flossing, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
+    """Join the two arms."""
+    dataset = _arms.combine(config, parts)
+    for name, (meaning, unit) in MEANINGS.items():
+        dataset[name].attrs = {"long_name": f"{meaning}, before training", "units": unit}
+        dataset[name + TRAINED].attrs = {"long_name": f"{meaning}, after it", "units": unit}
+    return dataset
 
 
 @cache
@@ -177,7 +191,7 @@ def xor(num_steps: int, delay: int, dtype: str) -> tasks.Task:
 
 def draw(config: Flossing) -> jrnn.Recurrence:
     """Draw a tanh network for each seed: W ~ N(0, 1/N), V ~ N(0, 1), biases uniform to 0.1."""
-    return draw_networks(cell_of(config.width, config.dtype), 1, config.num_seeds, forget_bias=None)
+    return _arms.draw_networks(cell_of(config.width, config.dtype), 1, config.num_seeds)
 
 
 @cache
@@ -210,21 +224,17 @@ def squared_exponents(
 
 def spectra(networks: jrnn.Recurrence, config: Flossing, task: tasks.Task) -> xr.Dataset:
     """Measure Lyapunov exponents, and how ill conditioned the product over the horizon is."""
-    measured = (np.asarray(values) for values in _spectra(networks, task, config))
+    measured = _spectra(networks, task, config)
+    dims = ("seed", "exponent")
     return xr.Dataset(
-        {
-            name: (dims, values, {"long_name": meaning, "units": unit})
-            for values, (name, (dims, meaning, unit)) in zip(
-                measured, MEANINGS.items(), strict=True
-            )
-        }
+        {name: (dims[: values.ndim], np.asarray(values)) for name, values in measured.items()}
     )
 
 
 @partial(jax.jit, static_argnames=("task", "config"))
 def _spectra(networks, task, config):
-    drive = _bits(jax.random.key(6), config.spectrum_steps, config)
-    sequences = task.sample_held_out(jax.random.key(7), config.num_sequences, "test").xs
+    drive = _bits(jax.random.key(DRIVE), config.spectrum_steps, config)
+    sequences = task.sample_held_out(jax.random.key(SEQUENCES), config.num_sequences, "test").xs
 
     def of_one(network):
         carry = jrnn.zero_carry(network)
@@ -243,21 +253,21 @@ def _spectra(networks, task, config):
                 network, start, xs[-task.horizon :], estimate_error=False
             )
             logs = product.log_singular_values()
-            return logs[0] - logs[config.num_exponents - 1], logs[0] - logs[-1]
+            flossed = logs[0] - logs[config.num_exponents - 1]
+            return {"log_condition": flossed, "whole_log_condition": logs[0] - logs[-1]}
 
         conditions = jax.vmap(of_sequence)(sequences)
-        return exponents, *(jnp.median(values) for values in conditions)
+        return {"exponents": exponents} | jax.tree.map(jnp.median, conditions)
 
     return jax.vmap(of_one)(networks)
 
 
 @partial(jax.jit, static_argnames="config")
 def _start(networks, config):
-    def of_one(network, seed):
-        key = jax.random.fold_in(jax.random.key(5), seed)
+    def of_one(network, key):
         return FlossingState(network, optax.adam(config.flossing_rate).init(network), key)
 
-    return jax.vmap(of_one)(networks, jnp.arange(config.num_seeds))
+    return jax.vmap(of_one)(networks, _arms.keys_of(_arms.TREATMENT, config.num_seeds))
 
 
 @partial(jax.jit, static_argnames="config")
@@ -277,17 +287,6 @@ def _floss(states, config):
         return jax.lax.scan(update, state, length=length)[0]
 
     return jax.vmap(of_one)(states)
-
-
-@partial(jax.jit, static_argnames=("task", "held_out_size"))
-def _skills(networks, task, held_out_size):
-    held_out = task.sample_held_out(jax.random.key(8), held_out_size, "validation")
-
-    def of_one(network):
-        carry = jrnn.zero_carry(network.recurrence)
-        return training.evaluate(network, carry, task, held_out)[0]
-
-    return jax.vmap(of_one)(networks)
 
 
 def _bits(key, num_steps, config):

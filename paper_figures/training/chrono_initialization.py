@@ -1,119 +1,82 @@
 """Learning curves of LSTMs on the adding problem, by the initial biases of their gates."""
 
-import json
-
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.training.chrono_initialization import BIAS_ONE, CHRONO, mean_and_error
+from experiments.training._arms import mean_and_error
+from experiments.training.chrono_initialization import BIAS_ONE, CHRONO
+from paper_figures import style
 from paper_figures.claims import Claim
-from paper_figures.style import BLUE, VERMILION, WIDTH
+from paper_figures.training._curves import Arm, draw_curves
 
-STYLES = {
-    CHRONO: (BLUE, "-", "o", "chrono"),
-    BIAS_ONE: (VERMILION, "--", "s", "forget bias 1"),
+ARMS = {
+    CHRONO: Arm(style.CELLS["LSTMCell"], "chrono"),
+    BIAS_ONE: Arm(style.PLAIN, "forget bias 1"),
 }
 SOURCE = "Tallec and Ollivier 2018"
+# 3 % of the baseline, 1/6. A network that uses one of the two numbers has half of it.
 PLATEAU_TOLERANCE = 0.005
 
 
 def draw(dataset: xr.Dataset) -> Figure:
     """Draw the loss of every network against updates, and when each left the baseline."""
-    configuration = json.loads(dataset.attrs["configuration"])
+    num_updates = style.configuration(dataset)["num_updates"]
     figure, (curves, crossings) = plt.subplots(
-        1, 2, figsize=(WIDTH, 3.3), width_ratios=(1.9, 1), layout="constrained"
+        1, 2, figsize=(style.WIDTH, 3.3), width_ratios=(1.9, 1), layout="constrained"
     )
-    draw_curves(curves, dataset, STYLES)
+    draw_curves(curves, dataset, ARMS)
     curves.set_ylabel("mean squared error")
-    curves.set_title(f"adding problem over {configuration['num_steps']} steps")
-    for place, (arm, (colour, _, marker, _)) in enumerate(STYLES.items()):
-        one = dataset.sel(arm=arm)
-        apart = 0.08 * (np.arange(one.sizes["seed"]) - (one.sizes["seed"] - 1) / 2)
-        left = one["crossing"].fillna(configuration["num_updates"])
-        never = one["crossing"].isnull().to_numpy()
-        for seed, x in enumerate(place + apart):
+    curves.set_title(style.caption(dataset, "adding problem over {num_steps} steps"))
+    for place, (arm, (look, _)) in enumerate(ARMS.items()):
+        crossing = dataset["crossing"].sel(arm=arm).to_numpy()
+        apart = 0.08 * (np.arange(crossing.size) - (crossing.size - 1) / 2)
+        for x, y in zip(place + apart, crossing, strict=True):
             crossings.plot(
                 x,
-                left[seed],
-                "^" if never[seed] else marker,
-                color=colour,
-                markerfacecolor="white" if never[seed] else colour,
+                num_updates if np.isnan(y) else y,
+                look.marker,
+                color=look.colour,
+                markerfacecolor="white" if np.isnan(y) else look.colour,
                 markersize=5,
                 clip_on=False,
             )
-    crossings.set_xticks(range(len(STYLES)), [label for *_, label in STYLES.values()])
-    crossings.set_xlim(-0.5, len(STYLES) - 0.5)
-    crossings.set_ylim(0, configuration["num_updates"])
+    crossings.set_xticks(range(len(ARMS)), [label for _, label in ARMS.values()])
+    crossings.set(xlim=(-0.5, len(ARMS) - 0.5), ylim=(0, num_updates))
     crossings.set_ylabel("updates until half the baseline's loss")
     crossings.set_title("one point per network")
-    gains = [float(dataset["log_growth"].sel(arm=arm).median()) for arm in STYLES]
-    handles, labels = curves.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=len(handles),
-        frameon=False,
-        title=(
-            f"LSTMs (Flax OptimizedLSTMCell) of width {configuration['width']}, "
-            f"{dataset.sizes['seed']} networks per initialisation; clipped Adam, rate "
-            f"{configuration['learning_rate']:g}, {configuration['batch_size']} sequences per "
-            f"update.\nLoss: mean over {configuration['window']} updates. Open triangles: never "
-            "within the training shown. Log growth of a gradient over a sequence\nbefore training, "
-            f"median: chrono (T_max = {configuration['max_lag']}) {gains[0]:+.1f} nats, forget "
-            f"bias 1 {gains[1]:+.1f} nats. Grey: stretch whose mean is the plateau."
-        ),
-        title_fontsize=7,
-    )
+    chrono, slow = (float(dataset["log_growth"].sel(arm=arm).median()) for arm in ARMS)
+    text = style.caption(
+        dataset,
+        "LSTMs (Flax OptimizedLSTMCell) of width {width}, {n_seed} networks per initialisation. "
+        "Clipped Adam, rate {learning_rate:g}, {batch_size} sequences per update.\n"
+        "Loss: mean over {window} updates. Shaded: stretch whose mean is the plateau. Open: never "
+        "within the training shown. Log growth of a\ngradient over a sequence before training, "
+        "median: {chrono:+.1f} nats for chrono (T_max = {max_lag}), {slow:+.1f} nats for forget "
+        "bias 1.",
+        chrono=chrono,
+        slow=slow,
+    ).replace(" -", " −")
+    style.legend_below(figure, curves.get_legend_handles_labels()[0], text)
     return figure
-
-
-def draw_curves(axes: Axes, dataset: xr.Dataset, styles: dict) -> None:
-    """Draw smoothed losses, a line per network, with the baseline and the plateau's stretch."""
-    configuration = json.loads(dataset.attrs["configuration"])
-    axes.axvspan(*configuration["plateau"], color="0.92", linewidth=0, zorder=0)
-    for arm, (colour, line, _, label) in styles.items():
-        if arm not in dataset["arm"].to_numpy():
-            continue
-        smoothed = dataset["smoothed"].sel(arm=arm)
-        for seed in range(smoothed.sizes["seed"]):
-            axes.plot(
-                smoothed["update"],
-                smoothed.isel(seed=seed),
-                color=colour,
-                linestyle=line,
-                linewidth=1.1,
-                label=None if seed else label,
-            )
-    baseline = float(dataset["baseline"])
-    axes.axhline(baseline, color="0.2", linewidth=0.9, linestyle=":", label="no memory, theory")
-    axes.set_yscale("log")
-    axes.set_xlim(0, configuration["num_updates"])
-    axes.set_xlabel("updates")
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
     """Say whether chrono networks are earlier, and where the others wait."""
-    num_updates = json.loads(dataset.attrs["configuration"])["num_updates"]
     chrono, slow = (dataset.sel(arm=arm) for arm in (CHRONO, BIAS_ONE))
     # One that never leaves does so no earlier than the end.
-    ahead, ahead_error = mean_and_error(slow["crossing"].fillna(num_updates) - chrono["crossing"])
-    plateau, plateau_error = mean_and_error(slow["plateau"])
-    gain, gain_error = mean_and_error(chrono["log_growth"] - slow["log_growth"])
+    crossing = dataset["crossing"].fillna(style.configuration(dataset)["num_updates"])
     return [
         Claim(
             "With chrono initialisation an LSTM learns the adding problem earlier.",
             SOURCE,
-            "updates until half the baseline's loss, forget bias 1 minus chrono, at least "
-            "(networks that never get there count as the last update)",
+            "updates until half the baseline's loss, forget bias 1 minus chrono (networks that "
+            "never get there count as the last update)",
             "at least",
             1.0,
             0.0,
-            ahead,
-            ahead_error,
+            *mean_and_error(crossing.sel(arm=BIAS_ONE) - crossing.sel(arm=CHRONO)),
         ),
         Claim(
             "The slow network waits at the loss of always answering 1, which is 1/6.",
@@ -122,8 +85,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             "within",
             float(dataset["baseline"]),
             PLATEAU_TOLERANCE,
-            plateau,
-            plateau_error,
+            *mean_and_error(slow["plateau"]),
         ),
         Claim(
             "Before training, gradients survive better with chrono initialisation.",
@@ -132,7 +94,6 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             "at least",
             0.0,
             0.0,
-            gain,
-            gain_error,
+            *mean_and_error(chrono["log_growth"] - slow["log_growth"]),
         ),
     ]

@@ -1,6 +1,4 @@
-"""Lyapunov spectra, condition numbers and accuracy of networks that were flossed or not."""
-
-import json
+"""Lyapunov exponents, condition numbers and learning, with and without flossing."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,108 +6,106 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.training.chrono_initialization import mean_and_error
+from experiments.training._arms import mean_and_error
 from experiments.training.gradient_flossing import FLOSSED, UNFLOSSED
+from paper_figures import style
 from paper_figures.claims import Claim
-from paper_figures.style import BLUE, VERMILION, WIDTH
+from paper_figures.training._curves import Arm, draw_networks
 
-STYLES = {
-    UNFLOSSED: (VERMILION, "--", "s", "as drawn"),
-    FLOSSED: (BLUE, "-", "o", "flossed before training"),
+ARMS = {
+    UNFLOSSED: Arm(style.PLAIN, "as drawn"),
+    FLOSSED: Arm(style.CELLS["SimpleCell"], "flossed before training"),
 }
 SOURCE = "Engelken 2023"
 PAPER_WIDTH = 80
-RMS_RATIO = 0.25
-LOG_RATIO = 10.0  # nats
-MORE = 0.05
+RMS_RATIO = 0.25  # a quarter of what exponents were
+LOG_RATIO = 10.0  # nats: four orders of magnitude
+MORE = 0.05  # of all answers
+PLATEAU_TOLERANCE = 0.02  # of the baseline
 
 
 def draw(dataset: xr.Dataset) -> Figure:
-    """Draw exponents before and after flossing, condition numbers in both phases, and accuracy."""
-    configuration = json.loads(dataset.attrs["configuration"])
-    figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.6), layout="constrained")
+    """Draw exponents after flossing, condition numbers in both phases, and accuracy."""
+    figure, panels = plt.subplots(2, 2, figsize=(style.WIDTH, 5.6), layout="constrained")
     (spectrum, flossing), (training, learning) = panels
-    k = configuration["num_exponents"]
-    _draw_spectra(spectrum, dataset["exponents_before"].isel(flossing=-1))
+    k = style.configuration(dataset)["num_exponents"]
+    _draw_spectra(spectrum, dataset["exponents"].isel(flossing=-1))
     spectrum.axvline(k + 0.5, color="0.2", linewidth=0.9, linestyle=":")
     spectrum.set_title(f"Lyapunov spectrum; flossed: the first {k}")
-    _draw_networks(flossing, dataset["log_condition_before"], "flossing")
-    flossing.set_xlabel("flossing updates")
+    draw_networks(flossing, dataset["log_condition"], ARMS)
+    flossing.set(xlim=(0, float(dataset["flossing"][-1])), xlabel="flossing updates")
     flossing.set_title("flossing, before training")
-    _draw_networks(training, dataset["log_condition"], "record")
-    training.set_xlabel("training updates")
-    training.set_title("training")
+    for place, (arm, (look, _)) in enumerate(ARMS.items()):
+        one = dataset.sel(arm=arm)
+        training.plot(
+            np.array([0, 1]) + 0.03 * (2 * place - 1),
+            [one["log_condition"].isel(flossing=-1), one["log_condition_trained"]],
+            color=look.colour,
+            marker=look.marker,
+            linestyle=look.line,
+            linewidth=1.1,
+            markersize=4,
+        )
+    training.set_xticks([0, 1], ["before training", "after training"])
+    training.set(xlim=(-0.3, 1.3), title="training")
+    highest = max(axes.get_ylim()[1] for axes in (flossing, training))
     for axes in (flossing, training):
-        axes.set_ylim(bottom=0)
+        axes.set(ylim=(0, highest))
         axes.set_ylabel(f"log σ₁ − log σ{_lowered(k)}, {int(dataset['horizon'])} steps (nats)")
-    _draw_networks(learning, 0.5 + 0.5 * dataset["skill"], "record")
+    draw_networks(learning, 0.5 + 0.5 * dataset["skill"], ARMS)
     learning.axhline(0.5, color="0.2", linewidth=0.9, linestyle=":", label="guessing")
-    learning.set_ylim(0.45, 1.02)
-    learning.set_xlabel("training updates")
-    learning.set_ylabel("accuracy on held-out sequences")
-    learning.set_title(f"delayed XOR, d = {configuration['delay']} steps")
-    handles, labels = learning.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=len(handles),
-        frameon=False,
-        title=_caption(dataset, configuration),
-        title_fontsize=7,
-    )
+    learning.set(ylim=(0.42, 1.02), xlim=(0, float(dataset["record"][-1])))
+    learning.set(xlabel="training updates", ylabel="accuracy on held-out sequences")
+    learning.set_title(style.caption(dataset, "delayed XOR, d = {delay} steps"))
+    style.legend_below(figure, learning.get_legend_handles_labels()[0], _text(dataset))
     return figure
 
 
 def _draw_spectra(axes: Axes, exponents: xr.DataArray) -> None:
     index = 1 + np.arange(exponents.sizes["exponent"])
-    for arm, (colour, line, marker, _) in STYLES.items():
+    for arm, (look, _) in ARMS.items():
         one = exponents.sel(arm=arm)
-        axes.fill_between(
-            index, one.min("seed"), one.max("seed"), color=colour, alpha=0.2, linewidth=0
+        ends = one.min("seed"), one.max("seed")
+        axes.fill_between(index, *ends, color=look.colour, alpha=0.2, linewidth=0)
+        axes.plot(
+            index,
+            one.mean("seed"),
+            color=look.colour,
+            linestyle=look.line,
+            marker=look.marker,
+            markersize=3,
         )
-        axes.plot(index, one.mean("seed"), line, color=colour, marker=marker, markersize=3)
     axes.axhline(0, color="0.2", linewidth=0.9, linestyle=":")
-    axes.set_xlabel("index i")
-    axes.set_ylabel("λᵢ (nats per step)")
+    axes.set(xlabel="index i", ylabel="λᵢ (nats per step)")
 
 
-def _draw_networks(axes: Axes, values: xr.DataArray, dim: str) -> None:
-    for arm, (colour, line, _, label) in STYLES.items():
-        for seed in range(values.sizes["seed"]):
-            axes.plot(
-                values[dim],
-                values.sel(arm=arm).isel(seed=seed),
-                color=colour,
-                linestyle=line,
-                linewidth=1.1,
-                label=None if seed else label,
-            )
-    axes.set_xlim(0, float(values[dim][-1]))
-
-
-def _caption(dataset, configuration):
-    width, k = configuration["width"], configuration["num_exponents"]
-    counted = configuration["flossing_steps"] - configuration["num_warmup"]
-    final = (0.5 + 0.5 * dataset["skill"].isel(record=-1)).mean("seed")
-    whole = dataset["whole_log_condition"].isel(record=0).median("seed")
-    smaller = (
-        ""
-        if width == PAPER_WIDTH
-        else "Smaller than in the paper, where 80 units have 75 exponents flossed and sequences "
-        "have 300 steps. "
+def _text(dataset):
+    configuration = style.configuration(dataset)
+    accuracy = (0.5 + 0.5 * dataset["skill"].isel(record=-1)).mean("seed")
+    whole = dataset["whole_log_condition"].isel(flossing=-1).median("seed")
+    text = (
+        "Tanh networks of width {width}, {n_seed} drawn, each trained flossed and as drawn on the "
+        "same sequences of {num_steps} steps.\nClipped Adam, rate {learning_rate:g}. Flossing: "
+        "Adam, rate {flossing_rate:g}, on the sum of {num_exponents} squared exponents along "
+        "{counted} steps of random bits.\nProducts: over the horizon, 2d; in all {width} "
+        "directions log σ₁ − log σ{last} before training is {whole_drawn:.0f} nats as drawn, "
+        "{whole_flossed:.0f} flossed (median).\nSpectrum: mean of networks and their range. "
+        "Accuracy at the end: flossed {flossed:.2f}, as drawn {drawn:.2f} (mean).\n"
     )
-    return (
-        f"Tanh networks of width {width}, {dataset.sizes['seed']} drawn, each trained flossed and "
-        f"as drawn on the same sequences of {configuration['num_steps']} steps;\nclipped Adam, "
-        f"rate {configuration['learning_rate']:g}. Flossing: Adam, rate "
-        f"{configuration['flossing_rate']:g}, on the sum of {k} squared exponents along {counted} "
-        f"steps of random bits.\nProducts: over the horizon, 2d; in all {width} directions log σ₁ "
-        f"− log σ{_lowered(width)} before training is {float(whole.sel(arm=UNFLOSSED)):.0f} nats "
-        f"as drawn, {float(whole.sel(arm=FLOSSED)):.0f} flossed (median).\nSpectrum: mean of "
-        f"networks and their range. Accuracy at the end: flossed "
-        f"{float(final.sel(arm=FLOSSED)):.2f}, as drawn {float(final.sel(arm=UNFLOSSED)):.2f} "
-        f"(mean).\n{smaller}The paper also flosses within training."
+    if configuration["width"] != PAPER_WIDTH:
+        text += (
+            "Smaller than in the paper, where 80 units have 75 exponents flossed and sequences "
+            "have 300 steps. "
+        )
+    return style.caption(
+        dataset,
+        text + "The paper also flosses within training.",
+        counted=configuration["flossing_steps"] - configuration["num_warmup"],
+        last=_lowered(configuration["width"]),
+        whole_drawn=float(whole.sel(arm=UNFLOSSED)),
+        whole_flossed=float(whole.sel(arm=FLOSSED)),
+        flossed=float(accuracy.sel(arm=FLOSSED)),
+        drawn=float(accuracy.sel(arm=UNFLOSSED)),
     )
 
 
@@ -119,15 +115,16 @@ def _lowered(number):
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
-    """Say whether flossing does what it is for, and whether it helps training."""
-    configuration = json.loads(dataset.attrs["configuration"])
+    """Say whether flossing does what it is for, whether that lasts, and whether it helps."""
+    configuration = style.configuration(dataset)
     k, num_updates = configuration["num_exponents"], configuration["num_updates"]
     flossed, drawn = (dataset.sel(arm=arm) for arm in (FLOSSED, UNFLOSSED))
-    squares = flossed["exponents_before"].isel(exponent=slice(k)) ** 2
-    rms = squares.mean("exponent") ** 0.5
-    gap = drawn["log_condition"] - flossed["log_condition"]
+    rms = (flossed["exponents"].isel(exponent=slice(k)) ** 2).mean("exponent") ** 0.5
+    before = (drawn["log_condition"] - flossed["log_condition"]).isel(flossing=-1)
+    after = drawn["log_condition_trained"] - flossed["log_condition_trained"]
     ahead = drawn["crossing"].fillna(num_updates) - flossed["crossing"].fillna(num_updates)
     accuracy = 0.5 * (flossed["skill"] - drawn["skill"]).isel(record=-1)
+    ratio = f"log ratio of condition numbers σ₁/σ_{k} over the horizon"
     return [
         Claim(
             "Gradient descent on their squares moves Lyapunov exponents to zero.",
@@ -141,22 +138,31 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         Claim(
             "In as many directions as are flossed, products of Jacobians are better conditioned.",
             SOURCE,
-            f"log ratio of condition numbers σ₁/σ_{k} over the horizon before training, as drawn "
-            "to flossed (nats)",
+            f"{ratio} before training, as drawn to flossed (nats)",
             "at least",
             LOG_RATIO,
             0.0,
-            *mean_and_error(gap.isel(record=0)),
+            *mean_and_error(before),
         ),
         Claim(
             "They still are after training.",
             SOURCE,
-            f"log ratio of condition numbers σ₁/σ_{k} over the horizon after training, as drawn "
-            "to flossed (nats)",
+            f"{ratio} after training, as drawn to flossed (nats)",
             "at least",
             0.0,
             0.0,
-            *mean_and_error(gap.isel(record=-1)),
+            *mean_and_error(after),
+        ),
+        Claim(
+            "Training takes more than half of the better conditioning back.",
+            "this package",
+            f"{ratio}, as drawn to flossed, half of that before training minus that after it "
+            "(nats)",
+            "at least",
+            0.0,
+            0.0,
+            *mean_and_error(before / 2 - after),
+            kind="finding",
         ),
         Claim(
             "Flossed networks learn earlier.",
@@ -176,5 +182,15 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             MORE,
             0.0,
             *mean_and_error(accuracy),
+        ),
+        Claim(
+            "Networks as drawn wait at the loss of guessing.",
+            "this package",
+            "mean loss as drawn on the plateau, in units of ln 2",
+            "within",
+            1.0,
+            PLATEAU_TOLERANCE,
+            *mean_and_error(drawn["plateau"] / drawn["baseline"]),
+            kind="finding",
         ),
     ]

@@ -1,16 +1,14 @@
 import dataclasses
-import io
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from rich.console import Console
 
-from experiments import copy_memory as experiment
-from experiments import results
-from paper_figures import copy_memory as figure
+from experiments.training import copy_memory as experiment
+from paper_figures.training import copy_memory as figure
+from tests.experiments.training.done import done
 
 QUICK = dataclasses.replace(
     experiment.PRESETS["quick"], num_updates=20, window=5, plateau=(5, 20), dtype="float64"
@@ -31,12 +29,12 @@ def test_arms_are_the_cells_that_they_are_called():
         )
 
 
-def constructed(plateau, lstm, linear):
-    arms, seeds = [experiment.LSTM, experiment.LINEAR], [0, 1]
+def constructed(plateau, lstm, tanh, linear):
+    arms, seeds = [experiment.LSTM, experiment.TANH, experiment.LINEAR], [0, 1]
     return xr.Dataset(
         {
-            "plateau": (("arm", "seed"), [[plateau, plateau], [0.0, 0.0]]),
-            "test_loss": (("arm", "seed"), [[lstm, lstm], [linear, linear]]),
+            "plateau": (("arm", "seed"), [2 * [plateau], 2 * [0.0], 2 * [0.0]]),
+            "test_loss": (("arm", "seed"), [2 * [lstm], 2 * [tanh], 2 * [linear]]),
             "baseline": 2.0,
         },
         coords={"arm": arms, "seed": seeds},
@@ -44,20 +42,17 @@ def constructed(plateau, lstm, linear):
 
 
 def test_claims_are_about_the_loss_of_having_no_memory():
-    verdicts = [one.verdict for one in figure.claims(constructed(2.03, 2.0, 1.0))]
-    assert verdicts == ["holds", "holds", "holds"]
-    verdicts = [one.verdict for one in figure.claims(constructed(1.95, 1.0, 1.97))]
-    assert verdicts == ["fails", "fails", "fails"]
-    *_, ahead = figure.claims(constructed(2.0, 2.0, 1.0))
+    verdicts = [one.verdict for one in figure.claims(constructed(2.03, 2.0, 2.03, 1.0))]
+    assert verdicts == ["holds"] * 4
+    verdicts = [one.verdict for one in figure.claims(constructed(1.95, 1.0, 1.95, 1.97))]
+    assert verdicts == ["fails"] * 4
+    *_, ahead, _ = figure.claims(constructed(2.0, 2.0, 2.0, 1.0))
     np.testing.assert_allclose(ahead.measured, np.log(2))
 
 
 @pytest.mark.slow
-def test_the_experiment_writes_what_it_trained_and_the_figure_shows_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    console = Console(file=io.StringIO(), width=100)
-    assert experiment.run(QUICK, "quick", num_workers=0, console=console) == 0
-    dataset = results.read(results.path_of(experiment.NAME, "quick", "float64"))
+def test_the_figure_shows_what_was_trained(tmp_path):
+    dataset = done(experiment, QUICK)
     np.testing.assert_allclose(dataset["baseline"], 10 * np.log(8) / (QUICK.num_steps + 20))
     # A linear network multiplies gradients by an orthogonal matrix at every step.
     np.testing.assert_allclose(dataset["log_growth"].sel(arm=experiment.LINEAR), 0, atol=1e-9)

@@ -6,8 +6,8 @@ import pytest
 import xarray as xr
 from scipy.stats import binomtest
 
-from experiments import error_wall as experiment
-from paper_figures import error_wall as figure
+from experiments.training import error_wall as experiment
+from paper_figures.training import error_wall as figure
 
 QUICK = dataclasses.replace(
     experiment.PRESETS["quick"], num_grid=5, num_distances=20, num_updates=300, lengths=(10,)
@@ -64,10 +64,8 @@ def test_only_the_clipped_gradient_is_made_smaller():
 
     # A clipped step of next to nothing leaves the network at chance; the others learn something.
     config = dataclasses.replace(QUICK, clip_norm=1e-9)
-    plain, clipped = (
-        experiment.trained(config, method, 10, silent)
-        for method in (experiment.PLAIN, experiment.CLIPPED)
-    )
+    dataset = experiment.trained(config, 10, silent)
+    plain, clipped = (dataset.sel({"method": method}) for method in experiment.METHODS)
     assert (clipped["accuracy"] < 0.4).all()
     assert (plain["accuracy"] > clipped["accuracy"] + 0.1).all()
     # Norms are those before clipping.
@@ -77,28 +75,26 @@ def test_only_the_clipped_gradient_is_made_smaller():
 def constructed(surface, clipped, plain):
     """Join the surface with accuracies `(seed, learning rate)` at one length."""
     config = dataclasses.replace(QUICK, num_seeds=3, learning_rates=(0.1, 0.2))
-    coords = {"seed": range(3), "learning_rate": [0.1, 0.2]}
-    parts = {
-        experiment.Unit(method, "10"): xr.Dataset(
-            {
-                name: (("seed", "learning_rate"), values)
-                for name in ("accuracy", "largest_gradient")
-            },
-            coords=coords,
-        )
-        for method, values in ((experiment.CLIPPED, clipped), (experiment.PLAIN, plain))
-    }
-    parts[experiment.Unit(experiment.SURFACE, "50")] = surface
-    return experiment.joined(parts, config)
+    accuracies = np.transpose([plain, clipped], (0, 2, 1))
+    dims = ("method", "learning_rate", "seed")
+    coords = {"method": list(experiment.METHODS), "learning_rate": [0.1, 0.2], "seed": range(3)}
+    names = ("accuracy", "largest_gradient")
+    trainings = xr.Dataset({name: (dims, accuracies) for name in names}, coords=coords)
+    return experiment.combine(
+        config,
+        {
+            experiment.Unit(experiment.TRAININGS, "10"): trainings,
+            experiment.Unit(experiment.SURFACE, "50"): surface,
+        },
+    )
 
 
 def test_the_learning_rate_at_which_most_seeds_learn_counts(surface):
     dataset = constructed(
         surface, [[0.5, 0.99], [0.98, 1.0], [0.99, 0.5]], [[0.99, 0.2], [0.2, 0.2], [0.9, 0.9]]
     )
-    clipped, plain = (dataset.sel({"method": m, "length": 10}) for m in figure.STYLES)
+    clipped, plain = (dataset.sel({"method": m, "length": 10}) for m in figure.ARMS)
     np.testing.assert_allclose(clipped["success"], 2 / 3)
-    np.testing.assert_allclose(clipped["best_rate"], 0.2)
     np.testing.assert_allclose(plain["success_by_rate"], [1 / 3, 0])
     expected = binomtest(2, 3).proportion_ci(method="wilson")
     np.testing.assert_allclose(clipped["interval"], [expected.low, expected.high], rtol=1e-9)
@@ -116,3 +112,8 @@ def test_claims_fail_where_clipping_hurts_or_the_wall_is_low(surface):
     assert verdicts == ["fails", "holds", "holds", "fails", "fails"]
     nothing = constructed(surface, np.zeros((3, 2)), np.zeros((3, 2)))
     assert figure.claims(nothing)[-1].verdict == "not measured"
+
+
+def test_a_line_that_crosses_no_wall_is_refused():
+    with pytest.raises(ValueError, match=r"--line-weight: received 4, expected above 4\.26"):
+        dataclasses.replace(QUICK, line_weight=4)

@@ -1,17 +1,15 @@
 import dataclasses
-import io
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from rich.console import Console
 
-from experiments import gradient_flossing as experiment
-from experiments import results
+from experiments.training import gradient_flossing as experiment
 from jacobian_rnn.linalg.frames import generic_columns
-from paper_figures import gradient_flossing as figure
+from paper_figures.training import gradient_flossing as figure
+from tests.experiments.training.done import done
 
 TINY = dataclasses.replace(
     experiment.PRESETS["quick"],
@@ -19,7 +17,6 @@ TINY = dataclasses.replace(
     num_exponents=3,
     flossing_steps=9,
     num_warmup=3,
-    num_seeds=1,
     dtype="float64",
 )
 
@@ -90,24 +87,27 @@ def test_equal_exponents_and_those_at_zero_have_a_finite_gradient(scale, loss_an
     np.testing.assert_allclose(np.sum(slopes * orthogonal) * scale, 2 * k * rate, atol=1e-12)
 
 
-def constructed(*, exponents, conditions, crossings, skills):
+def constructed(*, exponents, conditions, trained, crossings, skills, plateau):
     """Make a dataset of two flossed and two other networks, from pairs that end at what is given.
 
-    Exponents begin at −1; every other pair is (flossed, as drawn).
+    Exponents begin at −1, the baseline is 1; every other pair is (flossed, as drawn).
     """
     arm_seed = ("arm", "seed")
     spectra = np.array([[[-1.0, -1.0, -9.0], [*exponents, -9.0]], 2 * [[-1.0, -1.0, -9.0]]])
     return xr.Dataset(
         {
-            "exponents_before": (
+            "exponents": (
                 (*arm_seed, "flossing", "exponent"),
                 np.repeat(spectra[:, None], 2, axis=1),
             ),
             "log_condition": (
-                (*arm_seed, "record"),
-                np.repeat(np.array(conditions)[:, None], 2, axis=1),
+                (*arm_seed, "flossing"),
+                np.stack([np.zeros((2, 2)), conditions], axis=-1),
             ),
+            "log_condition_trained": (arm_seed, np.array(trained)),
             "crossing": (arm_seed, np.array(crossings)),
+            "plateau": (arm_seed, np.full((2, 2), plateau)),
+            "baseline": 1.0,
             "skill": ((*arm_seed, "record"), [2 * [[0.0, one]] for one in skills]),
         },
         coords={"arm": [experiment.FLOSSED, experiment.UNFLOSSED]},
@@ -119,16 +119,19 @@ def test_claims_hold_where_flossing_helps():
     claims = figure.claims(
         constructed(
             exponents=(0.1, -0.2),
-            conditions=[[5.0, 15.0], [25.0, 16.0]],
+            conditions=[[5.0, 6.0], [25.0, 24.0]],
+            trained=[[20.0, 20.0], [22.0, 24.0]],
             crossings=[[20.0, 40.0], [90.0, np.nan]],
             skills=(1.0, 0.2),
+            plateau=1.01,
         )
     )
-    assert [one.verdict for one in claims] == ["holds"] * 5
+    assert [one.verdict for one in claims] == ["holds"] * 7
     np.testing.assert_allclose(
-        [one.measured for one in claims], [np.sqrt((0.01 + 0.04) / 2), 20, 1, (70 + 60) / 2, 0.4]
+        [one.measured for one in claims],
+        [np.sqrt((0.01 + 0.04) / 2), 19, 3, 6.5, (70 + 60) / 2, 0.4, 1.01],
     )
-    np.testing.assert_allclose(claims[3].uncertainty, np.std([70, 60], ddof=1) / np.sqrt(2))
+    np.testing.assert_allclose(claims[4].uncertainty, np.std([70, 60], ddof=1) / np.sqrt(2))
 
 
 def test_claims_fail_where_it_does_not():
@@ -136,18 +139,23 @@ def test_claims_fail_where_it_does_not():
         constructed(
             exponents=(0.3, -0.3),
             conditions=[[20.0, 30.0], [25.0, 29.0]],
-            crossings=[[np.nan, np.nan], [np.nan, 90.0]],
+            trained=[[30.0, 30.0], [20.0, 21.0]],
+            crossings=[[np.nan, np.nan], [90.0, 90.0]],
             skills=(0.0, 0.0),
+            plateau=0.9,
         )
     )
-    assert [one.verdict for one in claims] == ["fails"] * 5
+    # Training takes back more than there was.
+    assert [one.verdict for one in claims] == [*["fails"] * 3, "holds", *["fails"] * 3]
 
 
 def check_by_hand(measured, config):
     """Compare with plain products over the horizon, and with determinants."""
     task = experiment.xor(config.num_steps, config.delay, "float64")
-    sequences = task.sample_held_out(jax.random.key(7), config.num_sequences, "test").xs
-    key = jax.random.key(6)
+    sequences = task.sample_held_out(
+        jax.random.key(experiment.SEQUENCES), config.num_sequences, "test"
+    ).xs
+    key = jax.random.key(experiment.DRIVE)
     bits = np.asarray(jax.random.bernoulli(key, 0.5, (config.spectrum_steps, 1)))
     for seed in range(config.num_seeds):
         one = measured.isel(seed=seed)
@@ -161,44 +169,57 @@ def check_by_hand(measured, config):
             logs = np.log(np.linalg.svd(product, compute_uv=False))
             conditions.append(logs[0] - logs[[config.num_exponents - 1, -1]])
         # Plain products lose digits to their condition.
-        names = ["log_condition_before", "whole_log_condition_before"]
+        names = ["log_condition", "whole_log_condition"]
         found = [float(one[name]) for name in names]
         np.testing.assert_allclose(found, np.median(conditions, axis=0), rtol=1e-6)
         jacobians = jacobians_by_hand(weights, bits)[config.num_warmup :]
         log_dets = [np.linalg.slogdet(jacobian)[1] for jacobian in jacobians]
-        np.testing.assert_allclose(one["exponents_before"].sum(), np.mean(log_dets), rtol=1e-9)
-        assert (one["exponents_before"].diff("exponent") < 0).all()
+        np.testing.assert_allclose(one["exponents"].sum(), np.mean(log_dets), rtol=1e-9)
+        assert (one["exponents"].diff("exponent") < 0).all()
 
 
 @pytest.mark.slow
-def test_the_experiment_writes_what_it_did_and_the_figure_shows_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "ROOT", tmp_path / "results")
+def test_flossing_precedes_training_and_the_figure_shows_both(tmp_path):
     config = dataclasses.replace(
         experiment.PRESETS["quick"], num_warmup=0, spectrum_steps=32, dtype="float64"
     )
-    console = Console(file=io.StringIO(), width=100)
-    assert experiment.run(config, "quick", num_workers=0, console=console) == 0
-    dataset = results.read(results.path_of(experiment.NAME, "quick", "float64"))
+    dataset = done(experiment, config)
     flossed, drawn = (dataset.sel(arm=arm) for arm in (experiment.FLOSSED, experiment.UNFLOSSED))
     # Both start from the same networks; flossing alone moves exponents towards zero.
-    before = flossed["exponents_before"]
-    for unchanged in drawn["exponents_before"]:
+    before = flossed["exponents"]
+    for unchanged in drawn["exponents"]:
         np.testing.assert_array_equal(unchanged, before[0])
     squares = (before.isel(exponent=slice(config.num_exponents)) ** 2).sum("exponent")
     assert (squares[-1] < 0.7 * squares[0]).all()
     check_by_hand(drawn.isel(flossing=0), config)
-    # Training starts where flossing ended.
     assert dataset["record"].to_numpy().tolist() == [0, 20, 40, 60]
     assert dataset["flossing"].to_numpy().tolist() == [0, 10, 20, 30]
-    for name in experiment.MEANINGS:
-        end = flossed[f"{name}_before"].isel(flossing=-1)
-        np.testing.assert_allclose(flossed[name].isel(record=0), end, rtol=1e-9)
+    # Training moves exponents, too.
+    assert (drawn["exponents_trained"] != drawn["exponents"].isel(flossing=-1)).all()
     np.testing.assert_allclose(dataset["baseline"], np.log(2))
 
     drawing = figure.draw(dataset)
-    axes = drawing.axes[2]
-    shown = [line.get_ydata() for line in axes.lines]
-    expected = [*drawn["log_condition"].T, *flossed["log_condition"].T]
+    _, flossing, training, _ = drawing.axes
+    shown = [line.get_ydata() for line in flossing.lines]
+    expected = [*drawn["log_condition"], *flossed["log_condition"]]
     np.testing.assert_allclose(shown, expected)
+    ends = [line.get_ydata()[1] for line in training.lines]
+    expected = [*drawn["log_condition_trained"], *flossed["log_condition_trained"]]
+    np.testing.assert_allclose(ends, expected)
     drawing.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_steps": 4}, "--num-steps: received 4, expected at least 5"),
+        ({"width": 5}, "--width: received 5, expected at least 6"),
+        ({"flossing_steps": 5}, "--flossing-steps: received 5, expected at least 6"),
+        ({"spectrum_steps": 5}, "--spectrum-steps: received 5, expected at least 6"),
+        ({"num_looks": 4}, "--num-looks: received 4, expected a divisor"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(experiment.PRESETS["quick"], **options)

@@ -1,17 +1,16 @@
 import dataclasses
-import io
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from rich.console import Console
 
 import jacobian_rnn as jrnn
-from experiments import chrono_initialization as experiment
-from experiments import results
-from paper_figures import chrono_initialization as figure
+from experiments.training import _arms
+from experiments.training import chrono_initialization as experiment
+from paper_figures.training import chrono_initialization as figure
+from tests.experiments.training.done import done
 
 QUICK = dataclasses.replace(
     experiment.PRESETS["quick"], num_updates=20, window=5, plateau=(5, 20), dtype="float64"
@@ -37,21 +36,23 @@ def test_the_arms_differ_in_the_biases_of_two_gates_only():
 
 def constructed(losses):
     """Compare losses `(arm, seed, update)` of 100 updates."""
-    config = dataclasses.replace(QUICK, window=10, plateau=(11, 40), threshold=0.5)
-    losses = np.asarray(losses)
-    zeros = np.zeros(losses.shape[:2])
-    dataset = xr.Dataset(
-        {
-            "loss": (("arm", "seed", "update"), losses),
-            "gradient_norm": (("arm", "seed", "update"), losses),
-            "test_loss": (("arm", "seed"), zeros),
-            "log_growth": (("arm", "seed"), zeros + np.array([[-1.0], [-5.0]])),
-            "baseline": 1.0,
-            "horizon": 11,
-        },
-        coords={"arm": [experiment.CHRONO, experiment.BIAS_ONE], "update": 1 + np.arange(100)},
-    )
-    return experiment.compared(dataset, config).assign_attrs(configuration='{"num_updates": 100}')
+    config = dataclasses.replace(QUICK, num_updates=100, window=10, plateau=(11, 40), threshold=0.5)
+    parts = {
+        unit: xr.Dataset(
+            {
+                "loss": (("seed", "update"), np.asarray(of_arm)),
+                "gradient_norm": (("seed", "update"), np.asarray(of_arm)),
+                "skill": (("seed", "record"), np.zeros((2, 1))),
+                "test_loss": ("seed", np.zeros(2)),
+                "log_growth": ("seed", [growth, growth]),
+                "baseline": 1.0,
+                "horizon": 11,
+            },
+            coords={"update": 1 + np.arange(100)},
+        )
+        for unit, growth, of_arm in zip(experiment.units(config), (-1.0, -5.0), losses, strict=True)
+    }
+    return experiment.combine(config, parts).assign_attrs(configuration='{"num_updates": 100}')
 
 
 def step_at(update):
@@ -73,24 +74,21 @@ def test_claims_fail_or_are_open_where_chrono_is_later_or_never_there():
     dataset = constructed([[step_at(80), step_at(80)], 2 * [0.9 * step_at(20)]])
     assert [one.verdict for one in figure.claims(dataset)] == ["fails", "fails", "holds"]
     dataset = constructed([[step_at(100), step_at(80)], 2 * [step_at(100)]])
-    assert figure.claims(dataset)[0].verdict == "not measured"
+    assert figure.claims(dataset)[0].verdict == "not decided"
 
 
 @pytest.mark.slow
-def test_the_experiment_writes_what_it_trained_and_the_figure_shows_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    console = Console(file=io.StringIO(), width=100)
-    assert experiment.run(QUICK, "quick", num_workers=0, console=console) == 0
-    dataset = results.read(results.path_of(experiment.NAME, "quick", "float64"))
+def test_the_figure_shows_what_was_trained(tmp_path):
+    dataset = done(experiment, QUICK)
     assert dataset["loss"].shape == (2, 2, 20)
     assert dataset["loss"].dtype == np.float64
-    assert dataset.attrs["wall_seconds"] > 0
+    assert dataset["record"].to_numpy().tolist() == [0, 20]
 
     # Log growths are those of plainly multiplied Jacobians.
     task = experiment.adding(QUICK.num_steps, "float64")
     networks = experiment.draw(QUICK, experiment.BIAS_ONE)
     network = jax.tree.map(lambda leaf: leaf[1], networks)
-    key = jax.random.fold_in(jax.random.key(1), 1)
+    key = _arms.keys_of(_arms.GROWTH, 2)[1]
     gains = []
     for xs in task.sample(key, QUICK.num_sequences).xs:
         product = jnp.eye(2 * QUICK.width)
@@ -109,10 +107,18 @@ def test_the_experiment_writes_what_it_trained_and_the_figure_shows_it(tmp_path,
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_seed_is_the_same_network_however_many_are_drawn(count):
-    one = experiment.draw(dataclasses.replace(QUICK, num_seeds=count), experiment.CHRONO)
+def test_a_seed_is_the_same_network_however_many_are_drawn():
+    more = experiment.draw(dataclasses.replace(QUICK, num_seeds=3), experiment.CHRONO)
     two = experiment.draw(QUICK, experiment.CHRONO)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a[0], b[0], rtol=1e-12), one.params, two.params
+        lambda a, b: np.testing.assert_allclose(a[:2], b, rtol=1e-12), more.params, two.params
     )
+
+
+@pytest.mark.parametrize(
+    "option", [{"window": 21}, {"plateau": (5, 21)}, {"num_records": 21}], ids=str
+)
+def test_a_stretch_beyond_the_training_is_refused(option):
+    (name,) = option
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')}: received 21, .* 20 updates"):
+        dataclasses.replace(QUICK, **option)
