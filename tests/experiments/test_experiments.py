@@ -8,8 +8,7 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
-from experiments import regime_versus_training, results, units
-from experiments.calibrate_threshold import thresholds
+from experiments import results, units
 
 
 class Unit(NamedTuple):
@@ -90,16 +89,6 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["x.nc"]
 
 
-def test_labels_of_different_lengths_survive_being_stored_joined_and_stored_again(tmp_path):
-    parts = []
-    for label in ("short", "much longer"):
-        path = results.write(xr.Dataset({"a": ("x", [1])}, {"x": [label]}), tmp_path / "part.nc")
-        parts.append(results.read(path))
-    joined = regime_versus_training.joined(parts, "x")
-    stored = results.read(results.write(joined, tmp_path / "whole.nc"))
-    assert stored["x"].to_numpy().tolist() == ["short", "much longer"]
-
-
 def test_missing_and_damaged_results_name_the_command_that_makes_them(tmp_path):
     path = tmp_path / "calibrate_threshold" / "quick-float64.nc"
     command = "python -m experiments calibrate_threshold --preset quick --dtype float64"
@@ -109,51 +98,6 @@ def test_missing_and_damaged_results_name_the_command_that_makes_them(tmp_path):
     path.write_bytes(b"not netcdf")
     with pytest.raises(ValueError, match=command):
         results.read(path)
-
-
-def test_thresholds_are_the_cuts_that_separate_best():
-    log_growth = np.linspace(-30, 20, 26)
-    learned = (log_growth > -11) & (log_growth < 7)
-    dataset = xr.Dataset(
-        {
-            "log_growth": (("gain_index", "seed", "sequence"), log_growth[:, None, None]),
-            "outcome": (("gain_index", "seed"), np.where(learned, 0, -1)[:, None]),
-        }
-    )
-    best, band = thresholds(dataset)
-    assert best == (-11.0, 7.0)
-    assert band[0, 0] <= -11.0 <= band[0, 1]
-    assert band[1, 0] <= 7.0 <= band[1, 1]
-
-
-def test_comparison_scores_the_networks_of_the_settings_it_is_given():
-    dims = ("setting", "cell", "gain_index", "seed")
-    generator = np.random.default_rng(0)
-    outcome = generator.integers(-1, 1, (2, 3, 4, 2))
-    regime = outcome.copy()
-    regime[0] = 0  # right in the second setting only
-    dataset = xr.Dataset(
-        {
-            "regime": (dims, regime),
-            "outcome": (dims, outcome),
-            "borderline": (dims, np.zeros(outcome.shape, bool)),
-            **{
-                name: (dims, np.ones(outcome.shape))
-                for name in ("spectral_radius", "kernel_norm", "exponent")
-            },
-            "gain": (dims[:3], np.ones((2, 3, 4))),
-            "log_growth": ((*dims, "sequence"), np.ones((2, 3, 4, 2, 5))),
-        },
-        coords={"setting": ["t, adam", "t, sgd"]},
-    )
-    assert regime_versus_training.settings_of(dataset, "sgd") == ["t, sgd"]
-    right = regime_versus_training.compare(dataset, ["t, sgd"])
-    assert right.prediction.balanced_accuracy == 1.0
-    assert right.prediction.num_networks == 24
-    dataset["log_growth"][1, 0, 0] = np.nan
-    without = regime_versus_training.compare(dataset, ["t, sgd"])
-    assert without.prediction.num_networks == 22
-    assert regime_versus_training.compare(dataset, ["t, adam"]).prediction.balanced_accuracy == 0.5
 
 
 def test_a_changed_configuration_is_named_field_by_field(tmp_path):
