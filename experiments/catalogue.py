@@ -80,12 +80,8 @@ EXPERIMENTS = {
     "gradient_flossing": Experiment(
         "training", "pushes Lyapunov exponents to zero before training, and trains on delayed XOR"
     ),
-    "trainable_depth": Experiment(
-        "regimes",
-        "trains plain and minimal networks over initialisation and horizon, against depth scales",
-    ),
-    "gate_bias_map": Experiment(
-        "regimes", "trains GRUs and LSTMs over gate bias and horizon, against three time scales"
+    "trainability_map": Experiment(
+        "regimes", "trains four cells over initialisation and horizon, against depth scales"
     ),
     "folklore": Experiment(
         "folklore",

@@ -34,6 +34,12 @@ def draw(
     return jrnn.from_linen(cell, cell.init(key, zero_carry(cell_name, width, dtype), x))
 
 
+def class_name(cell_name: str) -> str:
+    """Name the class that a cell is an instance of, as `linen OptimizedLSTMCell`."""
+    kind = CELLS.get(cell_name)
+    return f"linen {kind.__name__}" if kind is not None else cell_name
+
+
 def zero_carry(cell_name: str, width: int, dtype):
     """Return the carry of zeros from which all sequences start."""
     zeros = jnp.zeros(width, dtype)

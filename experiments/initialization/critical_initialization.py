@@ -3,17 +3,16 @@
 For each cell the recurrent gain at which λ₁ = 0 is searched, and for gated cells, at gain 1, the
 bias of the gate that keeps the state: the one at which λ₁ = 0, which need not exist, and the one at
 which the memory −1/λ₁ is the horizon of the task. Networks of default, critical gain and that
-memory are trained on delayed recall by the protocol of the comparison, and those that learn are
-counted.
+memory are trained on delayed recall as in regime_versus_training, and those that learn are counted.
 
 The search sees white Gaussian input of the task's noise: as many channels and the same standard
 deviation. That is what the task feeds at every step but the first, which shows the symbol.
 """
 
 import dataclasses
-import time
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,31 +24,24 @@ from scipy.special import ndtri
 from scipy.stats import binomtest
 
 import jacobian_rnn as jrnn
-from experiments import networks, results
-from experiments.protocol import Ensemble, Protocol, Report
-from experiments.units import run_units
-from jacobian_rnn import tasks
+from experiments import protocol
+from experiments.drawing import CELLS
+from experiments.protocol import NOISE_STD, Protocol
+from experiments.runner.experiment import Axis, Count, Positive, Range, Report, Seed
 
-NAME = "critical_initialization"
 LEVEL = 0.95
-NOISE_STD = 0.5  # the default of `tasks.delayed_recall`
-# Each cell takes long to compile.
-CELLS = {
-    "quick": ("SimpleCell", "GRUCell"),
-    "default": tuple(networks.CELLS),
-    "full": tuple(networks.CELLS),
-}
-FIRST_SEED = 2000  # calibration and comparison use lower ones
 DEFAULT, BY_GAIN, BY_BIAS = "default", "critical gain", "memory bias"
+SEARCHING = 5  # purpose of a key
+Cell = Literal["SimpleCell", "GRUCell", "LSTMCell"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Criticality(Protocol):
-    """How the critical value is searched, and, by `Protocol`, how networks are trained.
-
-    Of `Protocol` the gains and what belongs to the digits are not used.
+    """How the critical value is searched, and how networks are predicted and trained.
 
     Attributes:
+        cells: Flax cells: LSTMCell is OptimizedLSTMCell, the same equations.
+        recall_delay: steps between what delayed recall shows and the answer.
         search_networks: networks searched, and as many that test what was found.
         search_steps: steps of each sequence of the search, warm-up included.
         search_warmup: first steps that are not counted; a state whose gate has the highest bias
@@ -58,26 +50,36 @@ class Criticality(Protocol):
         tolerance: of λ₁ in the search, nats per step.
     """
 
-    recall_delay: int = 200
-    num_seeds: int = 8
-    first_seed: int = FIRST_SEED
-    search_networks: int = 16
-    search_steps: int = 4000
-    search_warmup: int = 1000
-    bias_bounds: tuple[float, float] = (-2.0, 6.0)
-    tolerance: float = 5e-4
+    cells: Axis[Cell] = ("SimpleCell", "GRUCell", "LSTMCell")
+    recall_delay: Count = 200
+    num_seeds: Count = 8
+    first_seed: Seed = 2000  # calibration and comparison use lower ones
+    search_networks: Count = 16
+    search_steps: Count = 4000
+    search_warmup: Count = 1000
+    bias_bounds: Range = (-2.0, 6.0)
+    tolerance: Positive = 5e-4
+
+    def __post_init__(self) -> None:
+        """Refuse a search that counts no step."""
+        if self.search_warmup >= self.search_steps:
+            msg = (
+                f"--search-warmup: received {self.search_warmup}, expected less than "
+                f"--search-steps, {self.search_steps}"
+            )
+            raise ValueError(msg)
 
 
 PRESETS = {
     "quick": Criticality(
+        cells=("SimpleCell", "GRUCell"),
         width=8,
         recall_delay=10,
         num_seeds=2,
         num_sequences=3,
-        adam_rates=(0.01,),
+        learning_rates=(0.01,),
         num_updates=8,
         batch_size=8,
-        num_records=2,
         held_out_size=32,
         search_networks=4,
         search_steps=120,
@@ -89,17 +91,14 @@ PRESETS = {
         width=64,
         num_seeds=32,
         num_sequences=32,
-        adam_rates=(0.001, 0.003, 0.01),
+        learning_rates=(0.001, 0.003, 0.01),
         num_updates=3000,
-        num_records=10,
         held_out_size=1024,
         search_networks=64,
         search_steps=10_000,
         search_warmup=2000,
     ),
 }
-
-
 MEANINGS = {
     "found_value": ("gain or bias at which mean λ₁ is the wanted rate", "1"),
     "found_interval": ("95 % interval of that value, over networks drawn afresh", "1"),
@@ -127,103 +126,78 @@ class Arm(NamedTuple):
 
     name: str
     gain: float
-    forget_bias: float | None  # None: the cell has no gates
+    forget_bias: float  # NaN: the cell has no gates
 
 
-class Arms(Ensemble):
-    """An `Ensemble` on delayed recall whose gains are indices of arms.
-
-    The networks of one seed are the same draw in all arms, and see the same data.
-    """
-
-    def __init__(self, protocol: Criticality, cell_name: str, arms: list[Arm]):
-        """Make the task and the functions that are compiled at their first call."""
-        super().__init__(protocol, cell_name, "delayed_recall")
-        self.arms = arms
-
-    def _draw(self, member):
-        gains = jnp.asarray([arm.gain for arm in self.arms], self.dtype)
-        biases = jnp.asarray([arm.forget_bias or 0.0 for arm in self.arms], self.dtype)
-        arm = member.gain.astype(int)
-        return jrnn.draw(
-            _cell(self.protocol, self.cell_name),
-            key=jax.random.fold_in(jax.random.key(0), member.seed),
-            num_inputs=self.task.input_size,
-            gain=gains[arm],
-            forget_bias=None if self.arms[0].forget_bias is None else biases[arm],
-        )
+def units(config: Criticality) -> list[Unit]:
+    """List the cells, those that take longest first."""
+    return [Unit(cell) for cell in reversed(config.cells)]
 
 
-def run(protocol: Criticality, preset: str, *, num_workers: int, console: Console) -> int:
-    """Search, train, print and write one NetCDF file; return the number of failed units."""
-    started = time.perf_counter()
-    # The slowest first, so that the workers finish together.
-    units = [Unit(cell) for cell in reversed(CELLS[preset])]
-    parts, failures = run_units(
-        work, protocol, units, results.directory(NAME), num_workers=num_workers, console=console
-    )
-    for unit, error in failures.items():
-        console.print(f"[red]{unit.cell} failed: {error}")
-    if failures:
-        console.print("finished units are saved; the same command makes the others again")
-        return len(failures)
-    dataset = counted(joined([parts[Unit(cell)] for cell in CELLS[preset]]))
-    seconds = time.perf_counter() - started
-    device = str(jax.devices()[0].device_kind)
-    dataset = results.described(dataset, protocol, device=device, seconds=seconds)
-    path = results.write(dataset, results.path_of(NAME, preset, protocol.dtype))
-    show(dataset, console)
-    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
-    return 0
-
-
-def work(protocol: Criticality, unit: Unit, report: Report) -> xr.Dataset:
+def work(config: Criticality, unit: Unit, report: Report) -> xr.Dataset:
     """Search the critical values of one cell; predict and train its networks."""
     gated = unit.cell != "SimpleCell"
     report("searching the gain", 0.0)
-    searches = [search(protocol, unit.cell, "gain", 0.0)]
+    searches = [search(config, unit.cell, "gain", 0.0)]
     if gated:
         report("searching the bias", 0.03)
         # A gated cell may reach λ₁ = 0 at no bias; it reaches the memory of the task's horizon.
-        rates = (0.0, -1 / protocol.recall_delay)
-        searches += [search(protocol, unit.cell, "forget_bias", rate) for rate in rates]
+        rates = (0.0, -1 / config.recall_delay)
+        searches += [search(config, unit.cell, "forget_bias", rate) for rate in rates]
     arms = arms_of(searches, gated=gated)
-    ensemble = Arms(protocol, unit.cell, arms)
+    task = protocol.recall(config.recall_delay, config.dtype)
+    networks = draw(config, unit.cell, arms)
     report("predicting", 0.08)
-    indices = np.arange(len(arms))
-    predicted = ensemble.predict(indices)
-    trained = ensemble.train(indices, "adam", lambda what, done: report(what, 0.1 + 0.9 * done))
-    dataset = predicted.merge(trained).drop_vars("gain").rename(gain_index="condition")
-    biases = [np.nan if arm.forget_bias is None else arm.forget_bias for arm in arms]
-    dataset = dataset.assign_coords(
+    predicted = protocol.predictions(config, task, networks, "condition", method="probes")
+    trained = protocol.trainings(
+        config, task, networks, "condition", lambda what, done: report(what, 0.1 + 0.9 * done)
+    )
+    dataset = predicted.merge(trained).assign_coords(
         cell=("condition", [unit.cell] * len(arms)),
         arm=("condition", [arm.name for arm in arms]),
         gain=("condition", [arm.gain for arm in arms]),
-        forget_bias=("condition", biases),
+        forget_bias=("condition", [arm.forget_bias for arm in arms]),
     )
-    return dataset.assign(horizon=ensemble.task.horizon).merge(table_of(unit.cell, searches))
+    return dataset.assign(horizon=task.horizon).merge(table_of(unit.cell, searches))
 
 
-def search(protocol: Criticality, cell_name: str, vary, rate: float) -> jrnn.RateSearch:
+def draw(config: Criticality, cell: str, arms: list[Arm]) -> jrnn.Recurrence:
+    """Draw the networks of all arms; those of one seed are the same draw in each."""
+    gains = jnp.asarray([arm.gain for arm in arms], config.dtype)
+    biases = jnp.asarray([arm.forget_bias for arm in arms], config.dtype)
+
+    def one(arm, key):
+        return jrnn.draw(
+            _cell(config, cell),
+            key=key,
+            num_inputs=protocol.recall(config.recall_delay, config.dtype).input_size,
+            gain=gains[arm],
+            forget_bias=None if cell == "SimpleCell" else biases[arm],
+        )
+
+    return protocol.draw_all(one, np.arange(len(arms)), config.seeds)
+
+
+def search(config: Criticality, cell: str, vary, rate: float) -> jrnn.RateSearch:
     """Find the gain or bias at which networks grow at a rate under the noise of the task."""
     return jrnn.at_rate(
-        _cell(protocol, cell_name),
+        _cell(config, cell),
         rate,
-        num_inputs=tasks.delayed_recall(protocol.recall_delay).input_size,
-        key=jax.random.key(5),
+        num_inputs=protocol.recall(config.recall_delay, config.dtype).input_size,
+        key=jax.random.key(SEARCHING),
         vary=vary,
-        bounds=protocol.bias_bounds if vary == "forget_bias" else None,
-        num_networks=protocol.search_networks,
-        num_steps=protocol.search_steps,
-        num_warmup=protocol.search_warmup,
+        bounds=config.bias_bounds if vary == "forget_bias" else None,
+        num_networks=config.search_networks,
+        num_steps=config.search_steps,
+        num_warmup=config.search_warmup,
         input_std=NOISE_STD,
-        tolerance=protocol.tolerance,
+        tolerance=config.tolerance,
     )
 
 
 def arms_of(searches: list[jrnn.RateSearch], *, gated: bool) -> list[Arm]:
     """Return the default and what the searches of the gain and of a finite memory found, if any."""
-    bias = 0.0 if gated else None
+    bias = 0.0 if gated else np.nan
     arms = [Arm(DEFAULT, 1.0, bias)]
     for found in searches:
         if found.found and found.parameter == "gain":
@@ -251,6 +225,11 @@ def table_of(cell_name: str, searches: list[jrnn.RateSearch]) -> xr.Dataset:
         {name: ("search", values) for name, values in columns.items()}
         | {"found_interval": (("search", "end"), np.stack([one.interval for one in searches]))}
     ).assign_coords(search_cell=("search", [cell_name] * len(searches)))
+
+
+def combine(config: Criticality, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
+    """Join the cells, and count the networks that learned."""
+    return counted(joined([parts[Unit(cell)] for cell in config.cells]))
 
 
 def joined(parts: list[xr.Dataset]) -> xr.Dataset:
@@ -395,5 +374,5 @@ def comparisons(dataset: xr.Dataset) -> list[str]:
     ]
 
 
-def _cell(protocol, cell_name):
-    return networks.CELLS[cell_name](protocol.width, param_dtype=jnp.dtype(protocol.dtype))
+def _cell(config, cell):
+    return CELLS[cell](config.width, param_dtype=jnp.dtype(config.dtype))

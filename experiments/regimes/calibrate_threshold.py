@@ -1,113 +1,140 @@
 """Find the log growths between which networks learn: the thresholds that predictions use.
 
-SimpleCell networks on delayed recall, at many gains, are predicted and trained by the protocol of
-the comparison, with seeds that the comparison never uses. The thresholds that best separate those
-that learned from those that did not are printed; the library's `THRESHOLDS` are a frozen copy.
+SimpleCell networks on delayed recall, at many gains, are predicted and trained as in
+regime_versus_training, with seeds that it never uses. The thresholds that best separate those that
+learned from those that did not are printed. The library's `THRESHOLDS` are a frozen copy.
 """
 
 import dataclasses
-import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import xarray as xr
 from rich.console import Console
+from rich.table import Table
 
 import jacobian_rnn as jrnn
-from experiments import results
-from experiments.protocol import Ensemble, Protocol, Report
-from experiments.regime_versus_training import PRESETS as COMPARISON_PRESETS
-from experiments.units import run_units
+from experiments import protocol
+from experiments.regimes._chosen_gains import GAIN, ChosenGains, choose_gains, draw
+from experiments.runner.experiment import Count, Report, Seed
 
-NAME = "calibrate_threshold"
-FIRST_SEED = 1000
-NUM_GAINS = {"quick": 4, "default": 24, "full": 48}
+CELL = "SimpleCell"
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration(ChosenGains):
+    """How networks are chosen, predicted and trained.
+
+    Attributes:
+        num_parts: into how many parts the gains are dealt, each for one worker at a time.
+        num_resamples: of the gains, for the intervals of the thresholds.
+    """
+
+    num_gains: Count = 24
+    num_seeds: Count = 4
+    first_seed: Seed = 1000
+    num_records: Count = 1
+    num_parts: Count = 4
+    num_resamples: Count = 500
+
+    def __post_init__(self) -> None:
+        """Refuse parts without a gain."""
+        if self.num_parts > self.num_gains:
+            msg = f"--num-parts: received {self.num_parts}, expected at most --num-gains"
+            raise ValueError(msg)
+
+
 PRESETS = {
-    preset: dataclasses.replace(
-        protocol,
-        num_gains=NUM_GAINS[preset],
-        num_seeds=2 * protocol.num_seeds,
-        first_seed=FIRST_SEED,
-    )
-    for preset, protocol in COMPARISON_PRESETS.items()
+    "quick": Calibration(
+        width=8,
+        recall_delay=8,
+        num_gains=4,
+        num_seeds=2,
+        num_sequences=3,
+        learning_rates=(0.01,),
+        num_updates=8,
+        batch_size=8,
+        held_out_size=32,
+        num_parts=1,
+    ),
+    "default": Calibration(),
+    "full": Calibration(
+        width=64,
+        recall_delay=100,
+        num_gains=48,
+        num_seeds=10,
+        num_sequences=32,
+        learning_rates=(0.001, 0.003, 0.01),
+        num_updates=3000,
+        num_parts=16,
+    ),
 }
 
 
 class Unit(NamedTuple):
-    """What one worker does at a time: every `num_parts`-th gain."""
+    """What a worker does at a time: every `num_parts`-th gain."""
 
     part: str
-    num_parts: str
 
 
-def run(protocol: Protocol, preset: str, *, num_workers: int, console: Console) -> int:
-    """Calibrate, print the thresholds, and write one NetCDF file; return the number of failures."""
-    started = time.perf_counter()
-    units = [Unit(str(part), "4") for part in range(4)]
-    folder = results.directory(NAME)
-    parts, failures = run_units(
-        work, protocol, units, folder, num_workers=num_workers, console=console
-    )
-    for unit, error in failures.items():
-        console.print(f"[red]part {unit.part} failed: {error}")
-    if failures:
-        return len(failures)
-    dataset = xr.concat([parts[unit] for unit in units], "gain_index", data_vars="all").sortby(
-        "gain"
-    )
-    best, band = thresholds(dataset)
-    dataset = dataset.assign(
-        threshold=("bound", list(best)),
-        threshold_interval=(("bound", "end"), band),
-    ).assign_coords(bound=["vanishing", "exploding"])
-    seconds = time.perf_counter() - started
-    device = str(jax.devices()[0].device_kind)
-    dataset = results.described(dataset, protocol, device=device, seconds=seconds)
-    path = results.write(dataset, results.path_of(NAME, preset, protocol.dtype))
-    for index in range(dataset.sizes["gain_index"]):
-        at = dataset.isel(gain_index=index)
-        skills = " ".join(f"{float(skill):.2f}" for skill in at["test_skill"])
-        console.print(
-            f"gain {float(at['gain']):6.2f}  log growth {float(at['log_growth'].median()):+6.1f}  "
-            f"skill {skills}",
-            highlight=False,
-        )
-    for name, value, (low, high) in zip(jrnn.Thresholds._fields, best, band, strict=True):
-        console.print(f"{name}: {value:+.1f} nats, 95 % over gains [{low:+.1f}, {high:+.1f}]")
-    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
-    return 0
+def units(config: Calibration) -> list[Unit]:
+    """List the parts of the work."""
+    return [Unit(str(part)) for part in range(config.num_parts)]
 
 
-def work(protocol: Protocol, unit: Unit, report: Report) -> xr.Dataset:
-    """Predict and train every `num_parts`-th gain."""
-    ensemble = Ensemble(protocol, "SimpleCell", "delayed_recall")
-    report("choosing gains", 0.02)
-    gains = ensemble.choose_gains()[0][int(unit.part) :: int(unit.num_parts)]
+def work(config: Calibration, unit: Unit, report: Report) -> xr.Dataset:
+    """Predict and train the networks of some gains."""
+    task = protocol.recall(config.recall_delay, config.dtype)
+    report("choosing gains", 0.0)
+    gains = choose_gains(config, CELL, task).gains[int(unit.part) :: config.num_parts]
+    networks = draw(config, CELL, task, gains, config.seeds)
     report("predicting", 0.1)
-    predicted = ensemble.predict(gains)
-    return predicted.merge(
-        ensemble.train(gains, "adam", lambda what, done: report(what, 0.15 + 0.85 * done))
-    ).reset_coords("gain")
-
-
-def thresholds(dataset: xr.Dataset, num_resamples: int = 500) -> tuple[jrnn.Thresholds, np.ndarray]:
-    """Return the thresholds of highest balanced accuracy, and their 95 % interval over gains."""
-    log_growth = dataset["log_growth"].median("sequence").transpose("gain_index", "seed").to_numpy()
-    learned = (
-        (dataset["outcome"] == jrnn.Outcome.LEARNED).transpose("gain_index", "seed").to_numpy()
+    predicted = protocol.predictions(config, task, networks, GAIN, method="probes")
+    trained = protocol.trainings(
+        config,
+        task,
+        networks,
+        GAIN,
+        lambda what, done: report(what, 0.15 + 0.85 * done),
+        num_records=config.num_records,
     )
+    return predicted.merge(trained).assign(gain=(GAIN, gains))
+
+
+def combine(config: Calibration, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
+    """Join the gains, and find the thresholds."""
+    dataset = xr.concat([parts[unit] for unit in units(config)], GAIN, data_vars="minimal")
+    best, interval = thresholds(dataset.sortby("gain"), config.num_resamples)
+    return (
+        dataset.sortby("gain")
+        .assign(
+            {
+                "threshold": ("bound", list(best), {"units": "nats"}),
+                "threshold_interval": (("bound", "end"), interval, {"units": "nats"}),
+            }
+        )
+        .assign_coords(bound=list(jrnn.Thresholds._fields))
+    )
+
+
+def thresholds(dataset: xr.Dataset, num_resamples: int) -> tuple[jrnn.Thresholds, np.ndarray]:
+    """Return the thresholds of highest balanced accuracy, and their 95 % interval over gains.
+
+    They are NaN where all networks learned, or none did.
+    """
+    growth = dataset["log_growth"].median("sequence").transpose(GAIN, "seed").to_numpy()
+    learned = (dataset["outcome"] == jrnn.Outcome.LEARNED).transpose(GAIN, "seed").to_numpy()
     if learned.all() or not learned.any():
-        unknown = jrnn.Thresholds(float("nan"), float("nan"))
-        return unknown, np.full((2, 2), np.nan)
+        return jrnn.Thresholds(np.nan, np.nan), np.full((2, 2), np.nan)
     generator = np.random.default_rng(0)
     resampled = []
     for _ in range(num_resamples):
-        rows = generator.integers(0, len(log_growth), len(log_growth))
+        rows = generator.integers(0, len(growth), len(growth))
         if 0 < learned[rows].mean() < 1:
-            resampled.append(_best(log_growth[rows].ravel(), learned[rows].ravel()))
-    band = np.quantile(np.array(resampled), [0.025, 0.975], axis=0).T
-    return jrnn.Thresholds(*_best(log_growth.ravel(), learned.ravel())), band
+            resampled.append(_best(growth[rows].ravel(), learned[rows].ravel()))
+    interval = np.quantile(np.array(resampled), [0.025, 0.975], axis=0).T
+    return jrnn.Thresholds(*_best(growth.ravel(), learned.ravel())), interval
 
 
 def _best(log_growth, learned):
@@ -122,3 +149,25 @@ def _best(log_growth, learned):
     pairs = np.stack([cuts[low], cuts[high]], axis=1)
     middle = np.argmin(np.sum((pairs - np.median(pairs, axis=0)) ** 2, axis=1))
     return float(pairs[middle, 0]), float(pairs[middle, 1])
+
+
+def show(dataset: xr.Dataset, console: Console) -> None:
+    """Print skill by log growth, and the thresholds beside those that the library uses."""
+    table = Table(pad_edge=False, title=f"{CELL}, delayed recall: held-out skill of each network")
+    for column in ("gain", "log growth (nats)", "skill"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for index in range(dataset.sizes[GAIN]):
+        at = dataset.isel({GAIN: index})
+        skills = " ".join(f"{float(skill):.2f}" for skill in at["test_skill"])
+        table.add_row(
+            f"{float(at['gain']):.2f}", f"{float(at['log_growth'].median()):+.1f}", skills
+        )
+    console.print(table)
+    for name, frozen in jrnn.THRESHOLDS._asdict().items():
+        at = dataset.sel(bound=name)
+        low, high = at["threshold_interval"].to_numpy()
+        console.print(
+            f"{name}: {float(at['threshold']):+.1f} nats, 95 % over gains [{low:+.1f}, "
+            f"{high:+.1f}]; the library uses {frozen:+.1f}",
+            highlight=False,
+        )

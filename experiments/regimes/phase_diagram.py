@@ -7,31 +7,30 @@ trained on delayed recall with each learning rate, and laid out in one labelled 
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import xarray as xr
-from annotated_types import Ge
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
 import jacobian_rnn as jrnn
-from experiments import drawing
-from experiments.runner.experiment import Axis, Count, Dtype, Networks, Positive, Range, Seed
-from jacobian_rnn import tasks, training
+from experiments import drawing, protocol
+from experiments.protocol import Protocol
+from experiments.runner.experiment import Axis, Count, Networks, Positive, Range
 from jacobian_rnn.cells import layout_of
 
 PILOT_UPDATES = 4
 NETWORK = ("cell", "horizon", "gain", "seed")
+KEPT = ("log_growth_of_output", "log_growth_error", "regime", "borderline", "exponent",
+        "standard_error")  # fmt: skip
 Cell = Literal["SimpleCell", "GRUCell", "LSTMCell"]
 
 
 @dataclasses.dataclass(frozen=True)
-class PhaseDiagram:
+class PhaseDiagram(Protocol):
     """Which networks are drawn, and how they are predicted and trained.
 
     Attributes:
@@ -40,36 +39,21 @@ class PhaseDiagram:
             matrices.
         num_gains: how many, evenly in the logarithm.
         horizons: steps over which the symbol of delayed recall has to be remembered.
-        num_seeds: networks drawn for each cell, horizon and gain.
-        first_seed: seeds count from here.
-        learning_rates: of Adam; each network is trained with each, and the one with the best
-            validation skill counts.
-        clip_norm: global gradient norm to which the gradients that Adam sees are clipped.
-        width: hidden units.
-        num_updates: updates of each training.
-        batch_size: sequences per update.
-        held_out_size: sequences in validation and in test data.
-        num_sequences: sequences per prediction, at least two for their spread.
         chunk_size: networks that a device computes and saves at a time; chosen by measurement when
             a sweep begins if it is not given. It decides rounding, so it is kept with the result.
-        dtype: precision of networks, predictions and training.
     """
 
     cells: Axis[Cell] = ("SimpleCell", "GRUCell", "LSTMCell")
     gains: Range = (0.5, 8.0)
-    num_gains: Count = 8
-    horizons: Axis[Count] = (25, 50, 100, 200)
-    num_seeds: Count = 3
-    first_seed: Seed = 0
-    learning_rates: Axis[Positive] = (0.003, 0.01)
-    clip_norm: Positive = 1.0
-    width: Count = 24
-    num_updates: Count = 500
+    num_gains: Count = 16
+    horizons: Axis[Count] = (5, 8, 13, 20, 32, 50, 80, 128)
+    num_seeds: Count = 6
+    learning_rates: Axis[Positive] = (0.01,)
+    width: Count = 16
+    num_updates: Count = 400
     batch_size: Count = 16
     held_out_size: Count = 128
-    num_sequences: Annotated[int, Ge(2)] = 6
     chunk_size: Count | None = None
-    dtype: Dtype = "float32"
 
 
 PRESETS = {
@@ -121,142 +105,50 @@ def units(config: PhaseDiagram) -> list[Unit]:
 
 
 def networks(config: PhaseDiagram, unit: Unit) -> Networks:
-    """Return the networks of a shape."""
-    return Shape(config, unit.cell, int(unit.horizon)).networks()
+    """Return the networks of a shape, seed by seed for each gain."""
+    task = protocol.recall(int(unit.horizon), config.dtype)
 
-
-class Record(NamedTuple):
-    """What an observation reads of one training."""
-
-    loss: np.ndarray
-    update_norm: np.ndarray
-    test_skill: float
-    baseline_loss: float
-
-
-class Shape:
-    """All networks of one cell on delayed recall over one horizon.
-
-    Args:
-        config: how to draw, predict and train.
-        cell: its name.
-        horizon: steps.
-    """
-
-    def __init__(self, config: PhaseDiagram, cell: str, horizon: int):
-        """Make the task."""
-        self.config, self.cell = config, cell
-        self.dtype = jnp.dtype(config.dtype)
-        self.task = tasks.delayed_recall(horizon, dtype=self.dtype)
-        self.carry = drawing.zero_carry(cell, config.width, self.dtype)
-
-    def networks(self) -> Networks:
-        """Return the networks, seed by seed for each gain."""
-        config = self.config
-        gain, seed = np.meshgrid(
-            gains_of(config), config.first_seed + np.arange(config.num_seeds), indexing="ij"
-        )
-        rows = {"gain": gain.ravel().astype(self.dtype), "seed": seed.ravel().astype(np.int32)}
-        # A step multiplies by the recurrent kernel of every gate.
-        layout: Any = layout_of(drawing.CELLS[self.cell])
-        cost = self.task.horizon * len(layout.gates)
-        return Networks(rows, self.program, self.record, self.pilot, cost)
-
-    def program(self, row: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Draw one network, predict its regime, and train it with every learning rate."""
-        recurrence = self._draw(row)
-        xs = self.task.sample(_key(1, row["seed"]), self.config.num_sequences).xs
-        prediction = jrnn.predict_regime(
-            recurrence, self.carry, xs, horizon=self.task.horizon
-        )._asdict()
-        kept = (
-            "log_growth",
-            "log_growth_error",
-            "regime",
-            "borderline",
-            "exponent",
-            "standard_error",
-        )
-        return {name: prediction[name] for name in kept} | self._train(
-            recurrence, row["seed"], self.config.num_updates
-        )
-
-    def pilot(self, row: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Draw one network and train it for a few updates."""
-        return self._train(self._draw(row), row["seed"], PILOT_UPDATES)
-
-    def record(self, numbers: dict[str, np.ndarray]) -> xr.Dataset:
-        """Observe the outcome of each training, and keep all but the course of the loss."""
-        loss, update_norm = numbers.pop("loss"), numbers.pop("update_norm")
-        outcome = np.zeros(loss.shape[:2], np.int32)
-        for index in np.ndindex(outcome.shape):
-            skill = float(numbers["test_skill"][index])
-            history = Record(loss[index], update_norm[index], skill, self.task.baseline_loss)
-            outcome[index] = jrnn.observe_regime(history).outcome
-        by_rate = {"outcome": outcome} | {
-            name: numbers.pop(name)
-            for name in ("validation_skill", "validation_loss", "test_skill", "final_loss")
-        }
-        # At equal skill the lower loss, so that a tie is not the first learning rate's.
-        order = np.lexsort(
-            (
-                np.nan_to_num(by_rate["validation_loss"], nan=np.inf),
-                -np.nan_to_num(by_rate["validation_skill"], nan=-np.inf),
-            )
-        )
-        best = order[:, :1]
-        chosen = {
-            name: np.take_along_axis(by_rate[name], best, axis=1)[:, 0]
-            for name in ("outcome", "validation_skill", "test_skill", "final_loss")
-        }
-        dims = {"log_growth": ("network", "sequence"), "log_growth_error": ("network", "sequence")}
-        return xr.Dataset(
-            {name: (dims.get(name, ("network",)), values) for name, values in numbers.items()}
-            | {name: ("network", values) for name, values in chosen.items()}
-            | {
-                f"{name}_by_rate": (("network", "learning_rate"), values)
-                for name, values in by_rate.items()
-            }
-            | {"best_rate": ("network", best[:, 0].astype(np.int32))}
-        )
-
-    def _draw(self, row):
+    def draw(row):
         return drawing.draw(
-            self.cell,
-            self.config.width,
+            unit.cell,
+            config.width,
             row["gain"],
-            self.task.input_size,
-            dtype=self.dtype,
-            key=_key(0, row["seed"]),
+            task.input_size,
+            dtype=jnp.dtype(config.dtype),
+            key=protocol.key_of(protocol.DRAWING, row["seed"]),
         )
 
-    def _train(self, recurrence, seed, num_updates):
-        config, task, carry = self.config, self.task, self.carry
-        held_out = {
-            split: task.sample_held_out(jax.random.key(2), config.held_out_size, split)
-            for split in ("validation", "test")
+    def program(row):
+        """Draw one network, predict its regime, and train it with every learning rate."""
+        network = draw(row)
+        predicted = protocol.predict(config, task, network, row["seed"])
+        history = protocol.train(config, task, network, row["seed"])
+        return {name: getattr(predicted, name) for name in KEPT} | protocol.best_of(history)
+
+    def pilot(row):
+        """Draw one network and train it for a few updates."""
+        shorter = dataclasses.replace(config, num_updates=PILOT_UPDATES)
+        return protocol.best_of(protocol.train(shorter, task, draw(row), row["seed"]))
+
+    gain, seed = np.meshgrid(gains_of(config), config.seeds, indexing="ij")
+    rows = {"gain": gain.ravel().astype(config.dtype), "seed": seed.ravel().astype(np.int32)}
+    # A step multiplies by the recurrent kernel of every gate.
+    layout: Any = layout_of(drawing.CELLS[unit.cell])
+    return Networks(rows, program, record, pilot, task.horizon * len(layout.gates))
+
+
+def record(numbers: dict[str, np.ndarray]) -> xr.Dataset:
+    """Name the axes of what was computed of many networks."""
+    numbers["log_growth"] = numbers.pop("log_growth_of_output")
+    more = {"log_growth": "sequence", "log_growth_error": "sequence"} | {
+        name: "learning_rate" for name in numbers if name.endswith("_by_rate")
+    }
+    return xr.Dataset(
+        {
+            name: (("network", more[name]) if name in more else "network", values)
+            for name, values in numbers.items()
         }
-
-        def with_rate(rate):
-            optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.adam(rate))
-            state = training.start(task, recurrence, carry, optimizer, key=_key(3, seed))
-            state, updates = training.advance(
-                state, carry, task, optimizer, num_updates=num_updates, batch_size=config.batch_size
-            )
-            validation_skill, validation_loss = training.evaluate(
-                state.network, carry, task, held_out["validation"]
-            )
-            test_skill, test_loss = training.evaluate(state.network, carry, task, held_out["test"])
-            return {
-                "loss": updates.loss,
-                "update_norm": updates.update_norm,
-                "validation_skill": validation_skill,
-                "validation_loss": validation_loss,
-                "test_skill": test_skill,
-                "final_loss": test_loss,
-            }
-
-        return jax.vmap(with_rate)(jnp.asarray(config.learning_rates, self.dtype))
+    )
 
 
 def combine(config: PhaseDiagram, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
@@ -264,13 +156,12 @@ def combine(config: PhaseDiagram, parts: Mapping[Unit, xr.Dataset]) -> xr.Datase
 
     A cell or horizon of which no part is there is left out.
     """
-    seeds = config.first_seed + np.arange(config.num_seeds)
     every = itertools.product(config.cells, config.horizons)
     labels = [(cell, horizon) for cell, horizon in every if Unit(cell, str(horizon)) in parts]
     blocks = []
     for cell, horizon in labels:
         part = parts[Unit(cell, str(horizon))]
-        index = {"gain": gains_of(config), "seed": seeds}
+        index = {"gain": gains_of(config), "seed": config.seeds}
         variables = {}
         for name, variable in part.data_vars.items():
             shape = (1, 1, config.num_gains, config.num_seeds, *variable.shape[1:])
@@ -360,7 +251,3 @@ def show(dataset: xr.Dataset, console: Console) -> None:
     for cell in dataset["cell"].to_numpy().tolist():
         line = f"  {cell}: {rank_correlation(dataset.sel(cell=[cell]))}"
         console.print(line, highlight=False)
-
-
-def _key(purpose, seed):
-    return jax.random.fold_in(jax.random.key(purpose), seed)

@@ -1,51 +1,75 @@
 """Predict the gradient regime of SimpleCell, GRU and LSTM networks, train them, and compare.
 
 For each cell and task, recurrent gains are chosen from predictions alone so that both sides of
-"stable" are covered; each network is predicted, then trained with a fixed grid of learning rates,
-and the outcome is compared with the prediction, beside what simple rules would have said.
+"stable" are covered. Each network is predicted, then trained with a fixed grid of learning rates,
+and the outcome is compared with the prediction, beside what simple rules would have said. The whole
+product of step Jacobians over the horizon stands beside the prediction, with its singular values.
 """
 
-import time
+import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
 import jacobian_rnn as jrnn
-from experiments import results
-from experiments.networks import CELLS
-from experiments.protocol import Ensemble, Protocol, Report
-from experiments.units import run_units
+from experiments import protocol
+from experiments.drawing import CELLS
+from experiments.protocol import Optimizer
+from experiments.regimes._chosen_gains import GAIN, ChosenGains, choose_gains, draw
+from experiments.runner.experiment import Axis, Count, Positive, Report
+from jacobian_rnn import tasks
 
-NAME = "regime_versus_training"
-OPTIMIZERS = {"delayed_recall": ("adam", "sgd"), "sequential_digits": ("adam",)}
+OPTIMIZERS: dict[str, tuple[Optimizer, ...]] = {
+    "delayed_recall": ("adam", "sgd"),
+    "sequential_digits": ("adam",),
+}
+TITLES = {"adam": "Adam with clipping, both tasks", "sgd": "plain SGD, delayed recall"}
+NETWORKS = ("setting", "cell", GAIN, "seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison(ChosenGains):
+    """How networks are chosen, predicted and trained.
+
+    Attributes:
+        digits_delay: steps between the last pixel of a digit and the answer.
+        sgd_rates: learning rates of SGD.
+    """
+
+    digits_delay: Count = 30
+    sgd_rates: Axis[Positive] = (0.1, 0.3)
+
+
 PRESETS = {
-    "quick": Protocol(
+    "quick": Comparison(
         width=8,
         recall_delay=8,
         digits_delay=8,
         num_gains=3,
         num_seeds=1,
         num_sequences=3,
+        learning_rates=(0.01,),
+        sgd_rates=(0.3,),
         num_updates=8,
         batch_size=8,
         num_records=2,
         held_out_size=32,
-        adam_rates=(0.01,),
-        sgd_rates=(0.3,),
     ),
-    "default": Protocol(),
-    "full": Protocol(
+    "default": Comparison(),
+    "full": Comparison(
         width=64,
         recall_delay=100,
         digits_delay=100,
         num_gains=16,
         num_seeds=5,
         num_sequences=32,
-        adam_rates=(0.001, 0.003, 0.01),
+        learning_rates=(0.001, 0.003, 0.01),
         sgd_rates=(0.1, 0.3, 1.0),
         num_updates=3000,
         num_records=10,
@@ -54,61 +78,64 @@ PRESETS = {
 
 
 class Unit(NamedTuple):
-    """What one worker does at a time."""
+    """What a worker does at a time."""
 
     cell: str
     task: str
 
 
-def run(protocol: Protocol, preset: str, *, num_workers: int, console: Console) -> int:
-    """Run the comparison, print it, write one NetCDF file; return the number of failed units."""
-    started = time.perf_counter()
-    # The longest first, so that the workers finish together.
-    units = [Unit(cell, task) for task in reversed(OPTIMIZERS) for cell in reversed(CELLS)]
-    folder = results.directory(NAME)
-    parts, failures = run_units(
-        work, protocol, units, folder, num_workers=num_workers, console=console
-    )
-    for unit, error in failures.items():
-        console.print(f"[red]{'-'.join(unit)} failed: {error}")
-    if failures:
-        console.print("finished units are saved; the same command makes the others again")
-        return len(failures)
-    dataset = joined(
-        [joined([parts[Unit(cell, task)] for task in OPTIMIZERS], "setting") for cell in CELLS],
-        "cell",
-    )
-    dataset = dataset.assign(threshold=("bound", list(jrnn.THRESHOLDS))).assign_coords(
-        cell=list(CELLS), bound=list(jrnn.Thresholds._fields)
-    )
-    seconds = time.perf_counter() - started
-    dataset = results.described(dataset, protocol, device=_device(), seconds=seconds)
-    path = results.write(dataset, results.path_of(NAME, preset, protocol.dtype))
-    show(dataset, console)
-    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
-    return 0
+def units(config: Comparison) -> list[Unit]:
+    """List cells and tasks, those that take longest first."""
+    del config
+    return [Unit(cell, task) for task in reversed(OPTIMIZERS) for cell in reversed(CELLS)]
 
 
-def work(protocol: Protocol, unit: Unit, report: Report) -> xr.Dataset:
+def work(config: Comparison, unit: Unit, report: Report) -> xr.Dataset:
     """Predict and train all networks of one cell on one task."""
-    ensemble = Ensemble(protocol, unit.cell, unit.task)
-    report("choosing gains", 0.02)
-    gains, candidates, log_growths = ensemble.choose_gains()
-    report("predicting", 0.1)
-    predicted = ensemble.predict(gains)
+    if unit.task == "delayed_recall":
+        task = protocol.recall(config.recall_delay, config.dtype)
+    else:
+        task = tasks.sequential_digits(config.digits_delay, dtype=jnp.dtype(config.dtype))
+    report("choosing gains", 0.0)
+    choice = choose_gains(config, unit.cell, task)
+    networks = draw(config, unit.cell, task, choice.gains, config.seeds)
+    report("predicting", 0.05)
+    predicted = protocol.predictions(config, task, networks, GAIN, method="exact").assign(
+        gain=(GAIN, choice.gains),
+        candidate_gain=("candidate", choice.candidates),
+        candidate_log_growth=("candidate", choice.log_growths),
+        horizon=task.horizon,
+    )
     optimizers = OPTIMIZERS[unit.task]
     settings = []
     for index, optimizer in enumerate(optimizers):
         start, share = 0.15 + 0.85 * index / len(optimizers), 0.85 / len(optimizers)
-        trained = ensemble.train(
-            gains, optimizer, lambda what, done, a=start, b=share: report(what, a + b * done)
+        trained = protocol.trainings(
+            config,
+            task,
+            networks,
+            GAIN,
+            lambda what, done, a=start, b=share: report(what, a + b * done),
+            num_records=config.num_records,
+            optimizer=optimizer,
+            rates=config.sgd_rates if optimizer == "sgd" else config.learning_rates,
         )
-        setting = predicted.merge(trained).reset_coords("gain")
-        setting["candidate_gain"] = ("candidate", candidates)
-        setting["candidate_log_growth"] = ("candidate", log_growths)
-        setting["horizon"] = ensemble.task.horizon
-        settings.append(setting.expand_dims(setting=[f"{unit.task}, {optimizer}"]))
+        name = f"{unit.task}, {optimizer}"
+        settings.append(predicted.merge(trained).expand_dims(setting=[name]))
     return joined(settings, "setting")
+
+
+def combine(config: Comparison, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
+    """Join tasks and cells, and say which thresholds the predictions used."""
+    del config
+    of_cells = [
+        joined([parts[Unit(cell, task)] for task in OPTIMIZERS], "setting") for cell in CELLS
+    ]
+    return (
+        joined(of_cells, "cell")
+        .assign(threshold=("bound", list(jrnn.THRESHOLDS), {"units": "nats"}))
+        .assign_coords(cell=list(CELLS), bound=list(jrnn.Thresholds._fields))
+    )
 
 
 def joined(datasets: list[xr.Dataset], dim: str) -> xr.Dataset:
@@ -118,30 +145,43 @@ def joined(datasets: list[xr.Dataset], dim: str) -> xr.Dataset:
     )
 
 
+def known(dataset: xr.Dataset) -> xr.DataArray:
+    """Say of which networks there is a prediction: not all digits of their growth are lost."""
+    return dataset["log_growth"].notnull().any("sequence")
+
+
+def disagrees(dataset: xr.Dataset) -> xr.DataArray:
+    """Say of which networks there is a prediction, and training showed something else."""
+    stable = dataset["regime"] == jrnn.Regime.STABLE
+    learned = dataset["outcome"] == jrnn.Outcome.LEARNED
+    return known(dataset) & (stable != learned)
+
+
 def compare(dataset: xr.Dataset, settings: list[str]) -> jrnn.Agreement:
     """Compare prediction and outcome over the networks of all cells in the given settings.
 
-    Networks whose prediction is undetermined, all digits of their gains lost, are left out.
+    Networks without a prediction are left out.
     """
-    dims = ("setting", "cell", "gain_index", "seed")
+    names = ["regime", "outcome", "borderline", "spectral_radius", "kernel_norm", "exponent"]
     chosen = dataset.sel(setting=settings)
-    determined = ~chosen["log_growth"].isnull().all("sequence").transpose(*dims).to_numpy().ravel()
-    stacked = chosen[
-        ["regime", "outcome", "borderline", "spectral_radius", "kernel_norm", "exponent", "gain"]
-    ].broadcast_like(chosen["regime"])
-    flat = {name: stacked[name].transpose(*dims).to_numpy().ravel()[determined] for name in stacked}
     # One group for each cell, task and gain: its networks are not independent.
-    shape = tuple(chosen.sizes[dim] for dim in dims)
-    groups = np.broadcast_to(np.arange(np.prod(shape[:3])).reshape(*shape[:3], 1), shape).ravel()
+    shape = [chosen.sizes[dim] for dim in NETWORKS[:-1]]
+    group = xr.DataArray(np.arange(np.prod(shape)).reshape(shape), dims=NETWORKS[:-1])
+    every = chosen[names].assign(group=group, known=known(chosen))
+    flat = {
+        name: variable.transpose(*NETWORKS).to_numpy().ravel()
+        for name, variable in every.broadcast_like(chosen["regime"]).items()
+    }
+    of = {name: values[flat["known"]] for name, values in flat.items()}
     return jrnn.score_regimes(
-        flat["regime"].astype(int),
-        flat["outcome"].astype(int),
-        groups=groups[determined],
-        borderline=flat["borderline"].astype(bool),
+        of["regime"].astype(int),
+        of["outcome"].astype(int),
+        groups=of["group"],
+        borderline=of["borderline"].astype(bool),
         rules={
-            "spectral radius > 1": flat["spectral_radius"] > 1,
-            "norm of W > 1": flat["kernel_norm"] > 1,
-            "largest exponent > 0": flat["exponent"] > 0,
+            "spectral radius > 1": of["spectral_radius"] > 1,
+            "norm of W > 1": of["kernel_norm"] > 1,
+            "largest exponent > 0": of["exponent"] > 0,
         },
         key=jax.random.key(0),
     )
@@ -153,7 +193,7 @@ def settings_of(dataset: xr.Dataset, optimizer: str) -> list[str]:
 
 
 def show(dataset: xr.Dataset, console: Console) -> None:
-    """Print networks, disagreements and scores."""
+    """Print networks, products, disagreements and scores, and last what was found."""
     for setting in dataset["setting"].to_numpy():
         horizon = int(dataset["horizon"].sel(setting=setting).max())
         table = Table(title=f"{setting}: log growth over {horizon} steps, in nats")
@@ -164,88 +204,33 @@ def show(dataset: xr.Dataset, console: Console) -> None:
                 table.add_row(cell, *row)
             table.add_section()
         console.print(table)
-    console.rule("the full product of Jacobians under the predictions")
-    for line in spectra(dataset):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.rule("networks where prediction and training disagree")
-    for line in disagreements(dataset):
-        console.print(line, highlight=False, soft_wrap=True)
-    titles = {"adam": "Adam with clipping, both tasks", "sgd": "plain SGD, delayed recall"}
-    for optimizer, title in titles.items():
-        console.rule(f"{title}: does the prediction hold?")
-        result = compare(dataset, settings_of(dataset, optimizer))
-        console.print(str(result), highlight=False, markup=False, soft_wrap=True)
-
-
-def spectra(dataset: xr.Dataset) -> list[str]:
-    """Describe the singular values of each cell, and how far product and profile agree."""
-    lines = []
-    for cell in dataset["cell"].to_numpy():
-        part = dataset.sel(cell=cell)
-        largest, middle, smallest = (
-            part[f"{name}_log_singular_value"].median("sequence")
-            for name in ("largest", "middle", "smallest")
-        )
-        lines.append(
-            f"{cell}: largest singular value {_power(largest.min())} to {_power(largest.max())}, "
-            f"the middle one {_power(middle.min())} to {_power(middle.max())}, the smallest "
-            f"{_power(smallest.min())} to {_power(smallest.max())}"
-        )
-    exact, profile = dataset["carry_log_growth"], dataset["profile_at_horizon"]
-    known = np.isfinite(exact) & np.isfinite(profile)
-    off = abs(profile - exact).where(known)
-    # Rounding counts where all directions were drawn.
-    within = off <= 3 * dataset["profile_error"] + 10 * dataset["log_growth_error"] + 1e-3
-    lines.append(
-        f"the backward profile, from 8 random gradients, agrees with the product within three "
-        f"sampling errors in {int(within.where(known).sum())} of {int(known.sum())} sequences, "
-        f"and the largest difference is {float(off.max()):.2f} nats"
-    )
-    return lines
-
-
-def _power(log_value):
-    value = float(log_value)
-    return "0" if value == -np.inf else f"e^{value:+.0f}"
-
-
-def disagreements(dataset: xr.Dataset) -> list[str]:
-    """Describe every network whose prediction and outcome disagree, one line each."""
-    lines = []
-    for setting in dataset["setting"].to_numpy():
-        for cell in dataset["cell"].to_numpy():
-            part = dataset.sel(setting=setting, cell=cell)
-            wrong = (part["regime"] == jrnn.Regime.STABLE) != (
-                part["outcome"] == jrnn.Outcome.LEARNED
-            )
-            wrong &= part["log_growth"].notnull().any("sequence")  # the others are undetermined
-            for i, j in np.argwhere(wrong.transpose("gain_index", "seed").to_numpy()):
-                one = part.isel(gain_index=i, seed=j)
-                lines.append(
-                    f"{setting}, {cell}, gain {float(one.gain):.2f}: "
-                    f"{jrnn.Regime(int(one.regime)).name.lower()} "
-                    f"(e^{float(one.log_growth.median()):+.1f}"
-                    f"{', borderline' if bool(one.borderline) else ''}), "
-                    f"but {jrnn.Outcome(int(one.outcome)).name.lower()} "
-                    f"(skill {float(one.test_skill):.2f})"
-                )
-    return lines or ["none"]
+    agreements = {name: compare(dataset, settings_of(dataset, name)) for name in TITLES}
+    parts = {
+        "the full product of Jacobians under the predictions": products(dataset),
+        "networks where prediction and training disagree": disagreements(dataset),
+        **{TITLES[name]: str(one).splitlines() for name, one in agreements.items()},
+        "what was found": findings(dataset, agreements),
+    }
+    for title, lines in parts.items():
+        console.rule(title)
+        for line in lines:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _rows(part):
-    for index in range(part.sizes["gain_index"]):
-        at = part.isel(gain_index=index)
-        known = at["log_growth"].notnull().any("sequence").to_numpy()
+    for index in range(part.sizes[GAIN]):
+        at = part.isel({GAIN: index})
+        is_known = known(at).to_numpy()
         regimes = [
-            jrnn.Regime(int(regime)).name.lower() if is_known else "undetermined"
-            for regime, is_known in zip(at["regime"].to_numpy(), known, strict=True)
+            jrnn.Regime(int(regime)).name.lower() if here else "undetermined"
+            for regime, here in zip(at["regime"].to_numpy(), is_known, strict=True)
         ]
-        outcomes = [jrnn.Outcome(int(o)).name.lower() for o in at["outcome"].to_numpy()]
+        outcomes = [jrnn.Outcome(int(outcome)).name.lower() for outcome in at["outcome"]]
         yield (
             f"{float(at['gain']):.2f}",
-            f"{float(at['log_growth'].median()):+.1f}" if known.any() else "unknown",
+            f"{float(at['log_growth'].median()):+.1f}" if is_known.any() else "unknown",
             _counted(regimes),
-            " ".join(f"{float(s):.2f}" for s in at["test_skill"].to_numpy()),
+            " ".join(f"{float(skill):.2f}" for skill in at["test_skill"]),
             _counted(outcomes),
         )
 
@@ -254,5 +239,109 @@ def _counted(names):
     return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
 
 
-def _device():
-    return str(jax.devices()[0].device_kind)
+def products(dataset: xr.Dataset) -> list[str]:
+    """Describe the singular values of each cell, and how far product and profile agree."""
+    lines = []
+    for cell in dataset["cell"].to_numpy():
+        spectrum = dataset["log_singular_value"].sel(cell=cell).median("sequence")
+        spectrum = spectrum.dropna("index", how="all")
+        places = {"largest": 0, "middle": spectrum.sizes["index"] // 2, "smallest": -1}
+        said = []
+        for place, index in places.items():
+            values = spectrum.isel(index=index)
+            said.append(f"the {place} {_power(values.min())} to {_power(values.max())}")
+        lines.append(f"{cell}, {spectrum.sizes['index']} singular values: {', '.join(said)}")
+    exact = dataset["carry_log_growth"]
+    profile = dataset["profile"].sel(step=dataset["horizon"]).drop_vars("step")
+    both = np.isfinite(exact) & np.isfinite(profile)
+    off = abs(profile - exact).where(both)
+    # Rounding counts where all directions were drawn.
+    within = off <= 3 * dataset["profile_error"] + 10 * dataset["log_growth_error"] + 1e-3
+    lines.append(
+        f"the backward profile, from 8 random gradients, agrees with the product within three "
+        f"sampling errors in {int(within.where(both).sum())} of {int(both.sum())} sequences, "
+        f"and the largest difference is {float(off.max()):.2f} nats"
+    )
+    return lines
+
+
+def disagreements(dataset: xr.Dataset) -> list[str]:
+    """Describe every network whose prediction and outcome disagree, one line each."""
+    wrong = disagrees(dataset).transpose(*NETWORKS)
+    lines = []
+    for place in np.argwhere(wrong.to_numpy()):
+        one = dataset.isel(dict(zip(NETWORKS, place, strict=True)))
+        lines.append(
+            f"{one['setting'].item()}, {one['cell'].item()}, gain {float(one['gain']):.2f}: "
+            f"{jrnn.Regime(int(one['regime'])).name.lower()} "
+            f"({_power(one['log_growth'].median(), digits=1)}"
+            f"{', borderline' if bool(one['borderline']) else ''}), "
+            f"but {jrnn.Outcome(int(one['outcome'])).name.lower()} "
+            f"(skill {float(one['test_skill']):.2f})"
+        )
+    return lines or ["none"]
+
+
+def _power(log_value, *, digits=0):
+    value = float(log_value)
+    return "0" if value == -np.inf else f"e^{value:+.{digits}f}"
+
+
+def findings(dataset: xr.Dataset, agreements: Mapping[str, jrnn.Agreement]) -> list[str]:
+    """Say in a few lines what was predicted, how often that was right, and where it was not."""
+    low, high = (_power(bound, digits=1) for bound in dataset["threshold"])
+    lines = [
+        "Before training, a network was predicted to learn where a gradient is multiplied by "
+        f"{low} to {high} on its way back over the horizon."
+    ]
+    for name, agreement in agreements.items():
+        lines += ["", f"{TITLES[name]}: {agreement.prediction.num_networks} networks"]
+        for regime, counts in zip(jrnn.Regime, agreement.confusion, strict=True):
+            learned = counts[jrnn.Outcome.LEARNED - jrnn.Outcome.STUCK]
+            expected = "to learn" if regime == jrnn.Regime.STABLE else "not to"
+            lines.append(
+                f"  gradient {regime.name.lower() + ',':<11}predicted {expected + ':':<10}"
+                f"{learned:>3} of {counts.sum():>3} learned"
+            )
+        lines += _scores(agreement)
+        lines.append(f"  most wrong on {_most_wrong(dataset, settings_of(dataset, name))}")
+    lines += ["", "Right: mean of the shares among networks that learned and among those that did "
+              "not. Brackets: 95 % over gains."]  # fmt: skip
+    if unknown := int((~known(dataset)).sum()):
+        lines.append(f"{unknown} networks had no prediction: rounding has taken all digits of it.")
+    return lines
+
+
+def _scores(agreement):
+    """Say how often predictions and simple rules were right."""
+    score = agreement.prediction
+    if np.isnan(score.balanced_accuracy):
+        return ["  right: cannot be said where all networks learned, or none did"]
+    right = {rule: one.balanced_accuracy for rule, one in agreement.rules.items()}
+    best = max(right, key=lambda rule: right[rule])
+    low, high = score.interval
+    lead, (least, most) = agreement.margins[best]
+    chance = "" if least > 0 or most < 0 else ", which may be chance"
+    return [
+        f"  right: {score.balanced_accuracy:.0%} [{low:.0%}, {high:.0%}]; guessing: 50%; simple "
+        f"rules: {', '.join(f'{rule} {share:.0%}' for rule, share in right.items())}",
+        f"  lead over the best rule: {100 * lead:+.0f} points [{100 * least:+.0f}, "
+        f"{100 * most:+.0f}]{chance}",
+    ]
+
+
+def _most_wrong(dataset, settings):
+    """Name cell and setting with the largest share of wrong predictions, and say in which way."""
+    chosen = dataset.sel(setting=settings)
+    wrong, is_known = disagrees(chosen), known(chosen)
+    share = wrong.sum((GAIN, "seed")) / is_known.sum((GAIN, "seed"))
+    at = share.fillna(0).stack(place=("setting", "cell"))
+    setting, cell = at["place"].to_numpy()[np.argmax(at.to_numpy())]
+    here = {"setting": setting, "cell": cell}
+    regimes = chosen["regime"].sel(here).where(wrong.sel(here))
+    stuck = int((regimes == jrnn.Regime.STABLE).sum())
+    learned = int(wrong.sel(here).sum()) - stuck
+    return (
+        f"{cell} on {setting.split(',')[0].replace('_', ' ')}: {stuck + learned} of "
+        f"{int(is_known.sel(here).sum())}; {stuck} stable ones did not learn, {learned} others did"
+    )

@@ -1,51 +1,53 @@
 """Held-out skill against predicted log growth: where the thresholds come from."""
 
-import json
-
 import matplotlib.pyplot as plt
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
 import jacobian_rnn as jrnn
+from experiments.regimes.calibrate_threshold import CELL
 from paper_figures import style
 from paper_figures.claims import Claim, standard_error
+
+LINES = {"vanishing": "--", "exploding": "-."}
+NEAR = 5.0  # nats: the growths of networks of one kind spread as much
 
 
 def draw(dataset: xr.Dataset) -> Figure:
     """Draw skill against predicted log growth, with both thresholds and their intervals."""
-    configuration = json.loads(dataset.attrs["configuration"])
-    figure, axes = plt.subplots(figsize=(3.5, 2.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(4.2, 3.4), layout="constrained")
     flat = dataset[["log_growth", "test_skill"]].stack(network=("gain_index", "seed"))
-    axes.plot(
+    look = style.CELLS[CELL]
+    networks = axes.plot(
         flat["log_growth"].median("sequence"),
         flat["test_skill"],
-        "o",
-        color=style.BLUE,
-        markersize=3,
+        look.marker,
+        color=look.colour,
+        markersize=3.5,
         alpha=0.7,
+        label="a network",
     )
-    for bound, colour in zip(
-        ("vanishing", "exploding"), (style.ORANGE, style.VERMILION), strict=True
-    ):
-        value = float(dataset["threshold"].sel(bound=bound))
-        axes.axvspan(
-            *dataset["threshold_interval"].sel(bound=bound).to_numpy(),
-            color=colour,
-            alpha=0.2,
-            linewidth=0,
-        )
-        axes.axvline(
-            value, color=colour, linestyle="--", linewidth=1, label=f"{bound} at {value:+.1f} nats"
-        )
-    axes.axhline(0.5, color="0.6", linewidth=0.6)
-    axes.set_xlabel(f"predicted log growth over {configuration['recall_delay']} steps (nats)")
+    lines = []
+    for bound, line in LINES.items():
+        at = dataset.sel(bound=bound)
+        value = float(at["threshold"])
+        axes.axvspan(*at["threshold_interval"].to_numpy(), color="0.88", linewidth=0, zorder=0)
+        label = f"{bound} at {value:+.1f} nats".replace("-", "−")
+        lines.append(axes.axvline(value, color="0.2", linestyle=line, linewidth=1, label=label))
+    axes.axhline(0.5, color="0.6", linewidth=0.6, zorder=0)
+    axes.text(0.01, 0.51, "learned", transform=axes.get_yaxis_transform(), fontsize=7, color="0.35")
     axes.set_ylabel("held-out skill after training")
-    axes.set_title(
-        f"SimpleCell, delayed recall, {flat.sizes['network']} networks;\nbands: 95 % over gains",
-        fontsize=7,
+    axes.set_xlabel(style.caption(dataset, "predicted log growth over {recall_delay} steps (nats)"))
+    axes.set_title("SimpleCell, delayed recall")
+    style.legend_below(
+        figure,
+        [*networks, *lines],
+        style.caption(
+            dataset,
+            "{num_gains} gains, {n_seed} networks each; grey: 95 % over gains.\n"
+            "{num_updates} updates of clipped Adam.",
+        ),
     )
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)
     return figure
 
 
@@ -54,18 +56,18 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
     made = []
     for bound, frozen in jrnn.THRESHOLDS._asdict().items():
         at = dataset.sel(bound=bound)
-        error = standard_error(*at["threshold_interval"].to_numpy().tolist())
         made.append(
             Claim(
                 f"The library's {bound} threshold is the log growth beyond which networks do not "
                 "learn",
-                "jacobian_rnn.THRESHOLDS",
+                "this package",
                 "threshold of highest balanced accuracy, nats",
                 "within",
                 frozen,
-                0 if np.isnan(error) else 1.96 * error,
+                NEAR,
                 float(at["threshold"]),
-                error,
+                standard_error(*at["threshold_interval"].to_numpy().tolist()),
+                kind="finding",
             )
         )
     return made

@@ -1,7 +1,5 @@
 """Training success over recurrent gain and horizon, and the predicted boundaries over it."""
 
-import json
-
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -9,40 +7,38 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import jacobian_rnn as jrnn
+from experiments.drawing import class_name
+from experiments.protocol import NOISE_STD
 from experiments.regimes.phase_diagram import rank_correlation
 from jacobian_rnn import mean_field
+from paper_figures import style
 from paper_figures.claims import Claim, standard_error
 
-CLASSES = {
-    "SimpleCell": "linen SimpleCell",
-    "GRUCell": "linen GRUCell",
-    "LSTMCell": "linen OptimizedLSTMCell",
-}
-# Okabe and Ito (2008): told apart by colour-blind readers, and by their line styles in grey.
-BOUNDARIES = {"vanishing": ("#D55E00", "solid"), "exploding": ("#CC79A7", "dashed")}
-NO_GROWTH = ("black", "dotted")
-THEORY = ("#56B4E9", "dashdot")
-# Delayed recall: four channels of noise with standard deviation 0.5 meet an input kernel of
-# variance 1/4 (LeCun), so each unit is driven with the variance 4 · 0.25 · 0.25.
-INPUT_STD = 0.5
+BOUNDARIES = {"vanishing": (style.VERMILION, "solid"), "exploding": (style.VERMILION, "dashed")}
+NO_GROWTH = (style.BLACK, "dotted")
+THEORY = (style.BLACK, "dashdot")
+# Four channels of noise meet an input kernel of variance 1/4 (LeCun), so each unit is driven with
+# the variance of the noise.
+INPUT_STD = NOISE_STD
 
 
 def draw(dataset: xr.Dataset) -> Figure:
     """Draw one panel per cell."""
-    configuration = json.loads(dataset.attrs["configuration"])
     thresholds = dict(
         zip(dataset["bound"].to_numpy().tolist(), dataset["threshold"].to_numpy(), strict=True)
     )
     cells = dataset["cell"].to_numpy().tolist()
     figure, grid = plt.subplots(
-        1, len(cells), figsize=(7.2, 3.1), sharey=True, layout="constrained", squeeze=False
+        1, len(cells), figsize=(style.WIDTH, 3.4), sharey=True, layout="constrained", squeeze=False
     )
     gains, horizons = dataset["gain"].to_numpy(), dataset["horizon"].to_numpy()
     learned = (dataset["outcome"] == jrnn.Outcome.LEARNED).where(dataset["outcome"].notnull())
     success = learned.mean("seed")
+    log_growth = dataset["log_growth"].median("sequence").median("seed")
     mesh = None
     for axes, cell in zip(grid[0], cells, strict=True):
-        at = dataset.sel(cell=cell)
+        growth = log_growth.sel(cell=cell).transpose("horizon", "gain")
+        exponent = dataset["exponent"].sel(cell=cell).median("seed").transpose("horizon", "gain")
         mesh = axes.pcolormesh(
             _edges(gains),
             _edges(horizons),
@@ -51,14 +47,13 @@ def draw(dataset: xr.Dataset) -> Figure:
             vmin=0,
             vmax=1,
         )
-        log_growth = at["log_growth"].median("sequence").median("seed").transpose("horizon", "gain")
-        for name, (colour, style) in BOUNDARIES.items():
-            _draw_crossings(axes, gains, horizons, log_growth - thresholds[name], colour, style)
-        exponent = at["exponent"].median("seed").transpose("horizon", "gain")
+        for name, look in BOUNDARIES.items():
+            _draw_crossings(axes, gains, horizons, growth - thresholds[name], *look)
         _draw_crossings(axes, gains, horizons, exponent, *NO_GROWTH)
         if cell == "SimpleCell":
             critical = float(mean_field.critical_weight_std(input_std=INPUT_STD))
-            axes.axvline(critical, color=THEORY[0], linestyle=THEORY[1], linewidth=1.4)
+            axes.axvline(critical, color="white", linewidth=3.2)
+            axes.axvline(critical, color=THEORY[0], linestyle=THEORY[1], linewidth=1.6)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlim(*_edges(gains)[[0, -1]])
@@ -66,47 +61,48 @@ def draw(dataset: xr.Dataset) -> Figure:
         axes.set_xticks(ticks := _round_gains(gains), labels=[f"{tick:g}" for tick in ticks])
         axes.set_yticks(horizons, labels=[str(horizon) for horizon in horizons])
         axes.minorticks_off()
-        axes.set_title(CLASSES[cell])
+        axes.set_title(class_name(cell))
         axes.set_xlabel("recurrent gain")
     grid[0, 0].set_ylabel("horizon (steps)")
     assert mesh is not None
     figure.colorbar(mesh, ax=list(grid[0]), label="fraction of networks that learned", pad=0.01)
     lines = {
-        f"log growth {thresholds[name]:+g} nats ({name} beyond)".replace("-", "−"): style
-        for name, style in BOUNDARIES.items()
-    } | {
-        r"measured $\lambda_1 = 0$": NO_GROWTH,
-        r"mean-field $\lambda_1 = 0$ (SimpleCell)": THEORY,
-    }
-    figure.legend(
+        f"log growth {thresholds[name]:+g} nats ({name} beyond)".replace("-", "−"): look
+        for name, look in BOUNDARIES.items()
+    } | {"measured λ₁ = 0": NO_GROWTH, "mean-field λ₁ = 0 (SimpleCell)": THEORY}
+    style.legend_below(
+        figure,
         [
-            Line2D([], [], color=colour, linestyle=style, linewidth=1.6)  # pyright: ignore[reportArgumentType]
-            for colour, style in lines.values()
+            Line2D([], [], color=colour, linestyle=line, linewidth=1.6, label=label)  # pyright: ignore[reportArgumentType]
+            for label, (colour, line) in lines.items()
         ],
-        list(lines),
-        loc="outside upper center",
-        ncols=2,
-        frameon=False,
-        title=(
-            f"Delayed recall, width {configuration['width']}, {dataset.sizes['seed']} networks per "
-            f"point, {configuration['num_updates']} updates of Adam with clipping,\nthe better of "
-            f"{len(configuration['learning_rates'])} learning rates; lines: medians over networks"
+        style.caption(
+            dataset,
+            "Delayed recall, width {width}, {n_seed} networks per point, {num_updates} updates of "
+            "{batch_size} sequences, clipped Adam at rate {rates}. Lines: medians over networks.",
+            rates=_rates(style.configuration(dataset)["learning_rates"]),
         ),
+        num_columns=2,
     )
     return figure
+
+
+def _rates(rates):
+    said = " or ".join(f"{rate:g}" for rate in rates)
+    return said + (", whichever validates best" if len(rates) > 1 else "")
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
     """Correlate success with how near the predicted growth is to zero, over all and each cell."""
     cells = dataset["cell"].to_numpy().tolist()
-    groups = {"all cells": cells} | {CLASSES[cell]: [cell] for cell in cells}
+    groups = {"all cells": cells} | {class_name(cell): [cell] for cell in cells}
     made = []
     for name, chosen in groups.items():
         correlation = rank_correlation(dataset.sel(cell=chosen))
         made.append(
             Claim(
                 f"Networks learn more often the nearer their predicted growth is to zero: {name}",
-                "theory",
+                "after Schoenholz et al. 2017",
                 "Spearman correlation of success with −|log growth|, over "
                 f"{correlation.num_networks} networks",
                 "at least",
@@ -119,7 +115,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
     return made
 
 
-def _draw_crossings(axes, gains, horizons, values, colour, style):
+def _draw_crossings(axes, gains, horizons, values, colour, look):
     """Draw where values cross zero between gains, a white line below to stand out."""
     values = np.asarray(values, float)
     if min(values.shape) < 2 or not (np.nanmin(values) < 0 < np.nanmax(values)):
@@ -127,7 +123,7 @@ def _draw_crossings(axes, gains, horizons, values, colour, style):
     # A growth of −inf has no place on a line between neighbours; far below zero it does not show.
     gains, horizons, values = _refined(gains, horizons, np.clip(values, -1e3, 1e3))
     finite = np.ma.masked_invalid(values)
-    for width, shade, line in ((3.2, "white", "solid"), (1.6, colour, style)):
+    for width, shade, line in ((3.2, "white", "solid"), (1.6, colour, look)):
         axes.contour(
             gains, horizons, finite, levels=[0], colors=[shade], linewidths=width, linestyles=line
         )

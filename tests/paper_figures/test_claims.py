@@ -151,28 +151,3 @@ def test_audit_claims_count_networks_that_grow_as_never_forgetting():
     longest = initialization_audit.claims(dataset)[0]
     assert longest.measured == math.inf
     assert longest.verdict == "fails"
-
-
-def test_regime_claims_score_predictions_beside_rules():
-    from paper_figures import regime_versus_training
-
-    dims = ("setting", "cell", "gain_index", "seed")
-    regime = np.tile([-1, 0, 0, 1], (2, 3, 2, 1)).reshape(2, 3, 4, 2)
-    outcome = np.where(regime == 0, 0, -1)
-    outcome[1] = -1 - outcome[1]  # wrong throughout with SGD
-    dataset = xr.Dataset(
-        {
-            "regime": (dims, regime),
-            "outcome": (dims, outcome),
-            "borderline": (dims, np.zeros(regime.shape, bool)),
-            **{
-                name: (dims, np.ones(regime.shape))
-                for name in ("spectral_radius", "kernel_norm", "exponent")
-            },
-            "gain": (dims[:3], np.ones((2, 3, 4))),
-            "log_growth": ((*dims, "sequence"), np.ones((2, 3, 4, 2, 5))),
-        },
-        coords={"setting": ["t, adam", "t, sgd"]},
-    )
-    verdicts = [one.verdict for one in regime_versus_training.claims(dataset)]
-    assert verdicts == ["holds"] * 4 + ["fails"] * 4

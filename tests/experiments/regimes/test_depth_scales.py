@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 
 import numpy as np
@@ -6,17 +5,10 @@ import pytest
 import xarray as xr
 from scipy.stats import spearmanr
 
-from experiments import depth_scales
+from experiments.regimes import _depth_scales as depth_scales
 
 HORIZONS = np.array([5.0, 10.0, 20.0, 40.0, 80.0])
 SCALE = np.array([1.0, 2.5, 6.0, 15.0, 40.0])
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    horizons: tuple[float, ...] = tuple(HORIZONS)
-    learned_above: float = 0.5
-    num_resamples: int = 40
 
 
 def drawn(multiple, slope, num_seeds, scale=SCALE):
@@ -44,6 +36,12 @@ def test_nothing_is_fitted_where_all_networks_learn_or_none(learned):
     every = np.full((5, 5, 2), learned)
     assert np.isnan(depth_scales.fitted_multiple(every, SCALE, HORIZONS))
     assert np.isnan(depth_scales.rank_correlation(every, SCALE, HORIZONS))
+
+
+def test_nothing_is_said_of_a_scale_that_is_not_known():
+    learned = drawn(2.0, 3.0, 2)
+    assert np.isnan(depth_scales.rank_correlation(learned, np.full(5, np.nan), HORIZONS))
+    assert np.isnan(depth_scales.fitted_multiple(learned, np.full(5, np.nan), HORIZONS))
 
 
 def test_the_correlation_is_spearmans_over_the_points_of_a_map():
@@ -75,11 +73,12 @@ def constructed(wrong):
             "exponent": (("cell", "column", "seed"), [told[1]] * 2),
             "fresh_rate": (("cell", "column"), [told[0]] * 2),
             "settled": (("cell", "column"), np.ones((2, 5), bool)),
+            "time_constant": (("cell", "column"), [0 * SCALE * np.nan, 2 * SCALE]),
             "value": (("cell", "column"), [SCALE] * 2),
         },
-        {"cell": ["first", "last"]},
+        {"cell": ["first", "last"], "horizon": HORIZONS},
     )
-    return depth_scales.compared(dataset, Config())
+    return depth_scales.compared(dataset, learned_above=0.5, num_resamples=40)
 
 
 def test_the_scale_that_decides_is_told_from_the_one_that_does_not():
@@ -88,23 +87,32 @@ def test_the_scale_that_decides_is_told_from_the_one_that_does_not():
         right = {"fresh": "kept", "kept": "fresh"}[wrong]
         np.testing.assert_allclose(dataset["depth_scale"].sel(cell="first", scale=right), SCALE)
         assert (dataset["correlation"].sel(scale=right) > 0.6).all()  # as ties allow
-        assert (sign * dataset["correlation_gain"] > 0).all()
-        assert (sign * dataset["correlation_gain_interval"] > 0).all()
+        assert (dataset["beyond"].sel(scale=right) > 0).all()
+        assert (dataset["beyond"].sel(scale=wrong) < 0).all()
+        assert (sign * dataset["kept_lead"] > 0).all()
+        assert (sign * dataset["kept_lead_interval"] > 0).all()
         multiple = dataset["multiple"].sel(scale=right)
         np.testing.assert_allclose(np.log(multiple), np.log([1, 4]), atol=0.5)
         low, high = dataset["multiple_interval"].sel(scale=right).transpose("end", ...).to_numpy()
         assert ((low <= multiple) & (multiple <= high)).all()
 
 
-def test_bands_of_the_first_and_the_last_cell_are_compared():
+def test_a_gate_counts_where_there_is_one():
+    dataset = constructed("fresh").sel(scale="gate")
+    assert dataset["correlation"].isnull().to_numpy().tolist() == [True, False]
+    kept = constructed("fresh").sel(scale="kept")
+    np.testing.assert_allclose(dataset["multiple"][1], kept["multiple"][1] / 2, rtol=1e-3)
+    text = "\n".join(depth_scales.lines(constructed("fresh")))
+    assert "first, gate" not in text
+    assert "last, gate" in text
+
+
+def test_bands_are_those_of_the_networks_that_learned():
     dataset = constructed("fresh")
     by_hand = [(dataset["skill"][i] >= 0.5).mean(("column", "seed")).sum() for i in range(2)]
     np.testing.assert_allclose(dataset["band"], np.log(2) * np.array(by_hand))
-    np.testing.assert_allclose(
-        dataset["band_difference"], np.log(2) * float(by_hand[1] - by_hand[0])
-    )
-    low, high = dataset["band_difference_interval"].to_numpy()
-    assert 0 < low <= float(dataset["band_difference"]) <= high
+    low, high = dataset["band_interval"].transpose("end", ...).to_numpy()
+    assert ((low <= dataset["band"]) & (dataset["band"] <= high)).all()
+    assert high[0] < low[1]
     text = "\n".join(depth_scales.lines(dataset))
-    assert "last, fresh" in text
     assert f"{float(dataset['band'][1]):.3g} [" in text

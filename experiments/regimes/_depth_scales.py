@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from scipy.stats import rankdata
 
 LEVEL = 0.95
-FRESH, KEPT, GATE = "fresh", "kept", "gate"
+FRESH, KEPT, GATE = SCALES = ("fresh", "kept", "gate")
 MEANINGS = {
     FRESH: "fresh: ξ in theory with fresh weights",
     KEPT: "kept: measured ξ = 1/(2|λ₁|)",
@@ -25,19 +25,32 @@ NAMES = {
     "exponent": ("measured λ₁ of untrained networks", "nats per step"),
     "fresh_rate": ("λ₁ in mean field theory with fresh weights", "nats per step"),
     "settled": ("whether that theory's population had settled", "1"),
+    "time_constant": ("time constant of the gate that keeps the state", "steps"),
     "depth_scale": ("depth scale", "steps"),
     "correlation": ("Spearman correlation of mean skill with scale/T", "1"),
+    "beyond": ("that correlation minus the one with 1/T", "1"),
     "multiple": ("k: half of the networks learn at T = k times the scale", "1"),
+    "kept_lead": ("correlation with the kept weights' ξ/T minus with the fresh ones'", "1"),
     "band": ("extent of log T that is learned, mean over columns", "nats"),
 }
 
 
 class Map(NamedTuple):
-    """One cell: skill `(columns, horizons, seeds)`, exponents `(columns, seeds)`, fixed scales."""
+    """One cell.
+
+    Attributes:
+        skill: `(columns, horizons, seeds)`.
+        exponent: λ₁ of the networks, `(columns, seeds)`.
+        fresh: ξ in theory with fresh weights, `(columns,)`.
+        gate: time constant, `(columns,)`; NaN where there is no gate.
+        horizons: T, `(horizons,)`.
+    """
 
     skill: np.ndarray
     exponent: np.ndarray
-    fixed: dict[str, np.ndarray]
+    fresh: np.ndarray
+    gate: np.ndarray
+    horizons: np.ndarray
 
     def drawn_again(self, generator: np.random.Generator, *, columns_too: bool) -> "Map":
         """Draw seeds with replacement, and columns if asked."""
@@ -46,16 +59,16 @@ class Map(NamedTuple):
         columns = np.arange(num_columns)
         if columns_too:
             columns = generator.integers(0, num_columns, num_columns)
-        return Map(
-            self.skill[columns][:, :, seeds],
-            self.exponent[columns][:, seeds],
-            {name: steps[columns] for name, steps in self.fixed.items()},
+        return self._replace(
+            skill=self.skill[columns][:, :, seeds],
+            exponent=self.exponent[columns][:, seeds],
+            fresh=self.fresh[columns],
+            gate=self.gate[columns],
         )
 
-    def scales(self) -> dict[str, np.ndarray]:
-        """Return every scale by column, in steps; of the measured one with the mean exponent."""
-        kept = depth(self.exponent.mean(axis=1))
-        return {FRESH: self.fixed[FRESH], KEPT: kept} | self.fixed
+    def scales(self) -> np.ndarray:
+        """Return all scales by column, in steps, `(scales, columns)`, with the mean exponent."""
+        return np.stack([self.fresh, depth(self.exponent.mean(axis=1)), self.gate])
 
 
 def depth(rate: Any) -> Any:
@@ -67,11 +80,12 @@ def rank_correlation(skill: np.ndarray, scale: np.ndarray, horizons: np.ndarray)
     """Return Spearman's correlation of mean skill with scale/T over the points of a map.
 
     Where many points are learned perfectly, or not at all, their ranks say little, and the
-    correlation stays below one however sharp the edge between them is.
+    correlation stays below one however sharp the edge between them is. It is NaN if the scale is.
     """
     x = rankdata(scale[:, None] / horizons)
     y = rankdata(skill.mean(axis=2))
-    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else np.nan
+    told = np.isfinite(scale).all() and np.ptp(x) and np.ptp(y)
+    return float(np.corrcoef(x, y)[0, 1]) if told else np.nan
 
 
 def fitted_multiple(learned: np.ndarray, scale: np.ndarray, horizons: np.ndarray) -> float:
@@ -84,10 +98,11 @@ def fitted_multiple(learned: np.ndarray, scale: np.ndarray, horizons: np.ndarray
 
     Returns:
         k of the logistic curve in log T of largest likelihood, whose slope is at most that of a
-        change from 12 to 88 % within a factor 1.5; NaN where all networks learned, or none.
+        change from 12 to 88 % within a factor 1.5; NaN where all networks learned, or none, or the
+        scale is not known.
     """
     share = learned.mean(axis=2)
-    if share.min() == 1 or share.max() == 0:
+    if share.min() == 1 or share.max() == 0 or not np.isfinite(scale).all():
         return np.nan
     ratio = np.log(horizons) - np.log(scale)[:, None]
 
@@ -112,74 +127,70 @@ def band(learned: np.ndarray, horizons: np.ndarray) -> float:
     return float(learned.mean(axis=(0, 2)).sum() * spacing)
 
 
-def compared(dataset: xr.Dataset, config: Any) -> xr.Dataset:
+def compared(dataset: xr.Dataset, *, learned_above: float, num_resamples: int) -> xr.Dataset:
     """Add depth scales, and how success goes with them, with 95 % intervals.
 
-    There are also differences: of the correlations with both ξ, and of the last and first bands,
-    NaN if there is one cell.
+    Args:
+        dataset: skill, exponents, rates in theory and time constants.
+        learned_above: skill from which a network counts as having learned.
+        num_resamples: for the intervals.
     """
-    horizons = np.asarray(config.horizons, float)
-    fixed = {FRESH: depth(dataset["fresh_rate"])}
-    if "time_constant" in dataset:
-        fixed[GATE] = dataset["time_constant"]
     maps = [
         Map(
-            dataset["skill"].sel(cell=cell).to_numpy(),
-            dataset["exponent"].sel(cell=cell).to_numpy(),
-            {name: steps.sel(cell=cell).to_numpy() for name, steps in fixed.items()},
+            one["skill"].transpose("column", "horizon", "seed").to_numpy(),
+            one["exponent"].transpose("column", "seed").to_numpy(),
+            depth(one["fresh_rate"]).to_numpy(),
+            one["time_constant"].to_numpy(),
+            dataset["horizon"].to_numpy().astype(float),
         )
-        for cell in dataset["cell"].to_numpy()
+        for one in (dataset.sel(cell=cell) for cell in dataset["cell"])
     ]
-    names = list(maps[0].scales())
-
-    def statistics(maps):
-        made = []
-        for one in maps:
-            learned = one.skill >= config.learned_above
-            scales = one.scales().values()
-            made.append(
-                [
-                    *(rank_correlation(one.skill, scale, horizons) for scale in scales),
-                    *(fitted_multiple(learned, scale, horizons) for scale in scales),
-                ]
-            )
-        return np.array(made)
-
-    def bands(maps):
-        return np.array([band(one.skill >= config.learned_above, horizons) for one in maps])
-
     generator = np.random.default_rng(0)
 
-    def resampled(function, *, columns_too):
-        drawn = [
-            [one.drawn_again(generator, columns_too=columns_too) for one in maps]
-            for _ in range(config.num_resamples)
+    def of_scales(one):
+        """Return correlation, what it is beyond that of the horizon, and multiple of each scale."""
+        alone = rank_correlation(one.skill, np.ones(len(one.skill)), one.horizons)
+        learned = one.skill >= learned_above
+        by_scale = [
+            (
+                correlation := rank_correlation(one.skill, scale, one.horizons),
+                correlation - alone,
+                fitted_multiple(learned, scale, one.horizons),
+            )
+            for scale in one.scales()
         ]
-        return function(maps), np.stack([function(each) for each in drawn])
+        return np.transpose(by_scale)
 
-    value, drawn = resampled(statistics, columns_too=True)
-    width, drawn_width = resampled(bands, columns_too=False)
-    wider = drawn_width[:, -1] - drawn_width[:, 0] if len(maps) > 1 else np.full(len(drawn), np.nan)
-    number = len(names)
-    by_scale = {"correlation": slice(number), "multiple": slice(number, 2 * number)}
-    variables: dict[str, Any] = {
-        "depth_scale": (("cell", "scale", "column"), [[*one.scales().values()] for one in maps]),
-        "band": ("cell", width),
-        "band_interval": (("cell", "end"), _interval(drawn_width)),
-        # How much wider the band of the last cell is than that of the first.
-        "band_difference": width[-1] - width[0] if len(maps) > 1 else np.nan,
-        "band_difference_interval": ("end", _interval(wider)),
+    def band_of(one):
+        return band(one.skill >= learned_above, one.horizons)
+
+    def with_resamples(function, *, columns_too):
+        """Return numbers by cell, and by resample and cell."""
+        again = [
+            [function(one.drawn_again(generator, columns_too=columns_too)) for one in maps]
+            for _ in range(num_resamples)
+        ]
+        return np.array([function(one) for one in maps]), np.array(again)
+
+    value, drawn = with_resamples(of_scales, columns_too=True)
+    bands, drawn_bands = with_resamples(band_of, columns_too=False)
+    fresh, kept = SCALES.index(FRESH), SCALES.index(KEPT)
+    found: dict[str, tuple[tuple[str, ...], np.ndarray, np.ndarray]] = {
+        "correlation": (("cell", "scale"), value[:, 0], drawn[:, :, 0]),
+        "beyond": (("cell", "scale"), value[:, 1], drawn[:, :, 1]),
+        "multiple": (("cell", "scale"), value[:, 2], drawn[:, :, 2]),
+        "kept_lead": (
+            ("cell",),
+            value[:, 0, kept] - value[:, 0, fresh],
+            drawn[:, :, 0, kept] - drawn[:, :, 0, fresh],
+        ),
+        "band": (("cell",), bands, drawn_bands),
     }
-    for name, where in by_scale.items():
-        variables[name] = (("cell", "scale"), value[:, where])
-        variables[f"{name}_interval"] = (("cell", "scale", "end"), _interval(drawn[:, :, where]))
-    fresh, kept = names.index(FRESH), names.index(KEPT)
-    variables["correlation_gain"] = ("cell", value[:, kept] - value[:, fresh])
-    variables["correlation_gain_interval"] = (
-        ("cell", "end"),
-        _interval(drawn[:, :, kept] - drawn[:, :, fresh]),
-    )
-    dataset = dataset.assign(variables).assign_coords(scale=names)
+    variables = {"depth_scale": (("cell", "scale", "column"), [one.scales() for one in maps])}
+    for name, (dims, numbers, resamples) in found.items():
+        variables[name] = (dims, numbers)
+        variables[f"{name}_interval"] = ((*dims, "end"), _interval(resamples))
+    dataset = dataset.assign(variables).assign_coords(scale=list(SCALES))
     for name, (meaning, unit) in NAMES.items():
         dataset[name].attrs = {"long_name": meaning, "units": unit}
     return dataset
@@ -199,22 +210,21 @@ def lines(dataset: xr.Dataset) -> list[str]:
     """Say for each cell and scale how success goes with it."""
     written = []
     for cell in dataset["cell"].to_numpy():
-        for scale in dataset["scale"].to_numpy():
-            one = dataset.sel(cell=cell, scale=scale)
+        of_cell = dataset.sel(cell=cell)
+        for scale in of_cell["scale"].to_numpy()[of_cell["depth_scale"].notnull().any("column")]:
+            one = of_cell.sel(scale=scale)
             written.append(
                 f"{cell}, {MEANINGS[str(scale)]}: Spearman correlation of skill with scale/T "
-                f"{_said(one['correlation'], one['correlation_interval'])}; half of the networks "
-                f"learn at T = k scale, k = {_said(one['multiple'], one['multiple_interval'])}"
+                f"{_said(one, 'correlation')}, minus that with 1/T {_said(one, 'beyond')}; half of "
+                f"the networks learn at T = k scale, k = {_said(one, 'multiple')}"
             )
-        one = dataset.sel(cell=cell)
         written.append(
             f"{cell}: correlation with the kept weights' scale minus with the fresh ones' "
-            f"{_said(one['correlation_gain'], one['correlation_gain_interval'])}; learned extent "
-            f"of log T {_said(one['band'], one['band_interval'])} nats"
+            f"{_said(of_cell, 'kept_lead')}; learned extent of log T {_said(of_cell, 'band')} nats"
         )
     return written
 
 
-def _said(value, interval):
-    low, high = interval.to_numpy()
-    return f"{float(value):.3g} [{low:.3g}, {high:.3g}]"
+def _said(one, name):
+    low, high = one[f"{name}_interval"].to_numpy()
+    return f"{float(one[name]):.3g} [{low:.3g}, {high:.3g}]"

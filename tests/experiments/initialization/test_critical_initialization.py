@@ -1,9 +1,11 @@
+import dataclasses
 import io
 import json
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -11,10 +13,9 @@ from rich.console import Console
 from scipy.stats import binomtest
 
 import jacobian_rnn as jrnn
-from experiments import critical_initialization as critical
-from experiments import results
-from jacobian_rnn import tasks
-from paper_figures import critical_initialization as figure
+from experiments import protocol
+from experiments.initialization import critical_initialization as critical
+from paper_figures.initialization import critical_initialization as figure
 
 QUICK = critical.PRESETS["quick"]
 LEARNED, STUCK = int(jrnn.Outcome.LEARNED), int(jrnn.Outcome.STUCK)
@@ -143,20 +144,20 @@ def test_an_arm_is_made_only_of_what_was_found():
     arms = critical.arms_of([found("gain", 0.0, np.nan), bias], gated=True)
     assert arms == [critical.Arm("default", 1.0, 0.0), critical.Arm("memory bias", 1.0, 4.5)]
     plain = critical.arms_of([found("gain", 0.0, 1.6)], gated=False)
-    assert plain == [critical.Arm("default", 1.0, None), critical.Arm("critical gain", 1.6, None)]
+    assert [arm[:2] for arm in plain] == [("default", 1.0), ("critical gain", 1.6)]
+    assert np.isnan([arm.forget_bias for arm in plain]).all()
 
 
 def test_the_search_is_under_the_noise_of_the_task():
-    xs = np.asarray(tasks.delayed_recall(50).sample(jax.random.key(0), 200).xs)[:, 1:]
-    np.testing.assert_allclose(xs.std(), critical.NOISE_STD, rtol=0.02)
+    xs = np.asarray(protocol.recall(50, "float32").sample(jax.random.key(0), 200).xs)[:, 1:]
+    np.testing.assert_allclose(xs.std(), protocol.NOISE_STD, rtol=0.02)
     assert abs(xs.mean()) < 0.01
 
 
 def test_networks_of_one_seed_differ_by_gain_and_bias_alone():
     arms = [critical.Arm("a", 1.0, 0.0), critical.Arm("b", 3.0, 0.0), critical.Arm("c", 1.0, 4.0)]
-    ensemble = critical.Arms(QUICK, "GRUCell", arms)
-    networks = ensemble._draw_all(ensemble._member(np.arange(3), np.full(3, 7)))
-    params = networks.params["params"]
+    networks = critical.draw(dataclasses.replace(QUICK, num_seeds=1), "GRUCell", arms)
+    params = jax.tree.map(lambda leaf: leaf[:, 0], networks.params["params"])
     for gate in ("hr", "hz", "hn"):
         kernel = params[gate]["kernel"]
         np.testing.assert_allclose(kernel[0] @ kernel[0].T, np.eye(QUICK.width), atol=1e-5)
@@ -170,33 +171,24 @@ def test_networks_of_one_seed_differ_by_gain_and_bias_alone():
 
 
 @pytest.mark.slow
-def test_the_quick_run_searches_trains_resumes_and_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    monkeypatch.setitem(critical.CELLS, "quick", ("GRUCell",))
-
-    def run():
-        text = io.StringIO()
-        console = Console(file=text, width=160)
-        assert critical.run(QUICK, "quick", num_workers=0, console=console) == 0
-        return text.getvalue(), results.read(results.path_of(critical.NAME, "quick", "float32"))
-
-    text, first = run()
-    assert json.loads(first.attrs["configuration"])["recall_delay"] == 10
+def test_the_quick_run_searches_and_trains_and_is_drawn():
+    config = dataclasses.replace(QUICK, cells=("GRUCell",))
+    (unit,) = critical.units(config)
+    first = critical.combine(config, {unit: critical.work(config, unit, lambda *_: None)})
     assert first["arm"].to_numpy()[:2].tolist() == ["default", "critical gain"]
     assert first["searched"].to_numpy().tolist() == ["gain", "forget bias", "forget bias"]
     np.testing.assert_allclose(first["wanted_rate"], [0, 0, -1 / 10])
     # At λ₁ = 0 gradients fare as the default's do not.
     default, by_gain = first["log_growth"].median(("seed", "sequence")).to_numpy()[:2]
     assert default < -2 < by_gain
-    assert first["loss"].sizes == {"condition": 3, "seed": 2, "rate_index": 1, "update": 8}
+    assert first["loss"].sizes == {"rate_index": 1, "condition": 3, "seed": 2, "update": 8}
     assert np.isfinite(first["loss"]).all()
-    assert "delayed recall over 10 steps, 2 networks each" in text
+    text = io.StringIO()
+    critical.show(first, Console(file=text, width=160))
+    assert "delayed recall over 10 steps, 2 networks each" in text.getvalue()
 
-    text, again = run()
-    assert "1 of 1 units were already done" in text
-    xr.testing.assert_equal(again, first)
-
-    drawing = figure.draw(first)
+    fields = json.dumps(dataclasses.asdict(config))
+    drawing = figure.draw(first.assign_attrs(configuration=fields))
     success, skill = drawing.axes
     points = [bars.lines[0].get_ydata()[0] for bars in success.containers]
     np.testing.assert_allclose(points, first["success_rate"])
@@ -205,3 +197,4 @@ def test_the_quick_run_searches_trains_resumes_and_is_drawn(tmp_path, monkeypatc
     log_growth = first["log_growth"].median("sequence")
     np.testing.assert_allclose(drawn, np.stack([log_growth, first["test_skill"]], axis=-1))
     assert "2 networks" in drawing.legends[0].get_title().get_text()
+    plt.close(drawing)

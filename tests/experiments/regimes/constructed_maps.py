@@ -1,26 +1,27 @@
 """Maps of trainability whose networks learn as long as a known multiple of a known scale."""
 
+import dataclasses
+import json
+
 import numpy as np
 import xarray as xr
 
-from experiments import depth_scales, results, trainability
-from experiments.trainability import RATES, Unit
+from experiments.regimes import trainability_map as experiment
+from experiments.regimes.trainability_map import RATES, TrainabilityMap, Unit
 
 
-def constructed(config, cells, told, *, gated=False):
-    """Build the dataset of an experiment.
+def constructed(config: TrainabilityMap, told: dict) -> xr.Dataset:
+    """Build the dataset of the experiment.
 
     Args:
-        config: of the experiment.
-        cells: of the experiment, by name.
+        config: of the experiment, whose cells are those that are told.
         told: by cell, functions of its columns: up to which horizon its networks learn, ξ of the
             kept weights, ξ of fresh ones.
-        gated: whether columns are biases.
     """
     parts = {}
     spread = np.linspace(0.9, 1.1, config.num_seeds)
     for cell, (reach, kept, fresh) in told.items():
-        columns = np.array(cells[cell].columns(config))
+        columns = config.columns(cell)
         for horizon in config.horizons:
             skill = 1 / (1 + (horizon / (spread * reach(columns)[:, None])) ** 4)
             parts[Unit(cell, str(horizon))] = xr.Dataset({"skill": (("column", "seed"), skill)})
@@ -32,6 +33,5 @@ def constructed(config, cells, told, *, gated=False):
                 "settled": ("column", np.ones(columns.size, bool)),
             }
         )
-    dataset = trainability.joined(config, {cell: cells[cell] for cell in told}, parts, gated=gated)
-    dataset = depth_scales.compared(dataset, config)
-    return results.described(dataset, config, device="cpu", seconds=1.0)
+    dataset = experiment.combine(config, parts)
+    return dataset.assign_attrs(configuration=json.dumps(dataclasses.asdict(config)))

@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import xarray as xr
+
+import jacobian_rnn as jrnn
+from experiments import protocol
+from experiments.regimes import regime_versus_training as experiment
+from experiments.regimes._chosen_gains import choose_gains
+from paper_figures.regimes import regime_versus_training as figure
+
+DIMS = ("setting", "cell", "gain_index", "seed")
+
+
+def made_up(regime, outcome):
+    """Lay out networks of two settings and three cells, four gains and two seeds."""
+    shape = (2, 3, 4, 2)
+    regime, outcome = np.broadcast_to(regime, shape), np.broadcast_to(outcome, shape)
+    log_growth = np.where(regime == 0, 0.0, 40.0 * regime)
+    return xr.Dataset(
+        {
+            "regime": (DIMS, regime),
+            "outcome": (DIMS, outcome),
+            "borderline": (DIMS, np.zeros(shape, bool)),
+            "spectral_radius": (DIMS, np.ones(shape)),
+            "kernel_norm": (DIMS, np.ones(shape)),
+            "exponent": (DIMS, np.ones(shape)),
+            "test_skill": (DIMS, np.ones(shape)),
+            "gain": (DIMS[:3], np.ones(shape[:3])),
+            "log_growth": ((*DIMS, "sequence"), np.stack([log_growth] * 5, axis=-1)),
+            "threshold": ("bound", list(jrnn.THRESHOLDS)),
+        },
+        coords={
+            "setting": ["delayed_recall, adam", "delayed_recall, sgd"],
+            "cell": ["SimpleCell", "GRUCell", "LSTMCell"],
+        },
+    )
+
+
+def test_comparison_scores_the_networks_of_the_settings_it_is_given():
+    outcome = np.random.default_rng(0).integers(-1, 1, (2, 3, 4, 2))
+    regime = outcome.copy()
+    regime[0] = 0  # right in the second setting only
+    dataset = made_up(regime, outcome)
+    (adam,), (sgd,) = (experiment.settings_of(dataset, name) for name in ("adam", "sgd"))
+    right = experiment.compare(dataset, [sgd])
+    assert right.prediction.balanced_accuracy == 1.0
+    assert right.prediction.num_networks == 24
+    dataset["log_growth"][1, 0, 0] = np.nan
+    assert experiment.compare(dataset, [sgd]).prediction.num_networks == 22
+    assert experiment.compare(dataset, [adam]).prediction.balanced_accuracy == 0.5
+
+
+def findings(dataset):
+    agreements = {
+        name: experiment.compare(dataset, experiment.settings_of(dataset, name))
+        for name in experiment.TITLES
+    }
+    return experiment.findings(dataset, agreements)
+
+
+def test_what_was_found_is_counted_and_the_worst_cell_is_named():
+    regime = np.array([-1, 0, 0, 1])[:, None] * np.ones((2, 3, 4, 2), int)
+    outcome = np.where(regime == 0, 0, -1)
+    outcome[0, 1, 1:3] = -1  # four stable GRUs that are stuck with Adam
+    outcome[0, 2, 0, 0] = 0  # an LSTM that vanishes and learns
+    dataset = made_up(regime, outcome)
+    lines = findings(dataset)
+    adam = lines[2 : lines.index("", 2)]
+    assert adam[0].endswith("24 networks")
+    assert adam[1].split() == [
+        "gradient",
+        "vanishing,",
+        "predicted",
+        "not",
+        "to:",
+        "1",
+        "of",
+        "6",
+        "learned",
+    ]
+    assert adam[2].split() == [
+        "gradient",
+        "stable,",
+        "predicted",
+        "to",
+        "learn:",
+        "8",
+        "of",
+        "12",
+        "learned",
+    ]
+    # 8 of 9 that learned, 11 of 15 that did not.
+    assert f"right: {(8 / 9 + 11 / 15) / 2:.0%} [" in adam[4]
+    assert "largest exponent > 0 50%" in adam[4]
+    assert "GRUCell on delayed recall: 4 of 8; 4 stable ones did not learn, 0 others" in adam[-1]
+    assert not any("no prediction" in line for line in lines)
+    assert len(experiment.disagreements(dataset)) == 5
+    dataset["log_growth"][0, 0, 0, 0] = np.nan
+    assert findings(dataset)[-1].startswith("1 networks had no prediction")
+
+
+def test_nothing_is_scored_where_no_network_learned():
+    lines = findings(made_up(0, -1))
+    assert sum("cannot be said" in line for line in lines) == 2
+    assert not any("nan" in line for line in lines)
+
+
+def test_claims_score_predictions_beside_rules():
+    regime = np.tile([-1, 0, 0, 1], (2, 3, 2, 1)).reshape(2, 3, 4, 2)
+    outcome = np.where(regime == 0, 0, -1)
+    outcome[1] = -1 - outcome[1]  # wrong throughout with SGD
+    verdicts = [one.verdict for one in figure.claims(made_up(regime, outcome))]
+    assert verdicts[:2] == ["holds"] * 2
+    assert verdicts[3] == "holds"
+    assert verdicts[4:] == ["fails"] * 4
+
+
+def test_parts_that_lack_a_step_or_a_singular_value_are_joined_with_nan():
+    parts = [xr.Dataset({"a": ("index", np.ones(n))}, {"index": np.arange(n)}) for n in (2, 3)]
+    joined = experiment.joined(parts, "cell")
+    np.testing.assert_array_equal(joined["a"].isnull(), [[0, 0, 1], [0, 0, 0]])
+
+
+@pytest.mark.slow
+def test_a_part_keeps_the_whole_product_beside_the_profile():
+    config = experiment.PRESETS["quick"]
+    unit = experiment.Unit("SimpleCell", "delayed_recall")
+    part = experiment.work(config, unit, lambda *_: None)
+    assert part["setting"].to_numpy().tolist() == ["delayed_recall, adam", "delayed_recall, sgd"]
+    task = protocol.recall(config.recall_delay, config.dtype)
+    np.testing.assert_allclose(
+        part["gain"].isel(setting=0), choose_gains(config, "SimpleCell", task).gains
+    )
+    # The mean square of the singular values is the growth of a random gradient.
+    squares = np.exp(2 * part["log_singular_value"]).mean("index")
+    known = part["carry_log_growth"].notnull()
+    np.testing.assert_allclose(
+        np.log(squares).where(known) / 2, part["carry_log_growth"], atol=1e-3
+    )
+    # Eight gradients of eight units are all directions.
+    profile = part["profile"].sel(step=config.recall_delay)
+    np.testing.assert_allclose(profile.where(known), part["carry_log_growth"], atol=1e-2)
