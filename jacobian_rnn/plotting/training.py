@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jacobian_rnn.checks import check_at_least, check_count
+from jacobian_rnn.checks import check_at_least, check_count, check_type, refuse
 from jacobian_rnn.plotting.marks import (
     BLUE,
     LINES,
@@ -15,7 +15,7 @@ from jacobian_rnn.plotting.marks import (
     choose,
     mark_edge,
 )
-from jacobian_rnn.training.loop import TrainingHistory
+from jacobian_rnn.training.records import Records, TrainingHistory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def training_loss(axes: "Axes", history: TrainingHistory, *, window: int = 1) ->
 
     Example:
         >>> import matplotlib.pyplot as plt, numpy as np
-        >>> from jacobian_rnn.training.loop import TrainingHistory
+        >>> from jacobian_rnn.training import TrainingHistory
         >>> blank = dict.fromkeys(TrainingHistory._fields, np.zeros(0))
         >>> record = blank | {"loss": np.geomspace(2, 0.1, 50), "baseline_loss": 1.4}
         >>> _, axes = plt.subplots()
@@ -90,7 +90,7 @@ def gradient_norms_by_lag(axes: "Axes", history: TrainingHistory, *, most: int =
 
     Args:
         axes: where to draw.
-        history: of training one network, from `training.train`.
+        history: of training one network, from `training.train` with `gradients_by_lag=True`.
         most: number of records drawn at most, evenly among them, the first and the last included.
 
     Returns:
@@ -102,12 +102,14 @@ def gradient_norms_by_lag(axes: "Axes", history: TrainingHistory, *, most: int =
 
     Example:
         >>> import matplotlib.pyplot as plt, numpy as np
-        >>> from jacobian_rnn.training.loop import TrainingHistory
-        >>> blank = dict.fromkeys(TrainingHistory._fields, np.zeros(0))
+        >>> from jacobian_rnn.training import Records, TrainingHistory
+        >>> blank = dict.fromkeys(Records._fields, np.zeros(0))
         >>> norms = np.array([[1.0, 0.1, 0.01], [1.0, 0.9, 0.8]])
-        >>> record = blank | {"gradient_norm_by_lag": norms, "lag_updates": np.array([0, 100])}
+        >>> records = blank | {"gradient_norm_by_lag": norms, "num_updates": np.array([0, 100])}
+        >>> history = dict.fromkeys(TrainingHistory._fields, np.zeros(0))
+        >>> history |= {"records": Records(**records)}
         >>> _, axes = plt.subplots()
-        >>> _ = gradient_norms_by_lag(axes, TrainingHistory(**record))
+        >>> _ = gradient_norms_by_lag(axes, TrainingHistory(**history))
         >>> axes.get_legend_handles_labels()[1]
         ['before training', 'after 100 updates']
         >>> plt.close()
@@ -115,12 +117,15 @@ def gradient_norms_by_lag(axes: "Axes", history: TrainingHistory, *, most: int =
     from matplotlib import colormaps
 
     check_axes(axes)
-    check_result("history", history, TrainingHistory, "gradient_norm_by_lag", 2)
+    check_type("history", history, TrainingHistory, "one TrainingHistory")
+    records = history.records
+    check_result("history.records", records, Records, "gradient_norm_by_lag", 2)
     check_at_least(1, most=most)
-    norms, updates = (
-        np.asarray(history.gradient_norm_by_lag, float),
-        np.asarray(history.lag_updates),
-    )
+    norms = np.asarray(records.gradient_norm_by_lag, float)
+    updates = np.asarray(records.num_updates)
+    if not len(norms):
+        advice = "train with gradients_by_lag=True"
+        refuse("history.records", "no gradients by lag", "some to draw", advice)
     lags = np.arange(norms.shape[1])
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.where(np.isfinite(norms) & (norms > 0), np.log(norms), np.nan)

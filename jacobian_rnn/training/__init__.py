@@ -1,33 +1,29 @@
-"""Training with optax, recording what gradients do: norms before clipping, and norms at every lag.
+"""Training with optax."""
 
-`train` does one network. Its parts (`start`, `advance`, `lag_norms`, `evaluate`) are pure
-functions to which `jax.vmap` and `jax.jit` apply, for many networks at once.
-"""
-
-from jacobian_rnn.training.loop import (
-    Network,
+from jacobian_rnn.training.ensemble import train
+from jacobian_rnn.training.network import Network, apply, evaluate
+from jacobian_rnn.training.records import (
+    Records,
     TrainingHistory,
-    TrainingState,
-    Updates,
-    advance,
-    apply,
-    evaluate,
+    best_index,
     lag_norms,
-    predictions,
-    start,
-    train,
+    take_along,
 )
+from jacobian_rnn.training.updates import TrainingState, Updates, advance, network_of, start
 
 __all__ = [
     "Network",
+    "Records",
     "TrainingHistory",
     "TrainingState",
     "Updates",
     "advance",
     "apply",
+    "best_index",
     "evaluate",
     "lag_norms",
-    "predictions",
+    "network_of",
     "start",
+    "take_along",
     "train",
 ]

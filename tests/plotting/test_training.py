@@ -2,13 +2,19 @@ import numpy as np
 import pytest
 
 from jacobian_rnn import plotting
-from jacobian_rnn.training import TrainingHistory
+from jacobian_rnn.training import Records, TrainingHistory
 from tests.plotting.drawings import labels, marked
 
 
 def history(**fields):
     blank = dict.fromkeys(TrainingHistory._fields, np.zeros(0))
     return TrainingHistory(**(blank | {"baseline_loss": np.float64(1.4)} | fields))
+
+
+def lag_records(norms):
+    blank = dict.fromkeys(Records._fields, np.zeros(0))
+    lags = {"gradient_norm_by_lag": norms, "num_updates": np.array([0, 10, 20])}
+    return Records(**(blank | lags))
 
 
 def test_a_loss_is_averaged_over_its_window_and_broken_stretches_are_marked(axes):
@@ -32,7 +38,7 @@ def test_a_loss_is_averaged_over_its_window_and_broken_stretches_are_marked(axes
 
 def test_gradient_norms_are_logs_against_the_lag_for_the_first_and_the_last_record(axes):
     norms = np.array([[1.0, 0.5, 0.0, 0.0], [1.0, 0.9, 0.8, 0.7], [1.0, 10.0, np.inf, np.nan]])
-    record = history(gradient_norm_by_lag=norms, lag_updates=np.array([0, 10, 20]))
+    record = history(records=lag_records(norms))
     plotting.gradient_norms_by_lag(axes, record, most=2)
     assert labels(axes)[:2] == ["before training", "after 20 updates"]
     lags, logs = marked(axes, "before training").get_data()
@@ -43,3 +49,7 @@ def test_gradient_norms_are_logs_against_the_lag_for_the_first_and_the_last_reco
     assert (over.get_xdata().tolist(), over.get_ydata().tolist()) == ([2], [0.97])
     with pytest.raises(ValueError, match="most: received 0"):
         plotting.gradient_norms_by_lag(axes, record, most=0)
+    with pytest.raises(ValueError, match="train with gradients_by_lag=True"):
+        plotting.gradient_norms_by_lag(axes, history(records=lag_records(np.zeros((0, 4)))))
+    with pytest.raises(ValueError, match="received a batch"):
+        plotting.gradient_norms_by_lag(axes, history(records=lag_records(np.zeros((2, 3, 4)))))
