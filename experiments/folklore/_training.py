@@ -44,12 +44,13 @@ def updates(config: Folklore, number: int, key: jax.Array) -> xr.Dataset:
     if CLIPS[number] == "clipped":
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     growth, history = trained(config, config.delay, config.update_gains, optimizer, key)
-    largest = jnp.max(jnp.nan_to_num(history.update_norm, nan=jnp.inf), axis=-1)
+    norms = np.asarray(history.update_norm)
+    largest = np.where(np.isnan(norms), np.inf, norms).max(axis=-1)
     names = ("update_gain", "seed")
     return xr.Dataset(
         {
             "update_log_growth": (names, growth),
-            "update_largest": (names, np.asarray(largest)),
+            "update_largest": (names, largest),
             "update_outcome": (names, np.asarray(jrnn.observe_regime(history).outcome)),
         },
         {"update_gain": list(config.update_gains)},

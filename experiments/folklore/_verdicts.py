@@ -59,7 +59,8 @@ def verdicts(found: dict[str, Finding]) -> dict[str, str]:
 def _of_recall(value):
     if not value["zero slope networks"]:
         return "Not measured: no network was without slope"
-    far, near = (value[f"skill {lag}, zero slope, sgd"] for lag in ("far", "near"))
+    # Rounded first: no skill is 0.00, not −0.00.
+    far, near = (round(value[f"skill {lag}, zero slope, sgd"], 2) + 0 for lag in ("far", "near"))
     word = "False" if far > LEARNED else "Half true" if near > LEARNED else "True"
     adam = value.get("learned far, zero slope, adam")
     besides = "" if adam is None else f"; Adam escapes in {adam:.0%}"
@@ -68,7 +69,7 @@ def _of_recall(value):
 
 def _of_updates(value):
     ratio, diverged = 10 ** value["log10 update ratio"], value["diverged, no clipping"]
-    word = {0: "False", 1: "Half true", 2: "True"}[(ratio > LARGE) + (diverged >= 0.5)]
+    word = ("False", "Half true", "True")[[ratio > LARGE, diverged >= 0.5].count(True)]
     return (
         f"{word}: updates × {float(f'{ratio:.1e}'):,.4g}; diverged {diverged:.0%}, "
         f"stuck {value['stuck, no clipping']:.0%}"
@@ -199,14 +200,18 @@ def _updates(dataset):
             found[f"{one.name.lower()}, {clip}"] = _share(share)
     # Where gradients explode at all, at which gain does clipping help most?
     explodes = dataset["update_log_growth"].mean(("clip", "seed")) > 0
-    learned = (outcome == int(jrnn.Outcome.LEARNED)).where(explodes)
-    rescued = learned.sel(clip="clipped") - learned.sel(clip="no clipping")
-    if explodes.any():
-        most = int(rescued.mean("seed").argmax("update_gain"))
-        found["most rescued"] = _mean(rescued.isel(update_gain=most), "seed")
-    else:
-        found["most rescued"] = (np.nan, np.nan)
-    return found
+    learned = (outcome == int(jrnn.Outcome.LEARNED)).isel(update_gain=explodes.to_numpy())
+    rescued = [
+        (clipped - plain, np.hypot(error, plain_error))
+        for gain in learned["update_gain"].to_numpy()
+        for (clipped, error), (plain, plain_error) in [
+            [
+                _share(learned.sel(update_gain=gain, clip=clip))
+                for clip in ("clipped", "no clipping")
+            ]
+        ]
+    ]
+    return found | {"most rescued": max(rescued, default=(np.nan, np.nan))}
 
 
 def _memory(dataset):

@@ -78,202 +78,87 @@ def _entitle(axes, told, verdict):
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
     """List what others found and was reproduced here, and what was found here."""
-    options = style.configuration(dataset)
-    delay, horizon, near = options["delay"], options["horizon"], options["short_lag"]
-    gain, longest = options["difference_gains"][-1], max(options["lags"])
-    pascanu = "Pascanu, Mikolov and Bengio (2013)"
-    bengio = "Bengio, Simard and Frasconi (1994)"
+    pascanu, bengio = "Pascanu, Mikolov and Bengio (2013)", "Bengio, Simard and Frasconi (1994)"
 
     def claim(finding, statement, quantity, relation, expected, tolerance=0.0, source=None):
         found = dataset.sel(finding=finding)
         return Claim(
-            statement,
-            source or "this package",
-            quantity,
-            relation,
-            expected,
-            tolerance,
-            float(found["finding_value"]),
-            float(found["finding_error"]),
-            "reproduction" if source else "finding",
+            statement=statement,
+            source=source or "this package",
+            quantity=style.caption(dataset, quantity),
+            relation=relation,
+            expected=expected,
+            tolerance=tolerance,
+            measured=float(found["finding_value"]),
+            uncertainty=float(found["finding_error"]),
+            kind="reproduction" if source else "finding",
         )
 
-    rules = [f"right, {rule}" for rule in dataset["rule"].to_numpy()]
+    adam = "adam" in dataset["optimizer"]
     return [
-        claim(
-            "slope over λ₁",
-            "gradients grow or shrink exponentially with depth, at the rate λ₁",
-            "slope of the log gradient norm with depth, as a multiple of λ₁",
-            "within",
-            1.0,
-            0.05,
-            "Oseledets (1968)",
-        ),
-        claim(
-            "profile within three errors",
-            CHECK,
-            f"fraction of networks within {SEVERAL} sampling errors over {horizon} steps",
-            "at least",
-            0.97,
-        ),
-        claim(
-            "profile minus exact",
-            CHECK,
-            f"profile minus exact log growth over {horizon} steps, mean over networks, nats",
-            "within",
-            0.0,
-            0.1,
-        ),
-        claim(
-            "W alone minus λ₁",
-            "W alone misjudges the rate of gradients, because units saturate",
-            "log spectral radius of W minus λ₁ at the gain where they differ most, nats per step",
-            "at least",
-            0.5,
-        ),
-        *(
-            claim(
-                rule,
-                "no rule about the size of W alone decides whether gradients grow",
-                f"fraction of random networks that grow if the {rule.removeprefix('right, ')} "
-                "exceeds 1, and shrink if not",
-                "at most",
-                REACHED,
-            )
-            for rule in rules
-        ),
-        claim(
-            "small norm that vanishes",
-            "where the norm of W is below 1, gradients vanish",
-            "fraction of such SimpleCells with λ₁ < 0",
-            "at least",
-            1.0,
-            source=pascanu,
-        ),
-        claim(
-            "nilpotent rate",
-            "a nilpotent W, of spectral radius 0, can make gradients grow: here they double",
-            "growth of the gradient, nats per step",
-            "within",
-            float(np.log(2)),
-            1e-9,
-            pascanu,
-        ),
-        claim(
-            "saturated exponent",
-            "gradients vanish for large weights, too, where units are saturated",
-            "λ₁ of networks of gain 4 under large constant input, nats per step",
-            "at most",
-            0.0,
-            source=pascanu,
-        ),
-        claim(
-            "log10 error, best step",
-            "a gradient is what a small enough change of the input makes",
-            "decimal exponent of the relative error at the best step size, worst lag",
-            "at most",
-            -3.0,
-            source="definition of a derivative",
-        ),
-        claim(
-            "log10 error, coarse, chaotic",
-            "in a chaotic network it is not what a change of 0.01 makes",
-            f"decimal exponent of the relative error at gain {gain:g}, through {longest} steps",
-            "at least",
-            float(np.log10(FAITHFUL)),
-        ),
-        claim(
-            "skill far, zero slope, sgd",
-            "gradient descent does not learn what gradients do not reach",
-            f"skill at recall over {delay} steps where gradients vanish",
-            "at most",
-            0.1,
-            source=bengio,
-        ),
-        claim(
-            "skill near, zero slope, sgd",
-            "the same networks learn what is near: they do not stop learning",
-            f"skill at recall over {near} steps",
-            "at least",
-            0.5,
-        ),
-        *(
-            claim(
-                "learned far, zero slope, adam",
-                "Adam learns over a vanishing gradient in some of these networks",
-                f"fraction that learned recall over {delay} steps",
-                "at least",
-                0.1,
-            )
-            for optimizer in options["optimizers"]
-            if optimizer == "adam"
-        ),
-        claim(
-            "log10 update ratio",
-            "exploding gradients make very large updates",
-            "decimal exponent of the largest update where gradients explode, over that where not",
-            "at least",
-            float(np.log10(LARGE)),
-            source=bengio,
-        ),
-        claim(
-            "diverged, no clipping",
-            "and yet a bounded network mostly does not diverge: it is stuck",
-            "fraction of exploding networks that diverge without clipping",
-            "at most",
-            0.5,
-        ),
-        claim(
-            "most rescued",
-            "clipping the norm of the gradient rescues networks that explode",
-            "fraction learned with clipping minus without, at the gain where it helps most",
-            "at least",
-            0.5,
-            source=pascanu,
-        ),
-        claim(
-            "learned, clipped",
-            "clipping does not rescue those that explode most",
-            "fraction learned with clipping at the largest gain",
-            "at most",
-            0.5,
-        ),
-        claim(
-            "log growth, LSTM",
-            "gradients of default LSTMs vanish",
-            f"log growth over {horizon} steps, nats",
-            "at most",
-            THRESHOLDS.vanishing,
-        ),
-        claim(
-            "LSTM minus SimpleCell",
-            "and faster than those of default SimpleCells",
-            "λ₁ of default LSTMs minus that of default SimpleCells, nats per step",
-            "at most",
-            0.0,
-        ),
-        claim(
-            "log growth, LSTM, chrono biases",
-            "LSTMs with chrono biases keep their gradients",
-            f"log growth over {horizon} steps, nats",
-            "at least",
-            THRESHOLDS.vanishing,
-            source="Tallec and Ollivier (2018)",
-        ),
-        claim(
-            "exponent, LSTM, large gain",
-            "gradients of LSTMs can explode",
-            f"λ₁ of LSTMs with gain {options['large_gain']:g}, nats per step",
-            "at least",
-            0.0,
-            source=pascanu,
-        ),
-    ]
+        claim("slope over λ₁", "gradients grow or shrink exponentially with depth, at the rate λ₁",
+              "slope of the log gradient norm with depth, as a multiple of λ₁",
+              "within", 1.0, 0.05, "Oseledets (1968)"),
+        claim("profile within three errors", CHECK,
+              f"fraction of networks within {SEVERAL} sampling errors over {{horizon}} steps",
+              "at least", 0.97),
+        claim("profile minus exact", CHECK,
+              "profile minus exact log growth over {horizon} steps, mean over networks, nats",
+              "within", 0.0, 0.1),
+        claim("W alone minus λ₁", "W alone misjudges the rate of gradients: units saturate",
+              "log spectral radius of W minus λ₁ where they differ most, nats per step",
+              "at least", 0.5),
+        *(claim(f"right, {rule}", "no rule about the size of W alone decides if gradients grow",
+                f"fraction of random networks that grow if the {rule} exceeds 1, and shrink if not",
+                "at most", REACHED) for rule in dataset["rule"].to_numpy()),
+        claim("small norm that vanishes", "where the norm of W is below 1, gradients vanish",
+              "fraction of such SimpleCells with λ₁ < 0", "at least", 1.0, source=pascanu),
+        claim("nilpotent rate", "a W of spectral radius 0 can make gradients grow: here double",
+              "growth of the gradient, nats per step",
+              "within", float(np.log(2)), 1e-9, pascanu),
+        claim("saturated exponent", "gradients vanish for large weights where units saturate",
+              "λ₁ of networks of gain 4 under large constant input, nats per step",
+              "at most", 0.0, source=pascanu),
+        claim("log10 error, best step", "a gradient is what a small enough change of input makes",
+              "decimal exponent of the relative error at the best step size, worst lag",
+              "at most", -3.0, source="definition of a derivative"),
+        claim("log10 error, coarse, chaotic", "far back in a chaotic network it is not what a "
+              "change of 0.01 makes", "decimal exponent of the relative error at gain "
+              "{difference_gains[1]:g} and the longest lag", "at least", float(np.log10(FAITHFUL))),
+        claim("skill far, zero slope, sgd", "gradient descent learns not what no gradient reaches",
+              "skill at recall over {delay} steps where gradients vanish",
+              "at most", 0.1, source=bengio),
+        claim("skill near, zero slope, sgd", "the same networks do not stop learning what is near",
+              "skill at recall over {short_lag} steps", "at least", 0.5),
+        *(claim("learned far, zero slope, adam", "Adam teaches some of them over a vanishing "
+                "gradient", "fraction that learned recall over {delay} steps", "at least", 0.1)
+          for _ in range(adam)),
+        claim("log10 update ratio", "exploding gradients make very large updates",
+              "decimal exponent of the largest update where gradients explode over that where not",
+              "at least", float(np.log10(LARGE)), source=bengio),
+        claim("diverged, no clipping", "and yet a bounded network rarely diverges: it is stuck",
+              "fraction of exploding networks that diverge without clipping", "at most", 0.5),
+        claim("most rescued", "clipping the norm of the gradient rescues networks that explode",
+              "fraction learned with clipping minus without, at the gain where it helps most",
+              "at least", 0.5, source=pascanu),
+        claim("learned, clipped", "clipping does not rescue those that explode most",
+              "fraction learned with clipping at the largest gain", "at most", 0.5),
+        claim("log growth, LSTM", "gradients of default LSTMs vanish",
+              "log growth over {horizon} steps, nats", "at most", THRESHOLDS.vanishing),
+        claim("LSTM minus SimpleCell", "and they do so faster than in default SimpleCells",
+              "λ₁ of LSTMs minus that of SimpleCells, nats per step", "at most", 0.0),
+        claim("log growth, LSTM, chrono biases", "LSTMs with chrono biases keep their gradients",
+              "log growth over {horizon} steps, nats",
+              "at least", THRESHOLDS.vanishing, source="Tallec and Ollivier (2018)"),
+        claim("exponent, LSTM, large gain", "gradients of LSTMs can explode",
+              "λ₁ of LSTMs with gain {large_gain:g}, nats per step",
+              "at least", 0.0, source=pascanu),
+    ]  # fmt: skip
 
 
 def _shade(number, count):
     """Return the colour of one of several gains, darker to lighter."""
-    return plt.get_cmap("cividis")(0.8 * number / max(count - 1, 1))
+    return plt.get_cmap("cividis")(0.7 * number / max(count - 1, 1))
 
 
 def _depth(axes, dataset):
@@ -283,7 +168,7 @@ def _depth(axes, dataset):
     shown = sorted({0, critical, dataset.sizes["gain"] - 1})
     last = int(dataset["depth"][-1])
     depths = np.linspace(0, last, 11).astype(int)
-    inset = axes.inset_axes((0.17, 0.17, 0.25, 0.28))
+    inset = axes.inset_axes((0.17, 0.25, 0.25, 0.25))
     for number, gain in enumerate(shown):
         colour = _shade(number, len(shown))
         for chain, (marker, face, line) in enumerate((("o", colour, "-"), ("s", "white", "--"))):
@@ -306,7 +191,7 @@ def _depth(axes, dataset):
     axes.set(xlabel="depth n (layers or steps)", ylabel="log gradient norm (nats)")
     axes.set(xlim=(-0.02 * last, 1.25 * last), xticks=np.linspace(0, last, 5))
     low, high = axes.get_ylim()
-    axes.set_ylim(low - 0.35 * (high - low), high)
+    axes.set_ylim(low - 0.45 * (high - low), high)
 
 
 def _factor(axes, dataset):

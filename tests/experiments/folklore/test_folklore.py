@@ -1,5 +1,6 @@
+import dataclasses
 import io
-import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +10,14 @@ import xarray as xr
 from rich.console import Console
 
 import jacobian_rnn as jrnn
-from experiments import folklore as experiment
-from experiments import folklore_findings as judge
-from experiments import folklore_gradients as gradients
-from experiments import folklore_networks as measured
-from experiments import folklore_rules as rules
-from experiments import folklore_training as trained
-from experiments import results
-from jacobian_rnn import tasks
-from paper_figures import folklore as figure
+from experiments.folklore import _gradients as gradients
+from experiments.folklore import _rules as rules
+from experiments.folklore import _training as trained
+from experiments.folklore import _verdicts as judge
+from experiments.folklore import folklore as experiment
+from experiments.runner import results
+from jacobian_rnn import tasks, training
+from paper_figures.folklore import folklore as figure
 
 QUICK = experiment.PRESETS["quick"]
 KEY = jax.random.key(0)
@@ -31,22 +31,44 @@ def test_gradients_of_linear_chains_follow_straight_lines_of_slope_log_growth():
         "kernel": gains[:, None, None, None] * orthogonal,
         "bias": jnp.zeros((2, depth, width)),
     }
+    config = dataclasses.replace(QUICK, num_warmup=5, num_steps=25, horizon=25, num_probes=2)
     chain = jrnn.dense_chain(jax.nn.identity)
-    growth = measured.growth_of(chain, jnp.ones(width), layers, num_warmup=5)
+    growth = gradients.growth_of(config, chain, jnp.ones(width), layers, KEY)
     np.testing.assert_allclose(growth.exponent, np.log(gains), rtol=1e-12)
-    expected = np.log(gains)[:, None] * np.arange(depth + 1)
+    expected = np.log(gains)[:, None] * np.arange(26)
     np.testing.assert_allclose(growth.log_gradient, expected, atol=1e-12)
+    expected = np.log(gains)[:, None] * np.array([1, 20, 25])
+    np.testing.assert_allclose(growth.exact, expected, atol=1e-12)
+    np.testing.assert_allclose(growth.profile, expected, atol=1e-12)
     slopes = gradients.slope_of(np.asarray(growth.log_gradient), 10)
     np.testing.assert_allclose(slopes, np.log(gains), rtol=1e-10)
 
 
+def test_the_exact_growth_is_that_of_the_product_and_of_a_profile_of_all_directions():
+    config = dataclasses.replace(QUICK, width=6, num_steps=60, num_probes=6)
+    networks = gradients.draw(
+        config, gradients.gaussian_cell(config, "SimpleCell", 6), [1.0, 3.0], KEY
+    )
+    xs = gradients.white(config, jax.random.key(1), 2)
+    growth = gradients.growth_of(config, networks, jnp.zeros(6), xs, jax.random.key(2))
+    assert growth.exact.shape == (2, 3)
+    for number in range(2):
+        network = jax.tree.map(lambda leaf, number=number: leaf[number], networks)
+        states = jrnn.trajectory(network, jnp.zeros(6), xs[number])
+        product = jrnn.jacobian_product(network, states[20], xs[number, 20:])
+        np.testing.assert_allclose(growth.exact[number, -1], product.log_rms_growth(), rtol=1e-9)
+        gradient = product.log_adjoint_growth(jnp.ones(6))
+        np.testing.assert_allclose(growth.log_gradient[number, -1], gradient, rtol=1e-9)
+    np.testing.assert_allclose(growth.profile, growth.exact, atol=1e-9)
+    np.testing.assert_array_equal(growth.profile_error, 0)
+
+
 def test_a_gradient_can_double_though_all_eigenvalues_of_w_are_zero():
     assert not (rules.NILPOTENT @ rules.NILPOTENT).any()
-    sizes = rules.matrix_sizes(rules.NILPOTENT)
-    np.testing.assert_allclose(sizes, [8, 0, 16], rtol=1e-15)
+    ordinary = np.array([[0.0, -3.0], [1.0, 0.0]])
+    sizes = rules.sizes_of(np.stack([rules.NILPOTENT, ordinary]))
+    np.testing.assert_allclose(sizes, [[8, 0, 16], [3, 3**0.5, 3]], rtol=1e-12)
     np.testing.assert_allclose(rules.nilpotent_rate(), np.log(2), rtol=1e-14)
-    ordinary = rules.matrix_sizes(np.array([[0.0, -3.0], [1.0, 0.0]]))
-    np.testing.assert_allclose(ordinary, [3, 3**0.5, 3], rtol=1e-12)
 
 
 def squared(params, carry, x):
@@ -56,15 +78,12 @@ def squared(params, carry, x):
 def test_the_error_of_a_finite_difference_is_the_half_second_derivative_times_the_step():
     params, xs = jnp.array([[0.5], [2.0]]), jnp.array([[[3.0], [4.0], [5.0]]] * 2)
     steps, lags = jnp.array([1e-3, 0.1]), (1, 3)
-    error, log_growth = gradients.relative_errors(
+    error = gradients.relative_errors(
         jrnn.Recurrence(squared, params), jnp.zeros(1), xs, jnp.ones((2, 1)), steps, lags
     )
     # (x + ε)² − x² = ε (2 x + ε), and each later step multiplies by the parameter.
-    of_lag = np.array([5.0, 3.0])
-    expected = np.asarray(steps) / (2 * of_lag[:, None])
+    expected = np.asarray(steps) / (2 * np.array([5.0, 3.0])[:, None])
     np.testing.assert_allclose(error, [expected] * 2, rtol=1e-7)
-    expected = np.log(2 * of_lag) + np.array([[0, 2 * np.log(0.5)], [0, 2 * np.log(2)]])
-    np.testing.assert_allclose(log_growth, expected, rtol=1e-12)
 
 
 def test_a_symbol_is_shown_as_many_steps_before_the_end_as_asked():
@@ -79,27 +98,36 @@ def test_a_symbol_is_shown_as_many_steps_before_the_end_as_asked():
             np.testing.assert_array_equal(batch.xs, shown)
 
 
-def test_clipping_shortens_long_gradients_only_and_an_infinite_norm_none():
-    gradient = [jnp.array([300.0]), jnp.array([0.0, 400.0])]
-    for clip_norm, length in ((1.0, 1.0), (1000.0, 500.0), (np.inf, 500.0)):
-        optimizer = trained.clipped_descent(jnp.asarray(clip_norm), 0.1)
-        change, _ = optimizer.update(gradient, optimizer.init(gradient))
-        change = np.concatenate(jax.tree.leaves(change))
-        np.testing.assert_allclose(change, -0.1 * length * np.array([0.6, 0, 0.8]), rtol=1e-12)
+def test_networks_of_one_seed_share_weights_up_to_the_gain_and_data(monkeypatch):
+    given = {}
+
+    def train(task, networks, carry, **options):
+        given.update(options, task=task, networks=networks, carry=carry)
+        norms = np.exp(np.arange(11.0)) * np.ones((2, QUICK.num_seeds, 2, 1))
+        return None, SimpleNamespace(records=SimpleNamespace(gradient_norm_by_lag=norms))
+
+    monkeypatch.setattr(training, "train", train)
+    growth, _ = trained.trained(QUICK, 4, (1.0, 3.0), "optimizer", KEY)
+    np.testing.assert_allclose(growth, np.full((2, QUICK.num_seeds), 4.0))
+    kernels = np.asarray(jrnn.recurrent_kernels(given["networks"])["h"])
+    assert kernels.shape[:2] == (2, QUICK.num_seeds)
+    np.testing.assert_allclose(kernels[1], 3 * kernels[0], rtol=1e-12)
+    assert not np.allclose(kernels[0, 0], kernels[0, 1])
+    assert given["key"].shape == (1, QUICK.num_seeds)
+    assert len(np.unique(jax.random.key_data(given["key"])[0], axis=0)) == QUICK.num_seeds
 
 
-def test_networks_of_one_seed_share_their_key_and_all_conditions_occur():
-    lags, gains, clips, keys = trained.points((2, 9), (1.0, 4.0), (np.inf, 1.0), QUICK, KEY)
-    seeds = jax.random.key_data(keys).reshape(8, QUICK.num_seeds, -1)
-    assert (seeds == seeds[:1]).all()
-    assert len(np.unique(seeds[0], axis=0)) == QUICK.num_seeds
-    conditions = set(zip(*(np.asarray(one).tolist() for one in (lags, gains, clips)), strict=True))
-    assert len(conditions) == 8
-    # The order of the axes in which results are unfolded.
-    shape = (2, 2, 2, QUICK.num_seeds)
-    assert (np.reshape(lags, shape)[1] == 9).all()
-    assert (np.reshape(gains, shape)[:, 1] == 4).all()
-    assert (np.reshape(clips, shape)[:, :, 1] == 1).all()
+def test_an_update_that_is_not_a_number_is_the_largest(monkeypatch):
+    history = SimpleNamespace(
+        loss=np.full((2, 2, 3), 1.0),
+        update_norm=np.array([[[1.0, 3.0, 2.0]] * 2, [[1.0, np.nan, 2.0]] * 2]),
+        test_skill=np.full((2, 2), 0.9),
+        baseline_loss=np.full((2, 2), 1.0),
+    )
+    monkeypatch.setattr(trained, "trained", lambda *_: (np.zeros((2, 2)), history))
+    dataset = trained.updates(QUICK, 0, KEY)
+    np.testing.assert_array_equal(dataset["update_largest"], [[3, 3], [np.inf, np.inf]])
+    np.testing.assert_array_equal(dataset["update_outcome"], [[0, 0], [1, 1]])
 
 
 def test_a_gradient_is_faithful_up_to_where_its_error_passes_a_tenth():
@@ -113,18 +141,36 @@ def test_a_gradient_is_faithful_up_to_where_its_error_passes_a_tenth():
     assert np.isnan(judge.reach_of(error + 1))
 
 
+def test_a_profile_that_is_off_by_more_than_its_error_says_is_counted():
+    dims = ("network", "compared_lag")
+    off = np.tile([0.1, 0.2], (10, 1))
+    off[:3, 1] = -2.0
+    dataset = xr.Dataset()
+    for name in ("chain", "memory"):
+        dataset[f"{name}_exact"] = (dims, np.ones((10, 2)))
+        dataset[f"{name}_profile"] = (dims, 1 + off)
+        dataset[f"{name}_profile_error"] = (dims, np.full((10, 2), 0.5))
+    found = judge._profile(dataset)
+    share, error = found["profile within three errors"]
+    assert share == 0.7
+    # Two successes and two failures more.
+    np.testing.assert_allclose(error, np.sqrt(16 / 24 * 8 / 24 / 24))
+    np.testing.assert_allclose(found["profile minus exact"][0], (7 * 0.2 - 3 * 2) / 10)
+    np.testing.assert_allclose(found["largest profile score"][0], 4)
+
+
 NUMBERS = {
-    "slope ratio": (1.01, 0.01),
-    "factor excess": (1.2, 0.1),
-    "rule right, norm": (0.5, 0.1),
-    "rule right, spectral radius": (0.7, 0.1),
-    "best error": (1e-6, np.nan),
+    "slope over λ₁": (1.01, 0.01),
+    "W alone minus λ₁": (1.2, 0.1),
+    "right, norm": (0.5, 0.1),
+    "right, spectral radius": (0.7, 0.1),
+    "log10 error, best step": (-6.0, 0.1),
     "reach, stable": (0.03, np.nan),
     "reach, chaotic": (1e-8, np.nan),
     "zero slope networks": (4.0, np.nan),
-    "skill far, zero slope, gradient descent": (0.01, 0.02),
-    "skill near, zero slope, gradient descent": (0.99, 0.01),
-    "update ratio": (4321.0, 10.0),
+    "skill far, zero slope, sgd": (-0.001, 0.02),
+    "skill near, zero slope, sgd": (0.99, 0.01),
+    "log10 update ratio": (np.log10(4321), 0.1),
     "diverged, no clipping": (0.0, 0.0),
     "stuck, no clipping": (1.0, 0.0),
     "log growth, LSTM": (-38.0, 1.0),
@@ -136,22 +182,22 @@ NUMBERS = {
 @pytest.mark.parametrize(
     ("statement", "begins", "changes", "instead"),
     [
-        ("a", "True", {"slope ratio": (1.2, 0.01)}, "False"),
-        ("b", "False: W alone is off by up to 1.20", {"factor excess": (0.01, 0.1)}, "True"),
+        ("a", "True", {"slope over λ₁": (1.2, 0.01)}, "False"),
+        ("b", "False: W alone is off by up to 1.20", {"W alone minus λ₁": (0.01, 0.1)}, "True"),
         (
             "c",
             "None decides: spectral radius is best, 70% right",
-            {"rule right, norm": (0.95, 0.0)},
+            {"right, norm": (0.95, 0.0)},
             "Norm decides, 95% right",
         ),
-        ("d", "True, if", {"best error": (0.2, np.nan)}, "False"),
+        ("d", "True, if", {"log10 error, best step": (-0.7, np.nan)}, "False"),
         (
             "e",
-            "Half true: skill far back 0.01, near 0.99",
-            {"skill near, zero slope, gradient descent": (0.0, 0.0)},
+            "Half true: skill far back 0.00, near 0.99",
+            {"skill near, zero slope, sgd": (0.0, 0.0)},
             "True",
         ),
-        ("f", "Half true: updates × 4,300; diverged 0%", {"update ratio": (2.0, 0.1)}, "False"),
+        ("f", "Half true: updates × 4,300; diverged 0%", {"log10 update ratio": (0, 1)}, "False"),
         ("f", "Half true", {"diverged, no clipping": (0.5, 0.1)}, "True"),
         ("g", "Half true: they vanish unless", {"log growth, LSTM": (-3.0, 0.1)}, "True"),
     ],
@@ -161,20 +207,38 @@ def test_the_numbers_choose_the_verdicts(statement, begins, changes, instead):
     assert judge.verdicts(NUMBERS | changes)[statement].startswith(instead)
 
 
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"skipped": 59}, "--skipped: received 59, expected at most horizon − 2, which is 58"),
+        ({"horizon": 201}, "--horizon"),
+        ({"lags": (1, 60)}, "--lags"),
+        ({"short_lag": 10}, "--short-lag"),
+    ],
+)
+def test_lags_that_do_not_fit_are_refused_by_the_name_of_the_option(changes, option):
+    with pytest.raises(ValueError, match=option):
+        dataclasses.replace(QUICK, **changes)
+
+
 @pytest.mark.slow
-def test_the_experiment_measures_and_judges_every_statement(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    text = io.StringIO()
-    console = Console(file=text, width=150)
-    assert experiment.run(QUICK, "quick", num_workers=2, console=console) == 0
-    dataset = results.read(results.path_of(experiment.NAME, "quick", "float64"))
-    assert json.loads(dataset.attrs["configuration"])["width"] == QUICK.width
+def test_the_experiment_measures_and_judges_every_statement(tmp_path):
+    parts = {
+        unit: experiment.work(QUICK, unit, lambda *_: None) for unit in experiment.units(QUICK)
+    }
+    dataset = experiment.combine(QUICK, parts)
+    dataset = results.described(dataset, QUICK, {"device": "cpu"}, seconds=1.0)
+    dataset = results.read(results.write(dataset, tmp_path / "quick.nc"))
     assert list(dataset["statement"]) == list("abcdefg")
-    for verdict in dataset["verdict"].to_numpy():
-        assert verdict[:30] in text.getvalue()
+    text = io.StringIO()
+    experiment.show(dataset, Console(file=text, width=200))
     drawing = figure.draw(dataset)
-    titles = [axes.get_title(loc="left").replace("\n", " ") for axes in drawing.axes[:7]]
-    assert titles == list(dataset["verdict"])
+    for verdict, axes in zip(dataset["verdict"].to_numpy(), drawing.axes, strict=False):
+        assert verdict in text.getvalue()
+        assert axes.get_title(loc="left").replace("\n", " ") == verdict
+    scores = drawing.axes[7].lines[1].get_ydata()
+    expected = judge.profile_scores(dataset, "chain").sel(chain="recurrent").isel(compared_lag=-1)
+    np.testing.assert_allclose(scores, expected.to_numpy().ravel())
     claims = figure.claims(dataset)
-    assert {one.statement for one in claims} >= set(dataset["text"].to_numpy())
+    assert {one.kind for one in claims} == {"reproduction", "finding"}
     drawing.savefig(tmp_path / "figure.png")
