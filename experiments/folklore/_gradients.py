@@ -16,6 +16,9 @@ from experiments import drawing
 from experiments.folklore._options import Folklore
 
 CHAINS = ("feed-forward", "recurrent")
+# Of the depth: there the gradient turns into the direction that grows most.
+SKIPPED = 0.2
+STEP_SIZES = np.logspace(-14, 0, 29)
 KINDS = (
     "SimpleCell",
     "LSTM",
@@ -141,15 +144,16 @@ def depth(config: Folklore, number: int, key: jax.Array) -> xr.Dataset:
         )
     ]
     dataset = xr.concat(measured, "chain").assign_coords(chain=list(CHAINS))
-    slope = slope_of(dataset["chain_log_gradient"].to_numpy(), config.skipped)
+    slope = slope_of(dataset["chain_log_gradient"].to_numpy())
     # The rate of W, W², W³, … is the log of its spectral radius.
     kernels = np.asarray(jax.vmap(drawing.candidate_matrix)(networks))
     rate = np.log(np.abs(np.linalg.eigvals(kernels)).max(axis=1))
     return dataset.assign(chain_slope=(("chain", "network"), slope), weight_rate=("network", rate))
 
 
-def slope_of(log_gradient: np.ndarray, skipped: int) -> np.ndarray:
-    """Fit straight lines to log gradient norms by depth, the last axis."""
+def slope_of(log_gradient: np.ndarray) -> np.ndarray:
+    """Fit straight lines to log gradient norms by depth, the last axis, but for the first ones."""
+    skipped = int(SKIPPED * log_gradient.shape[-1])
     depths = np.arange(skipped, log_gradient.shape[-1])
     flat = log_gradient[..., skipped:].reshape(-1, len(depths))
     return np.polyfit(depths, flat.T, 1)[0].reshape(log_gradient.shape[:-1])
@@ -185,13 +189,13 @@ def differences(config: Folklore, number: int, key: jax.Array) -> xr.Dataset:
     xs = white(config, input_key, count, config.num_warmup + max(config.lags))
     directions = jax.random.normal(direction_key, (count, config.num_inputs), dtype)
     directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
-    steps = np.logspace(*config.step_exponents, config.num_step_sizes)
+    steps = jnp.asarray(STEP_SIZES, dtype)
     error = relative_errors(
-        networks, jnp.zeros(config.width, dtype), xs, directions, jnp.asarray(steps), config.lags
+        networks, jnp.zeros(config.width, dtype), xs, directions, steps, config.lags
     )
     return xr.Dataset(
         {"difference_error": (("network", "lag", "step_size"), np.asarray(error))},
-        {"lag": list(config.lags), "step_size": steps},
+        {"lag": list(config.lags), "step_size": STEP_SIZES},
     )
 
 

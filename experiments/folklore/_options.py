@@ -20,15 +20,13 @@ class Folklore:
 
     Attributes:
         gains: of the chains and networks of statements a and b, ascending.
-        width: N, hidden units of statements a, b, d and g.
+        width: N, hidden units, but for statement c.
         num_inputs: channels of white input.
         input_std: its standard deviation; also that of the biases of feed-forward chains.
         num_networks: drawn afresh at each point.
         num_steps: steps, or layers, over which λ₁ is measured.
         num_warmup: steps before them.
         horizon: steps, or layers, that gradients pass in statements a and g.
-        skipped: first of these, in which the gradient turns into the direction that grows most,
-            left out of the slope.
         num_probes: random gradients of the backward profile.
         rule_kinds: cell and width of the networks that the rules of statement c are tried on.
         rule_gains: lowest and highest gain there; gains are spread evenly in the logarithm.
@@ -36,8 +34,6 @@ class Folklore:
         difference_gains: of a stable and of a chaotic network, statement d.
         lags: between the changed input and the last state, statement d; with the horizon those at
             which the backward profile is laid beside the exact product.
-        step_exponents: decimal exponents of the smallest and the largest step size.
-        num_step_sizes: how many, evenly in the logarithm.
         delay: steps between symbol and answer in statements e and f, delayed recall.
         short_lag: the same within reach, statement e, in sequences of the same length.
         recall_gains: of statement e's networks with orthogonal kernels, ascending.
@@ -45,7 +41,6 @@ class Folklore:
         optimizers: of statement e.
         learning_rate: of gradient descent; Adam's is a tenth.
         clip_norm: global norm to which gradients are clipped, but where that is asked about.
-        train_width: hidden units of what is trained.
         num_seeds: networks trained at each point.
         num_updates: updates of each.
         batch_size: sequences per update.
@@ -63,7 +58,6 @@ class Folklore:
     num_steps: Count = 1000
     num_warmup: Count = 200
     horizon: Count = 100
-    skipped: Count = 20
     num_probes: Count = 8
     rule_kinds: Axis[tuple[Cell, Count]] = (
         ("SimpleCell", 16),
@@ -75,8 +69,6 @@ class Folklore:
     num_rule_networks: Several = 60
     difference_gains: tuple[Positive, Positive] = (1.0, 4.0)
     lags: Axis[Count] = (1, 5, 10, 20, 40)
-    step_exponents: Range = (-14.0, 0.0)
-    num_step_sizes: Several = 29
     delay: Count = 30
     short_lag: Count = 2
     recall_gains: Axis[Positive] = (0.4, 0.65, 1.0, 1.2, 1.4)
@@ -84,7 +76,6 @@ class Folklore:
     optimizers: Axis[Literal["sgd", "adam"]] = ("sgd", "adam")
     learning_rate: Positive = 0.1
     clip_norm: Positive = 1.0
-    train_width: Count = 32
     num_seeds: Several = 6
     num_updates: Count = 600
     batch_size: Count = 32
@@ -96,7 +87,6 @@ class Folklore:
     def __post_init__(self):
         """Refuse lags and stretches that do not fit into each other."""
         for option, value, most, other in (
-            ("skipped", self.skipped, self.horizon - 2, "horizon − 2"),
             ("horizon", self.horizon, self.num_steps, "num_steps"),
             ("lags", max(self.lags), self.horizon - 1, "horizon − 1"),
             ("short-lag", self.short_lag, self.delay - 1, "delay − 1"),
@@ -118,13 +108,10 @@ PRESETS = {
         rule_kinds=(("SimpleCell", 16),),
         num_rule_networks=2,
         lags=(1, 20),
-        step_exponents=(-8.0, 0.0),
-        num_step_sizes=5,
         delay=10,
         recall_gains=(0.1, 1.0),
         update_gains=(1.0, 4.0),
         optimizers=("sgd",),
-        train_width=8,
         num_seeds=2,
         num_updates=20,
         batch_size=4,
@@ -145,6 +132,5 @@ PRESETS = {
         num_rule_networks=100,
         num_seeds=20,
         num_updates=3000,
-        train_width=64,
     ),
 }

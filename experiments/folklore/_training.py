@@ -76,7 +76,7 @@ def trained(
         the end to the symbol before training, nats, and what training recorded.
     """
     task = shown_later(tasks.delayed_recall(config.delay, dtype=jnp.dtype(config.dtype)), lag)
-    cell = nn.SimpleCell(config.train_width, param_dtype=config.dtype)
+    cell = nn.SimpleCell(config.width, param_dtype=config.dtype)
     draw_keys, train_keys = (
         jax.random.split(one, config.num_seeds) for one in jax.random.split(key)
     )
@@ -89,7 +89,7 @@ def trained(
     _, history = training.train(
         task,
         networks,
-        jnp.zeros(config.train_width, config.dtype),
+        jnp.zeros(config.width, config.dtype),
         optimizer=optimizer,
         key=train_keys[None],
         num_updates=config.num_updates,

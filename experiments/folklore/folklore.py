@@ -125,7 +125,7 @@ def work(config: Folklore, unit: Unit, report: Report) -> xr.Dataset:
 
 def combine(config: Folklore, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
     """Join all tests, and judge the statements."""
-    joined = []
+    joined: list[xr.Dataset] = []
     for name, test in TESTS.items():
         labels = list(test.parts(config))
         own = [parts[Unit(name, str(label))] for label in labels]

@@ -32,7 +32,7 @@ Points: mean over networks drawn afresh; bars: standard error over them. Width {
 with entries of variance gain²/N unless said otherwise. (a) ● layers with weights of their own, \
 □ a recurrent network; lines have slope λ₁, measured apart. (c) {num_rule_networks} networks of \
 each kind, gains {rule_gains[0]:g} to {rule_gains[1]:g}; bars: binomial; W of gated cells: the \
-candidate's. (d) Median over networks. (e) Recall of a symbol, width {train_width}, {num_updates} \
+candidate's. (d) Median over networks. (e) Recall of a symbol, {num_updates} \
 updates, {num_seeds} networks per gain, clipped; dotted, as in (g): below it the library predicts \
 that nothing is learned. (f) Gradient descent over {delay} steps, a point for each network. (g) \
 Flax's default initialisation but for what is named; large gain: {large_gain:g}. (h) Growth of \
