@@ -7,26 +7,22 @@ number of steps after which a gradient has shrunk by a factor e.
 """
 
 import dataclasses
-import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from annotated_types import Ge
 from rich.console import Console
 from rich.table import Table
 from scipy.special import stdtrit
 
 import jacobian_rnn as jrnn
-from experiments import initialization_measures as measures
-from experiments import initialization_schemes as schemes
-from experiments import results
-from experiments.initialization_schemes import Scheme
-from experiments.units import run_units
-
-NAME = "initialization_audit"
+from experiments.initialization import _measures as measures
+from experiments.initialization import _schemes as schemes
+from experiments.runner.experiment import Axis, Count, Dtype, Report, Seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,23 +31,23 @@ class Audit:
 
     Attributes:
         widths: hidden units, ascending; inputs are as many.
-        num_networks: networks drawn afresh per scheme and width, at least 2.
+        num_networks: networks drawn afresh per scheme and width.
         num_steps: steps that count.
         num_warmup: steps before them, in which state and tangent vector settle.
         qr_every: steps between normalisations of the tangent vector.
         longer: how many times as many steps the run has that checks the horizon.
         seed: of all draws.
-        dtype: "float32" or "float64".
+        dtype: precision.
     """
 
-    widths: tuple[int, ...] = (32, 64, 128)
-    num_networks: int = 8
-    num_steps: int = 2000
-    num_warmup: int = 500
-    qr_every: int = 5
-    longer: int = 4
-    seed: int = 0
-    dtype: str = "float32"
+    widths: Axis[Count] = (32, 64, 128)
+    num_networks: Annotated[int, Ge(2)] = 8
+    num_steps: Count = 2000
+    num_warmup: Count = 500
+    qr_every: Count = 5
+    longer: Count = 4
+    seed: Seed = 0
+    dtype: Dtype = "float32"
 
 
 PRESETS = {
@@ -64,96 +60,69 @@ PRESETS = {
 
 
 class Unit(NamedTuple):
-    """What one worker does at a time: a Flax cell, and all schemes that share its equations."""
+    """What one worker does at a time: networks of one scheme and width."""
 
     library: str
     cell: str
+    width: str
 
 
-def run(audit: Audit, preset: str, *, num_workers: int, console: Console) -> int:
-    """Run the audit, print it, write one NetCDF file; return the number of failed units."""
-    started = time.perf_counter()
-    units = [Unit(*scheme) for scheme in schemes.FLAX_SCHEMES]
-    # Those with more schemes first, so that the workers finish together.
-    units.sort(key=lambda unit: -len(schemes.with_equations_of(Scheme(*unit))))
-    folder = results.directory(NAME)
-    parts, failures = run_units(
-        work, audit, units, folder, num_workers=num_workers, console=console
-    )
-    for unit, error in failures.items():
-        console.print(f"[red]{'-'.join(unit)} failed: {error}")
-    if failures:
-        console.print("finished units are saved; the same command makes the others again")
-        return len(failures)
-    dataset = xr.concat([parts[unit] for unit in units], "scheme", data_vars="all")
-    dataset = dataset.sel(scheme=[" ".join(scheme) for scheme in schemes.SCHEMES])
-    seconds = time.perf_counter() - started
-    device = str(jax.devices()[0].device_kind)
-    dataset = results.described(dataset, audit, device=device, seconds=seconds)
-    for name, (meaning, unit) in (measures.KERNEL | measures.EXPONENT).items():
-        dataset[name].attrs = {"long_name": meaning, "units": unit}
-    path = results.write(dataset, results.path_of(NAME, preset, audit.dtype))
-    show(dataset, audit, console)
-    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
-    return 0
+def units(config: Audit) -> list[Unit]:
+    """List schemes and widths, the widest first."""
+    return [
+        Unit(*scheme, str(width))
+        for width in sorted(config.widths, reverse=True)
+        for scheme in schemes.SCHEMES
+    ]
 
 
-def work(audit: Audit, unit: Unit, report: Callable[[str, float], None]) -> xr.Dataset:
-    """Measure all networks of one Flax cell, and of the schemes that share its equations."""
-    of_unit = schemes.with_equations_of(Scheme(*unit))
-    total = len(of_unit) * len(audit.widths)
-    rows: list[xr.Dataset] = []
-    for scheme in of_unit:
-        row = []
-        for width in audit.widths:
-            done = len(rows) * len(audit.widths) + len(row)
-            report(f"{scheme.library} {scheme.cell}, {width}", done / total)
-            row.append(measure(audit, scheme, width).expand_dims(width=[width]))
-        rows.append(
-            xr.concat(row, "width", data_vars="all")
-            .expand_dims(scheme=[" ".join(scheme)])
-            .assign_coords(
-                library=("scheme", [scheme.library]),
-                cell=("scheme", [scheme.cell]),
-            )
-        )
-    return xr.concat(rows, "scheme", data_vars="all")
-
-
-def measure(audit: Audit, scheme: Scheme, width: int) -> xr.Dataset:
+def work(config: Audit, unit: Unit, report: Report) -> xr.Dataset:
     """Draw and measure networks of one scheme and width."""
-    dtype = jnp.dtype(audit.dtype)
+    width, dtype = int(unit.width), jnp.dtype(config.dtype)
     # All schemes use the same seeds, so that they are compared under the same inputs.
-    draw_key, short_key, long_key = jax.random.split(jax.random.key(audit.seed), 3)
+    draw_key, input_key = jax.random.split(jax.random.key(config.seed))
+    report("drawing", 0.0)
     # One after another: compiling all initialisers together takes longer than running them.
     drawn = [
-        schemes.draw(scheme, width, width, dtype=dtype, key=key)
-        for key in jax.random.split(draw_key, audit.num_networks)
+        schemes.draw(schemes.Scheme(*unit[:2]), width, width, dtype=dtype, key=key)
+        for key in jax.random.split(draw_key, config.num_networks)
     ]
     networks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
-    carry = jrnn.zero_carry(drawn[0])
-    spectra = measures.exponents(
+    report("measuring", 0.1)
+    spectra, longer = measures.exponents(
         networks,
-        carry,
-        jax.random.split(short_key, audit.num_networks),
+        jrnn.zero_carry(drawn[0]),
+        jax.random.split(input_key, config.num_networks),
         num_inputs=width,
-        num_steps=audit.num_steps,
-        num_warmup=audit.num_warmup,
-        qr_every=audit.qr_every,
+        num_steps=config.num_steps,
+        num_warmup=config.num_warmup,
+        qr_every=config.qr_every,
+        longer=config.longer,
     )
-    longer = measures.longer_exponents(
-        networks,
-        carry,
-        jax.random.split(long_key, audit.num_networks),
-        num_inputs=width,
-        num_steps=audit.longer * audit.num_steps,
-        num_warmup=audit.num_warmup,
-    )
-    kernels = measures.of_kernels(schemes.recurrent_matrices(networks))
+    kernels = measures.of_kernels(jrnn.recurrent_kernels(networks))
     return kernels.merge(measures.of_exponents(spectra, np.asarray(longer)))
 
 
-def show(dataset: xr.Dataset, audit: Audit, console: Console) -> None:
+def combine(config: Audit, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
+    """Arrange networks by scheme and width."""
+    rows = [
+        xr.concat(
+            [parts[Unit(*scheme, str(width))] for width in config.widths], "width", data_vars="all"
+        )
+        for scheme in schemes.SCHEMES
+    ]
+    dataset = xr.concat(rows, "scheme", data_vars="all").assign_coords(
+        width=list(config.widths),
+        scheme=[" ".join(scheme) for scheme in schemes.SCHEMES],
+        library=("scheme", [scheme.library for scheme in schemes.SCHEMES]),
+        cell=("scheme", [scheme.cell for scheme in schemes.SCHEMES]),
+    )
+    for name, (meaning, unit) in (measures.KERNEL | measures.EXPONENT).items():
+        dataset[name].attrs = {"long_name": meaning, "units": unit}
+    return dataset
+
+
+def show(dataset: xr.Dataset, console: Console) -> None:
     """Print kernels and exponents, one line for each scheme and width, and the checks."""
     kernels = Table(
         pad_edge=False,
@@ -166,7 +135,7 @@ def show(dataset: xr.Dataset, audit: Audit, console: Console) -> None:
     memories = Table(
         pad_edge=False,
         title=(
-            f"λ₁ in nats per step, {audit.num_networks} networks each, under white input of\n"
+            f"λ₁ in nats per step, {dataset.sizes['network']} networks each, under white input of\n"
             "unit variance, as many channels as hidden units"
         ),
         caption=(
@@ -179,7 +148,7 @@ def show(dataset: xr.Dataset, audit: Audit, console: Console) -> None:
     for column in ("scheme", "N", "λ₁", "± time", "memory (steps)"):
         memories.add_column(column, justify="right" if column == "N" else "left", no_wrap=True)
     for scheme in dataset["scheme"].to_numpy():
-        for width in audit.widths:
+        for width in dataset["width"].to_numpy():
             one = dataset.sel(scheme=scheme, width=width)
             columns = ("scaled_variance", "nonorthogonality", "spectral_radius")
             kernels.add_row(
@@ -198,21 +167,21 @@ def show(dataset: xr.Dataset, audit: Audit, console: Console) -> None:
             table.add_section()
     console.print(kernels)
     console.print(memories)
-    for line in checks(dataset, audit):
+    for line in checks(dataset):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def checks(dataset: xr.Dataset, audit: Audit) -> list[str]:
+def checks(dataset: xr.Dataset) -> list[str]:
     """Say whether λ₁ depends on the horizon, and which errors over time are not to be trusted."""
     change = dataset["change"].to_numpy().ravel()
     error = dataset["error_of_change"].to_numpy().ravel()
     largest = np.abs(change).argmax()
-    outside = np.abs(change) > stdtrit(audit.num_networks - 1, (1 + measures.LEVEL) / 2) * error
+    outside = np.abs(change) > stdtrit(dataset.sizes["network"] - 1, 0.975) * error
     short = int((~dataset["long_enough"].astype(bool)).sum())
     drifting = int((abs(dataset["drift"]) > 4).sum())
     return [
-        f"horizon: {audit.longer} times as many steps, fresh inputs and another routine change λ₁ "
-        f"by {change.mean():+.5f} on average and {change[largest]:+.4f} ± {error[largest]:.4f} at "
+        "horizon: a longer run, with fresh inputs and another routine, changes λ₁ by "
+        f"{change.mean():+.5f} on average and {change[largest]:+.4f} ± {error[largest]:.4f} at "
         f"most; {outside.sum()} of {change.size} changes exclude 0 at 95 %",
         f"{short} of {dataset['drift'].size} networks have too few uncorrelated batches for their "
         f"error over time; {drifting} drift from half to half by more than 4 standard errors",

@@ -1,178 +1,210 @@
 """What is told about vanishing and exploding gradients, each statement beside its measurement."""
 
-import json
 import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from experiments.folklore._verdicts import FAITHFUL, LARGE, REACHED, SEVERAL, profile_scores
 from jacobian_rnn import THRESHOLDS
+from paper_figures import style
 from paper_figures.claims import Claim
-from paper_figures.style import BLUE, COLOURS, GREEN, LINES, MARKERS, PURPLE, VERMILION, WIDTH
 
 SMALL, TITLE = 6.5, 7.2  # points, of what is written inside and above panels
-LINE_WIDTH = 52  # characters that fit above a panel
-OUTCOMES = {-1: ("stuck", VERMILION, "s"), 0: ("learned", GREEN, "o"), 1: ("diverged", PURPLE, "X")}
-LEAST_APART = 0.085  # labels of panel g, as a fraction of its height
+LINE_WIDTH = 54  # characters that fit above a panel
+PLAIN_CELL, LSTM = style.CELLS["SimpleCell"], style.CELLS["LSTMCell"]
+# Of statement g: without a treatment, and with each.
+INITIALISATIONS = {
+    "SimpleCell": PLAIN_CELL,
+    "LSTM": style.PLAIN,
+    "LSTM, forget bias 1": style.Look(LSTM.colour, "o", "-"),
+    "LSTM, chrono biases": style.Look(LSTM.colour, "D", "--"),
+    "LSTM, large gain": style.Look(LSTM.colour, "P", ":"),
+}
+LEAST_APART = 0.09  # labels of panel g, as a fraction of its height
+CHECK = "the backward profile and the exact product agree, network by network"
+CAPTION = """\
+Points: mean over networks drawn afresh; bars: standard error over them. Width {width}, \
+{num_networks} networks per point, white input of standard deviation {input_std:g}, tanh and W \
+with entries of variance gain²/N unless said otherwise. (a) ● layers with weights of their own, \
+□ a recurrent network; lines have slope λ₁, measured apart. (c) {num_rule_networks} networks of \
+each kind, gains {rule_gains[0]:g} to {rule_gains[1]:g}; bars: binomial; W of gated cells: the \
+candidate's. (d) Median over networks. (e) Recall of a symbol, {num_updates} \
+updates, {num_seeds} networks per gain, clipped; dotted, as in (g): below it the library predicts \
+that nothing is learned. (f) Gradient descent over {delay} steps, a point for each network. (g) \
+Flax's default initialisation but for what is named; large gain: {large_gain:g}. (h) Growth of \
+random gradients over {horizon} steps in every network of (a) and (g): {num_probes} of them pulled \
+back, against all singular values of the product of step Jacobians."""
 
 
 def draw(dataset: xr.Dataset) -> Figure:
-    """Draw a panel for each statement: above it the statement and, bold, the verdict."""
-    configuration = json.loads(dataset.attrs["configuration"])
-    panels = (_depth, _factor, _rules, _differences, _slope, _updates, _memory)
-    figure, grid = plt.subplots(4, 2, figsize=(WIDTH, 9.8), layout="constrained")
-    for statement, axes, panel in zip(
-        dataset["statement"].to_numpy(), grid.flat[:-1], panels, strict=True
-    ):
-        one = dataset.sel(statement=statement)
-        verdict = textwrap.fill(str(one["verdict"].values), LINE_WIDTH)
-        axes.set_title(verdict, loc="left", fontsize=TITLE, fontweight="bold")
-        axes.annotate(
-            textwrap.fill(f"({statement}) “{one['text'].values}”", LINE_WIDTH),
-            (0, 1),
-            xytext=(0, 7 + 1.25 * TITLE * len(verdict.splitlines())),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            va="bottom",
-            fontsize=TITLE,
-            style="italic",
-        )
+    """Draw a panel for each statement, above it the statement and, bold, the verdict; and a check.
+
+    The check lays the backward profile beside the exact product.
+    """
+    figure, grid = plt.subplots(4, 2, figsize=(style.WIDTH, 10.2), layout="constrained")
+    panels = (_depth, _factor, _rules, _differences, _recall, _updates, _memory, _profile)
+    for panel, axes in zip(panels, grid.flat, strict=True):
         panel(axes, dataset)
-    grid.flat[-1].set_axis_off()
-    grid.flat[-1].text(0, 1.2, _caption(configuration), va="top", fontsize=SMALL, linespacing=1.35)
+    for statement, axes in zip(dataset["statement"].to_numpy(), grid.flat, strict=False):
+        one = dataset.sel(statement=statement)
+        _entitle(axes, f"({statement}) “{one['text'].values}”", str(one["verdict"].values))
+    value = dataset["finding_value"]
+    within = float(value.sel(finding="profile within three errors"))
+    verdict = f"{within:.1%} of networks within {SEVERAL} sampling errors"
+    _entitle(grid.flat[-1], f"(h) Check: {CHECK}", verdict)
+    text = textwrap.fill(style.caption(dataset, CAPTION), 142)
+    style.legend_below(figure, [], text)
     return figure
 
 
-def claims(dataset: xr.Dataset) -> list[Claim]:
-    """List what the folklore says, and what was measured."""
-    configuration = json.loads(dataset.attrs["configuration"])
-    delay, horizon = configuration["delay"], configuration["horizon"]
-    near = configuration["short_lag"]
-    longest = max(configuration["lags"])
-    pascanu = "Pascanu, Mikolov and Bengio (2013)"
+def _entitle(axes, told, verdict):
+    verdict = textwrap.fill(verdict, LINE_WIDTH)
+    axes.set_title(verdict, loc="left", fontsize=TITLE, fontweight="bold")
+    axes.annotate(
+        textwrap.fill(told, LINE_WIDTH),
+        (0, 1),
+        xytext=(0, 7 + 1.25 * TITLE * len(verdict.splitlines())),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        va="bottom",
+        fontsize=TITLE,
+        style="italic",
+    )
 
-    def claim(letter, quantity, relation, expected, tolerance, name, source="folklore"):
-        known = letter in dataset["statement"]
-        found = dataset.sel(finding=name)
+
+def claims(dataset: xr.Dataset) -> list[Claim]:
+    """List what others found and was reproduced here, and what was found here."""
+    pascanu, bengio = "Pascanu, Mikolov and Bengio (2013)", "Bengio, Simard and Frasconi (1994)"
+
+    def claim(finding, statement, quantity, relation, expected, tolerance=0.0, source=None):
+        found = dataset.sel(finding=finding)
         return Claim(
-            statement=str(dataset["text"].sel(statement=letter).values) if known else letter,
-            source=source,
-            quantity=quantity,
+            statement=statement,
+            source=source or "this package",
+            quantity=style.caption(dataset, quantity),
             relation=relation,
             expected=expected,
             tolerance=tolerance,
             measured=float(found["finding_value"]),
             uncertainty=float(found["finding_error"]),
+            kind="reproduction" if source else "finding",
         )
 
+    adam = "adam" in dataset["optimizer"]
     return [
-        claim("a", "slope of the log gradient norm with depth, as a multiple of λ₁",
-              "within", 1.0, 0.05, "slope ratio"),
-        claim("b", "rate of W alone minus λ₁ where they differ most (nats per step)",
-              "within", 0.0, 0.05, "factor excess"),
-        *(
-            claim("c", f"fraction of random networks that grow if the {rule} exceeds 1 and shrink "
-                  "if not", "at least", 0.9, 0.0, f"rule right, {rule}")
-            for rule in dataset["rule"].to_numpy()
-        ),
-        claim("where the norm of W is below 1, gradients vanish",
-              "fraction of such SimpleCells with λ₁ < 0",
-              "at least", 1.0, 0.0, "small norm that vanishes", pascanu),
-        claim("a nilpotent W (spectral radius 0) can make gradients grow: here they double",
-              "growth of the gradient (nats per step)",
-              "within", float(np.log(2)), 1e-9, "nilpotent rate", pascanu),
-        claim("c", "λ₁ of saturated networks of large weights (nats per step)",
-              "at least", 0.0, 0.0, "saturated exponent"),
-        claim("d", "relative error of a finite difference at the best step size, worst lag",
-              "at most", 0.0, 1e-3, "best error"),
-        claim("d", f"the same in a chaotic network through {longest} steps, step size 0.01",
-              "at most", 0.0, 0.1, "coarse error"),
-        claim("e", f"skill at recall over {delay} steps of networks without slope",
-              "at most", 0.0, 0.1, "skill far, zero slope, gradient descent"),
-        *(
-            claim("e", "fraction of them that Adam teaches it all the same", "at most", 0.0, 0.0,
-                  "learned far, zero slope, Adam")
-            for optimizer in dataset["optimizer"].to_numpy()
-            if optimizer == "Adam"
-        ),
-        claim("e", f"skill of the same networks at recall over {near} steps",
-              "at most", 0.0, 0.1, "skill near, zero slope, gradient descent"),
-        claim("f", "largest update where gradients explode, as a multiple of that where not",
-              "at least", 10.0, 0.0, "update ratio"),
-        claim("f", "fraction of exploding networks that diverge without clipping",
-              "at least", 0.5, 0.0, "diverged, no clipping"),
-        claim("clipping the norm of the gradient rescues networks that explode",
+        claim("slope over λ₁", "gradients grow or shrink exponentially with depth, at the rate λ₁",
+              "slope of the log gradient norm with depth, as a multiple of λ₁",
+              "within", 1.0, 0.05, "Oseledets (1968)"),
+        claim("profile within three errors", CHECK,
+              f"fraction of networks within {SEVERAL} sampling errors over {{horizon}} steps",
+              "at least", 0.97),
+        claim("profile minus exact", CHECK,
+              "profile minus exact log growth over {horizon} steps, mean over networks, nats",
+              "within", 0.0, 0.1),
+        claim("W alone minus λ₁", "W alone misjudges the rate of gradients: units saturate",
+              "log spectral radius of W minus λ₁ where they differ most, nats per step",
+              "at least", 0.5),
+        *(claim(f"right, {rule}", "no rule about the size of W alone decides if gradients grow",
+                f"fraction of random networks that grow if the {rule} exceeds 1, and shrink if not",
+                "at most", REACHED) for rule in dataset["rule"].to_numpy()),
+        claim("small norm that vanishes", "where the norm of W is below 1, gradients vanish",
+              "fraction of such SimpleCells with λ₁ < 0", "at least", 1.0, source=pascanu),
+        claim("nilpotent rate", "a W of spectral radius 0 can make gradients grow: here double",
+              "growth of the gradient, nats per step",
+              "within", float(np.log(2)), 1e-9, pascanu),
+        claim("saturated exponent", "gradients vanish for large weights where units saturate",
+              "λ₁ of networks of gain 4 under large constant input, nats per step",
+              "at most", 0.0, source=pascanu),
+        claim("log10 error, best step", "a gradient is what a small enough change of input makes",
+              "decimal exponent of the relative error at the best step size, worst lag",
+              "at most", -3.0, source="definition of a derivative"),
+        claim("log10 error, coarse, chaotic", "far back in a chaotic network it is not what a "
+              "change of 0.01 makes", "decimal exponent of the relative error at gain "
+              "{difference_gains[1]:g} and the longest lag", "at least", float(np.log10(FAITHFUL))),
+        claim("skill far, zero slope, sgd", "gradient descent learns not what no gradient reaches",
+              "skill at recall over {delay} steps where gradients vanish",
+              "at most", 0.1, source=bengio),
+        claim("skill near, zero slope, sgd", "the same networks do not stop learning what is near",
+              "skill at recall over {short_lag} steps", "at least", 0.5),
+        *(claim("learned far, zero slope, adam", "Adam teaches some of them over a vanishing "
+                "gradient", "fraction that learned recall over {delay} steps", "at least", 0.1)
+          for _ in range(adam)),
+        claim("log10 update ratio", "exploding gradients make very large updates",
+              "decimal exponent of the largest update where gradients explode over that where not",
+              "at least", float(np.log10(LARGE)), source=bengio),
+        claim("diverged, no clipping", "and yet a bounded network rarely diverges: it is stuck",
+              "fraction of exploding networks that diverge without clipping", "at most", 0.5),
+        claim("most rescued", "clipping the norm of the gradient rescues networks that explode",
               "fraction learned with clipping minus without, at the gain where it helps most",
-              "at least", 0.5, 0.0, "most rescued", pascanu),
-        claim("clipping the norm of the gradient rescues networks that explode",
-              "fraction learned with clipping at the largest gain",
-              "at least", 0.5, 0.0, "learned, clipped", pascanu),
-        claim("g", f"log growth over {horizon} steps of default LSTMs (nats)",
-              "at least", THRESHOLDS.vanishing, 0.0, "log growth, LSTM"),
-        claim("g", "λ₁ of default LSTMs minus that of default SimpleCells (nats per step)",
-              "at least", 0.0, 0.0, "LSTM minus SimpleCell"),
-        claim("g", f"log growth over {horizon} steps of LSTMs with chrono biases (nats)",
-              "at least", THRESHOLDS.vanishing, 0.0, "log growth, LSTM, chrono biases",
-              "Tallec and Ollivier (2018)"),
-        claim("g", "λ₁ of LSTMs with large gain (nats per step)",
-              "at least", 0.0, 0.0, "exponent, LSTM, large gain"),
+              "at least", 0.5, source=pascanu),
+        claim("learned, clipped", "clipping does not rescue those that explode most",
+              "fraction learned with clipping at the largest gain", "at most", 0.5),
+        claim("log growth, LSTM", "gradients of default LSTMs vanish",
+              "log growth over {horizon} steps, nats", "at most", THRESHOLDS.vanishing),
+        claim("LSTM minus SimpleCell", "and they do so faster than in default SimpleCells",
+              "λ₁ of LSTMs minus that of SimpleCells, nats per step", "at most", 0.0),
+        claim("log growth, LSTM, chrono biases", "LSTMs with chrono biases keep their gradients",
+              "log growth over {horizon} steps, nats",
+              "at least", THRESHOLDS.vanishing, source="Tallec and Ollivier (2018)"),
+        claim("exponent, LSTM, large gain", "gradients of LSTMs can explode",
+              "λ₁ of LSTMs with gain {large_gain:g}, nats per step",
+              "at least", 0.0, source=pascanu),
     ]  # fmt: skip
+
+
+def _shade(number, count):
+    """Return the colour of one of several gains, darker to lighter."""
+    return plt.get_cmap("cividis")(0.7 * number / max(count - 1, 1))
 
 
 def _depth(axes, dataset):
     """Draw log gradient norms of three gains, with lines of slope λ₁; all slopes in the inset."""
-    exponent = dataset["depth_exponent"].mean("network")
+    exponent = dataset["chain_exponent"].mean("network")
     critical = int(np.abs(exponent.mean("chain").to_numpy()).argmin())
     shown = sorted({0, critical, dataset.sizes["gain"] - 1})
     last = int(dataset["depth"][-1])
     depths = np.linspace(0, last, 11).astype(int)
-    inset = axes.inset_axes((0.14, 0.15, 0.25, 0.28))
-    for gain, colour in zip(shown, COLOURS, strict=False):
-        for chain, (marker, face) in enumerate((("o", colour), ("s", "white"))):
-            of_chain = dataset["depth_log_gradient"].isel(gain=gain, chain=chain, depth=depths)
+    inset = axes.inset_axes((0.17, 0.25, 0.25, 0.25))
+    for number, gain in enumerate(shown):
+        colour = _shade(number, len(shown))
+        for chain, (marker, face, line) in enumerate((("o", colour, "-"), ("s", "white", "--"))):
+            of_chain = dataset["chain_log_gradient"].isel(gain=gain, chain=chain, depth=depths)
             mean, bar = _mean_and_error(of_chain)
-            end = mean[-1]
             _points(axes, depths, mean, bar, marker, colour, face)
-            rate = float(exponent.isel(gain=gain, chain=chain))
-            style = "-" if chain == 0 else "--"
-            axes.plot(
-                depths,
-                end + rate * (depths - last),
-                color=colour,
-                linestyle=style,
-                linewidth=0.9,
-                zorder=1,
-            )
-        middle = float(dataset["depth_log_gradient"].isel(gain=gain, depth=-1).mean())
+            fit = mean[-1] + float(exponent.isel(gain=gain, chain=chain)) * (depths - last)
+            axes.plot(depths, fit, color=colour, linestyle=line, linewidth=0.9, zorder=1)
+        middle = float(dataset["chain_log_gradient"].isel(gain=gain, depth=-1).mean())
         label = f"gain {float(dataset['gain'][gain]):g}"
         axes.text(1.05 * last, middle, label, color=colour, va="center", fontsize=SMALL)
     for chain, (marker, face) in enumerate((("o", "0.2"), ("s", "white"))):
-        slope, bar = _mean_and_error(dataset["depth_slope"].isel(chain=chain))
-        rates, across = _mean_and_error(dataset["depth_exponent"].isel(chain=chain))
+        slope, bar = _mean_and_error(dataset["chain_slope"].isel(chain=chain))
+        rates, across = _mean_and_error(dataset["chain_exponent"].isel(chain=chain))
         _points(inset, rates, slope, bar, marker, "0.2", face, across)
     inset.axline((0, 0), slope=1, color="0.6", linewidth=0.7, zorder=0)
-    inset.tick_params(labelsize=5.5, pad=1.5, length=2)
-    inset.set_xlabel("λ₁", fontsize=SMALL, labelpad=1)
+    inset.tick_params(labelsize=SMALL, pad=1.5, length=2)
+    inset.set_xlabel("λ₁, all gains", fontsize=SMALL, labelpad=1)
     inset.set_ylabel("slope", fontsize=SMALL, labelpad=1)
     axes.set(xlabel="depth n (layers or steps)", ylabel="log gradient norm (nats)")
-    axes.set_xlim(-0.02 * last, 1.25 * last)
-    axes.set_xticks(np.linspace(0, last, 5))
+    axes.set(xlim=(-0.02 * last, 1.25 * last), xticks=np.linspace(0, last, 5))
     low, high = axes.get_ylim()
-    axes.set_ylim(low - 0.25 * (high - low), high)
+    axes.set_ylim(low - 0.45 * (high - low), high)
 
 
 def _factor(axes, dataset):
     """Draw the rate of W alone and λ₁ against the gain."""
     gain = dataset["gain"].to_numpy()
-    for name, label, colour, marker, style in (
-        ("factor_alone", "W alone: log spectral radius", VERMILION, "s", "--"),
-        ("factor_exponent", "true Jacobians, W and φ′: λ₁", BLUE, "o", "-"),
+    exponent = dataset["chain_exponent"].sel(chain="recurrent")
+    for values, label, look in (
+        (dataset["weight_rate"], "W alone: log spectral radius", style.PLAIN),
+        (exponent, "true Jacobians, W and φ′: λ₁", PLAIN_CELL),
     ):
-        mean, bar = _mean_and_error(dataset[name])
-        axes.plot(gain, mean, color=colour, linestyle=style, linewidth=0.9, zorder=1)
-        _points(axes, gain, mean, bar, marker, colour, colour, label=label)
+        mean, bar = _mean_and_error(values)
+        axes.plot(gain, mean, color=look.colour, linestyle=look.line, linewidth=0.9, zorder=1)
+        _points(axes, gain, mean, bar, look.marker, look.colour, look.colour, label=label)
     axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     axes.set(xlabel="recurrent gain", ylabel="rate (nats per step)")
     low, high = axes.get_ylim()
@@ -184,22 +216,21 @@ def _rules(axes, dataset):
     """Draw how often each rule is right, for each kind of network."""
     grows = dataset["rule_exponent"] > 0
     right = (dataset["rule_size"] > 1) == grows
-    count = dataset.sizes["rule_network"]
-    kinds = dataset["kind"].to_numpy()
+    kinds, count = dataset["kind"].to_numpy(), dataset.sizes["rule_network"]
     share = grows.mean("rule_network").to_numpy()
     for place, most in enumerate(np.maximum(share, 1 - share)):
         label = "guess of the majority" if place == 0 else None
         axes.hlines(most, place - 0.4, place + 0.4, color="0.6", linewidth=1.2, label=label)
+    faces = ("black", "white", "0.6")
     for number, rule in enumerate(dataset["rule"].to_numpy()):
         fraction = right.sel(rule=rule).mean("rule_network").to_numpy()
         bar = np.sqrt(fraction * (1 - fraction) / count)
         places = np.arange(len(kinds)) + 0.22 * (number - 1)
-        colour, marker = COLOURS[number], MARKERS[number]
-        _points(axes, places, fraction, bar, marker, colour, colour, label=f"{rule} > 1")
+        marker = style.MARKERS[number]
+        _points(axes, places, fraction, bar, marker, "black", faces[number], label=f"{rule} > 1")
     names = [str(kind).replace(", ", "\n") for kind in kinds]
     axes.set_xticks(range(len(kinds)), names, fontsize=SMALL)
-    axes.set_xlim(-0.5, len(kinds) - 0.5)
-    axes.set_ylim(0, 1.45)
+    axes.set(xlim=(-0.5, len(kinds) - 0.5), ylim=(0, 1.45))
     axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     axes.set_ylabel("right sign of λ₁ (fraction)", y=0.35)
     axes.legend(loc="upper center", ncols=2, frameon=False, fontsize=SMALL, columnspacing=1)
@@ -209,112 +240,131 @@ def _differences(axes, dataset):
     """Draw the error of finite differences against the step size."""
     error = dataset["difference_error"].median("network")
     steps = dataset["step_size"].to_numpy()
-    for number, name in enumerate(("stable", "chaotic")):
-        for lag, style in ((0, "--"), (-1, "-")):
-            one = error.isel(difference_gain=0 if number == 0 else -1, lag=lag)
-            label = f"{name}, lag {int(one['lag'])}"
+    for number, gain in enumerate(dataset["difference_gain"].to_numpy()):
+        name = ("stable", "chaotic")[number]
+        for lag, line in ((0, "--"), (-1, "-")):
+            one = error.isel(difference_gain=number, lag=lag)
+            label = f"gain {gain:g} ({name}), lag {int(one['lag'])}"
             axes.loglog(
-                steps, one, color=COLOURS[number], linestyle=style, linewidth=1.1, label=label
+                steps, one, color=_shade(number, 2), linestyle=line, linewidth=1.1, label=label
             )
-    axes.axhline(0.1, color="0.6", linewidth=0.7, linestyle=":", zorder=0)
+    axes.axhline(FAITHFUL, color="0.6", linewidth=0.7, linestyle=":", zorder=0)
+    axes.annotate("a tenth", (steps[0], FAITHFUL), va="bottom", fontsize=SMALL, color="0.4")
     axes.set(xlabel="change of the input, ε", ylabel="relative error")
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 1e-9), max(high, 1e7))
+    axes.set_ylim(max(low, 1e-9), max(high, 1e8))
     axes.legend(loc="upper right", frameon=False, fontsize=SMALL)
 
 
-def _slope(axes, dataset):
+def _recall(axes, dataset):
     """Draw skill against the gradient's growth over the lag, a point for each network."""
-    for number, optimizer in enumerate(dataset["optimizer"].to_numpy()):
-        for place, (marker, filled) in enumerate((("o", True), ("s", False))):
+    names = {"sgd": "gradient descent", "adam": "Adam"}
+    for optimizer, marker in zip(dataset["optimizer"].to_numpy(), ("o", "^"), strict=False):
+        for place, colour in enumerate(("0.6", "black")):
             one = dataset.sel(optimizer=optimizer).isel(recall_lag=place)
             axes.plot(
-                one["slope_log_growth"].to_numpy().ravel(),
-                one["slope_skill"].to_numpy().ravel(),
+                one["recall_log_growth"].to_numpy().ravel(),
+                one["recall_skill"].to_numpy().ravel(),
                 marker,
-                color=COLOURS[number],
-                markerfacecolor=COLOURS[number] if filled else "none",
-                markersize=3,
+                color=colour,
+                markerfacecolor=colour if marker == "o" else "none",
+                markersize=3.2,
                 markeredgewidth=0.8,
-                label=f"{str(optimizer).split()[-1]}, lag {int(one['recall_lag'])}",
+                label=f"{names[str(optimizer)]}, lag {int(one['recall_lag'])}",
             )
     axes.axvline(THRESHOLDS.vanishing, color="0.6", linewidth=0.7, linestyle=":", zorder=0)
-    axes.set(
-        xlabel="log growth over the lag, before training (nats)", ylabel="skill after training"
-    )
-    axes.set_ylim(-0.15, 1.1)
-    axes.legend(loc="center left", frameon=False, fontsize=SMALL, bbox_to_anchor=(0.07, 0.55))
+    axes.set(xlabel="log growth over the lag, before training (nats)", ylim=(-0.15, 1.1))
+    axes.set_ylabel("skill after training")
+    axes.legend(loc="center left", frameon=False, fontsize=SMALL, bbox_to_anchor=(0.03, 0.5))
 
 
 def _updates(axes, dataset):
     """Draw the largest update of each network, without and with clipping."""
-    largest = dataset["update_norm"].max("update", skipna=False)
-    num_gains, num_seeds = dataset.sizes["update_gain"], dataset.sizes["seed"]
-    offsets = np.linspace(-0.25, 0.25, num_seeds)
-    ticks, names = [], []
-    for clip in range(dataset.sizes["clip"]):
-        for gain in range(num_gains):
-            place = gain + clip * (num_gains + 0.4)
-            one = {"update_gain": gain, "clip": clip}
-            outcome = dataset["update_outcome"].isel(one).to_numpy()
-            for code, (_, colour, marker) in OUTCOMES.items():
-                chosen = outcome == code
+    num_gains, ticks = dataset.sizes["update_gain"], []
+    offsets = np.linspace(-0.25, 0.25, dataset.sizes["seed"])
+    for clip, name in enumerate(dataset["clip"].to_numpy()):
+        places = np.arange(num_gains) + clip * (num_gains + 0.4)
+        ticks += places.tolist()
+        for gain, place in enumerate(places):
+            one = dataset.isel(update_gain=gain, clip=clip)
+            for outcome, look in style.OUTCOMES.items():
+                chosen = one["update_outcome"].to_numpy() == outcome
+                largest = one["update_largest"].to_numpy()[chosen]
                 axes.plot(
-                    place + offsets[chosen],
-                    largest.isel(one).to_numpy()[chosen],
-                    marker,
-                    color=colour,
-                    markersize=3.2,
+                    place + offsets[chosen], largest, look.marker, color=look.colour, markersize=3.2
                 )
-            ticks.append(place)
-            names.append(f"{float(dataset['update_gain'][gain]):g}")
-        middle = clip * (num_gains + 0.4) + (num_gains - 1) / 2
         axes.text(
-            middle,
+            places.mean(),
             0.99,
-            str(dataset["clip"].to_numpy()[clip]),
+            str(name),
             transform=axes.get_xaxis_transform(),
             ha="center",
             va="top",
             fontsize=SMALL,
         )
-    for label, colour, marker in OUTCOMES.values():
-        axes.plot([], [], marker, color=colour, markersize=3.2, label=label)
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.set_ylim(low, high * (high / low) ** 0.3)
-    axes.set_xticks(ticks, names)
+    axes.set_xticks(ticks, [f"{gain:g}" for gain in dataset["update_gain"].to_numpy()] * 2)
     axes.set(xlabel="recurrent gain", ylabel="largest update norm")
-    axes.legend(loc="center right", frameon=False, fontsize=SMALL)
+    handles = [
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle="", markersize=3.2)
+        for look in style.OUTCOMES.values()
+    ]
+    labels = [outcome.name.lower() for outcome in style.OUTCOMES]
+    axes.legend(handles, labels, loc="center right", frameon=False, fontsize=SMALL)
 
 
 def _memory(axes, dataset):
     """Draw log gradient norms by lag, for each initialisation."""
-    last = int(dataset["memory_lag"][-1])
+    last = int(dataset["depth"][-1])
     lags = np.linspace(0, last, 9).astype(int)
     labels = []
-    for number, kind in enumerate(dataset["initialisation"].to_numpy()):
+    for kind, look in INITIALISATIONS.items():
         of_kind = dataset["memory_log_gradient"].sel(initialisation=kind)
-        colour, marker = COLOURS[number], MARKERS[number]
-        axes.plot(
-            of_kind["memory_lag"],
-            of_kind.mean("network"),
-            color=colour,
-            linestyle=LINES[number],
-            linewidth=0.9,
-        )
-        mean, bar = _mean_and_error(of_kind.isel(memory_lag=lags))
-        _points(axes, lags, mean, bar, marker, colour, colour)
-        labels.append((float(mean[-1]), str(kind).replace("LSTM, ", ""), colour))
+        mean = of_kind.mean("network")
+        axes.plot(mean["depth"], mean, color=look.colour, linestyle=look.line, linewidth=0.9)
+        mean, bar = _mean_and_error(of_kind.isel(depth=lags))
+        _points(axes, lags, mean, bar, look.marker, look.colour, look.colour)
+        labels.append((float(mean[-1]), kind.replace("LSTM, ", ""), look.colour))
     axes.axhline(THRESHOLDS.vanishing, color="0.6", linewidth=0.7, linestyle=":", zorder=0)
     axes.set(xlabel="lag (steps)", ylabel="log gradient norm (nats)")
-    axes.set_xlim(-0.02 * last, 1.42 * last)
-    axes.set_xticks(np.linspace(0, last, 5))
+    axes.set(xlim=(-0.02 * last, 1.42 * last), xticks=np.linspace(0, last, 5))
     low, high = axes.get_ylim()
     below = -np.inf
     for height, label, colour in sorted(labels):
         below = max(height, below + LEAST_APART * (high - low))
         axes.text(1.04 * last, below, label, color=colour, fontsize=SMALL, va="center")
+
+
+def _profile(axes, dataset):
+    """Draw how far the backward profile is off the exact product, a point for each network."""
+    lstms = [kind for kind in INITIALISATIONS if kind != "SimpleCell"]
+    for label, name, part, look in (
+        ("feed-forward", "chain", {"chain": "feed-forward"}, style.CELLS["linear"]),
+        ("SimpleCell", "chain", {"chain": "recurrent"}, PLAIN_CELL),
+        (None, "memory", {"initialisation": "SimpleCell"}, PLAIN_CELL),
+        ("LSTM", "memory", {"initialisation": lstms}, LSTM),
+    ):
+        exact, scores = (
+            values.sel(part).isel(compared_lag=-1).to_numpy().ravel()
+            for values in (dataset[f"{name}_exact"], profile_scores(dataset, name))
+        )
+        axes.plot(
+            exact,
+            scores,
+            look.marker,
+            color=look.colour,
+            markerfacecolor="none",
+            markersize=3.2,
+            markeredgewidth=0.8,
+            label=label,
+        )
+    axes.axhspan(-SEVERAL, SEVERAL, color="0.94", zorder=0)
+    axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+    axes.set(xlabel="exact log growth over the horizon (nats)", ylim=(-1.6 * SEVERAL, 2 * SEVERAL))
+    axes.set_ylabel("profile − exact\n(sampling errors)")
+    axes.legend(loc="upper center", ncols=3, frameon=False, fontsize=SMALL, columnspacing=1)
 
 
 def _mean_and_error(values):
@@ -336,30 +386,4 @@ def _points(axes, x, y, bar, marker, colour, face, across=None, label=None):
         elinewidth=0.8,
         label=label,
         zorder=2,
-    )
-
-
-def _caption(options):
-    gains, delay = options["difference_gains"], options["delay"]
-    return "\n".join(
-        textwrap.fill(line, 66)
-        for line in (
-            "Points: mean over networks drawn afresh; bars: standard error over them. "
-            f"Width {options['width']}, {options['num_networks']} networks per point, white input "
-            f"of standard deviation {options['input_std']:g}, tanh and W with entries of variance "
-            "gain²/N unless said otherwise.",
-            "(a) ● layers with weights of their own, □ a recurrent network; lines have slope λ₁, "
-            "measured apart. Inset: fitted slope against λ₁ (nats per step) at all gains.",
-            f"(c) {options['num_rule_networks']} networks of each kind, gains "
-            f"{options['rule_gains'][0]:g} to {options['rule_gains'][1]:g}; bars: binomial; W of "
-            "gated cells: the candidate's.",
-            f"(d) Median over networks; gain {gains[0]:g} is stable, {gains[1]:g} chaotic. Dotted: "
-            "a tenth.",
-            f"(e) Recall of a symbol, {options['num_updates']} updates, width "
-            f"{options['train_width']}, {options['num_seeds']} networks per gain, clipped. "
-            "Dotted, as in (g): below it the library predicts that nothing is learned.",
-            f"(f) Gradient descent over {delay} steps, a point for each network.",
-            f"(g) Flax cells, default initialisation but for what is named; large gain: "
-            f"{options['large_gain']:g}.",
-        )
     )

@@ -129,25 +129,3 @@ def test_gated_growth_claims_count_signs_at_decided_points():
     assert "of 2 that explode" in fresh.quantity
 
 
-def test_audit_claims_count_networks_that_grow_as_never_forgetting():
-    from paper_figures import initialization_audit
-
-    dataset = xr.Dataset(
-        {
-            "memory": (("scheme", "width"), [[2.0, 3.0], [4.0, 2.5]]),
-            "memory_interval": (("scheme", "width", "end"), np.full((2, 2, 2), [3.5, 4.5])),
-            "nonorthogonality": (
-                ("scheme", "width", "network", "gate"),
-                np.stack([np.full((2, 3, 2), 1e-7), np.full((2, 3, 2), 0.9)]),
-            ),
-        },
-        {"scheme": ["linen A", "nnx B"], "library": ("scheme", ["linen", "nnx"])},
-    )
-    longest, linen, nnx, keras = initialization_audit.claims(dataset)
-    assert (longest.measured, longest.verdict) == (4.0, "holds")
-    assert "nnx B" in longest.quantity
-    assert [one.verdict for one in (linen, nnx, keras)] == ["holds", "fails", "not measured"]
-    dataset["memory"][0, 1] = np.nan
-    longest = initialization_audit.claims(dataset)[0]
-    assert longest.measured == math.inf
-    assert longest.verdict == "fails"

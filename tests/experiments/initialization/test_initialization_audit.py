@@ -1,5 +1,5 @@
 import io
-import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from flax import linen as nn
 from rich.console import Console
 
 import jacobian_rnn as jrnn
-from experiments import initialization_audit as audit
-from experiments import initialization_measures as measures
-from experiments import initialization_schemes as schemes
-from experiments import results
-from experiments.initialization_schemes import Scheme
-from paper_figures import initialization_audit as figure
+from experiments.initialization import _measures as measures
+from experiments.initialization import _schemes as schemes
+from experiments.initialization import initialization_audit as audit
+from experiments.initialization._schemes import Scheme
+from experiments.runner import results
+from paper_figures.initialization import initialization_audit as figure
 
 NUM_INPUTS = 3
 
@@ -105,23 +105,23 @@ def test_every_scheme_draws_networks_whose_gates_are_all_found(scheme):
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, carry)
     kinds = {"LSTM": "ifgo", "GRU": "rzn", "MGU": "fn"}
     expected = next((gates for part, gates in kinds.items() if part in scheme.cell), "h")
-    assert sorted(schemes.recurrent_matrices(network)) == sorted(expected)
+    assert sorted(jrnn.recurrent_kernels(network)) == sorted(expected)
 
 
 def test_the_blocks_of_a_fused_kernel_belong_to_their_gates():
     gru = drawn("nnx GRUCell", 4)
-    w = schemes.recurrent_matrices(gru)
+    w = jrnn.recurrent_kernels(gru)
     h, c, x = jnp.array([0.1, -0.2, 0.3, 0.4]), jnp.array([0.5, 0.1, -0.3, 1]), jnp.ones(NUM_INPUTS)
     x_r, x_z, x_n = jnp.split(x @ gru.params["dense_i"]["kernel"], 3)
-    r, z = jax.nn.sigmoid(x_r + w["r"] @ h), jax.nn.sigmoid(x_z + w["z"] @ h)
-    n = jnp.tanh(x_n + r * (w["n"] @ h))
+    r, z = jax.nn.sigmoid(x_r + h @ w["r"]), jax.nn.sigmoid(x_z + h @ w["z"])
+    n = jnp.tanh(x_n + r * (h @ w["n"]))
     np.testing.assert_allclose(gru.step(gru.params, h, x), (1 - z) * n + z * h, rtol=1e-12)
 
     lstm = drawn("nnx OptimizedLSTMCell", 4)
-    w = schemes.recurrent_matrices(lstm)
+    w = jrnn.recurrent_kernels(lstm)
     from_x = dict(zip("ifgo", jnp.split(x @ lstm.params["dense_i"]["kernel"], 4), strict=True))
-    i, f, o = (jax.nn.sigmoid(from_x[gate] + w[gate] @ h) for gate in "ifo")
-    new_c = f * c + i * jnp.tanh(from_x["g"] + w["g"] @ h)
+    i, f, o = (jax.nn.sigmoid(from_x[gate] + h @ w[gate]) for gate in "ifo")
+    new_c = f * c + i * jnp.tanh(from_x["g"] + h @ w["g"])
     expected = new_c, o * jnp.tanh(new_c)
     np.testing.assert_allclose(lstm.step(lstm.params, (c, h), x), expected, rtol=1e-12)
 
@@ -144,7 +144,7 @@ def test_an_unknown_scheme_is_refused():
     ],
 )
 def test_only_kernels_drawn_gate_by_gate_are_orthogonal(name, num_gates, scale):
-    kernels = schemes.recurrent_matrices(drawn(name, 200))
+    kernels = jrnn.recurrent_kernels(drawn(name, 200))
     one = measures.of_kernels({gate: kernel[None] for gate, kernel in kernels.items()})
     one = one.isel(network=0).dropna("gate")
     assert one.sizes["gate"] == num_gates
@@ -186,11 +186,10 @@ def test_linear_orthogonal_networks_have_the_logarithms_of_their_gains_as_expone
         own = cell.clone(recurrent_kernel_init=nn.initializers.orthogonal(gain))
         networks.append(jrnn.from_linen(own, own.init(key, carry, jnp.zeros(2))))
     networks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
-    sizes = {"num_inputs": 2, "num_steps": 100, "num_warmup": 10}
-    spectra = measures.exponents(networks, carry, keys, qr_every=5, **sizes)
+    sizes = {"num_inputs": 2, "num_steps": 100, "num_warmup": 10, "qr_every": 5, "longer": 2}
+    spectra, longer = measures.exponents(networks, carry, keys, **sizes)
     expected = np.log([1, 0.5, 2])
     np.testing.assert_allclose(spectra.exponents[:, 0], expected, atol=1e-12)
-    longer = measures.longer_exponents(networks, carry, keys, **sizes)
     np.testing.assert_allclose(longer, expected, atol=1e-12)
 
 
@@ -233,47 +232,60 @@ def test_memory_is_unbounded_where_zero_cannot_be_excluded():
     assert written[3] == "none: grows"
 
 
+def test_claims_count_networks_that_grow_as_never_forgetting():
+    dataset = xr.Dataset(
+        {
+            "memory": (("scheme", "width"), [[2.0, 3.0], [4.0, 2.5]]),
+            "memory_interval": (("scheme", "width", "end"), np.full((2, 2, 2), [3.5, 4.5])),
+            "nonorthogonality": (
+                ("scheme", "width", "network", "gate"),
+                np.stack([np.full((2, 3, 3), 1e-7), np.full((2, 3, 3), (2 / 3) ** 0.5)]),
+            ),
+            "mean_exponent": (("scheme", "width"), [[-0.5, -0.4], [-0.5, -0.5]]),
+            "error_over_networks": (("scheme", "width"), [[0.01, 0.003], [0.01, 0.004]]),
+        },
+        {
+            "scheme": ["linen GRUCell", "nnx GRUCell"],
+            "library": ("scheme", ["linen", "nnx"]),
+            "gate": ["r", "z", "n"],
+        },
+    )
+    longest, linen, nnx, keras, fused, lstm, gru, biased = figure.claims(dataset)
+    assert (longest.measured, longest.verdict) == (4.0, "holds")
+    assert "nnx GRUCell" in longest.quantity
+    absent = ["not measured"] * 2
+    assert [one.verdict for one in (linen, nnx, keras)] == ["holds", *absent]
+    assert (round(fused.measured, 9), fused.verdict) == (0, "holds")
+    assert [one.verdict for one in (lstm, biased)] == absent
+    np.testing.assert_allclose((gru.measured, gru.uncertainty), (-0.1, 0.005))
+    dataset["memory"][0, 1] = np.nan
+    longest = figure.claims(dataset)[0]
+    assert (longest.measured, longest.verdict) == (math.inf, "fails")
+
+
 @pytest.mark.slow
-def test_the_audit_resumes_prints_both_tables_and_is_drawn(tmp_path, monkeypatch):
-    flax = (named("linen SimpleCell"), named("nnx GRUCell"))
-    chosen = (*flax, named("PyTorch RNN"), named("Keras SimpleRNN"))
-    monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    monkeypatch.setattr(schemes, "FLAX_SCHEMES", flax)
+def test_the_audit_prints_both_tables_and_is_drawn(tmp_path, monkeypatch):
+    chosen = tuple(map(named, ("linen SimpleCell", "nnx GRUCell", "PyTorch RNN")))
     monkeypatch.setattr(schemes, "SCHEMES", chosen)
     quick = audit.PRESETS["quick"]
+    parts = {unit: audit.work(quick, unit, lambda *_: None) for unit in audit.units(quick)}
+    dataset = audit.combine(quick, parts)
+    dataset = results.described(dataset, quick, {"device": "cpu"}, seconds=1.0)
+    dataset = results.read(results.write(dataset, tmp_path / "quick.nc"))
+    assert dataset["scheme"].to_numpy().tolist() == [" ".join(scheme) for scheme in chosen]
+    assert dataset["exponent"].attrs["units"] == "nats per step"
+    assert (dataset["mean_exponent"] < 0).all()
+    text = io.StringIO()
+    audit.show(dataset, Console(file=text, width=80))
+    for line in ("nnx GRUCell", "PyTorch RNN", "memory (steps)", "≠ orth.", "horizon: a longer"):
+        assert line in text.getvalue()
 
-    def run():
-        text = io.StringIO()
-        console = Console(file=text, width=80)
-        assert audit.run(quick, "quick", num_workers=2, console=console) == 0
-        return text.getvalue(), results.read(results.path_of(audit.NAME, "quick", "float32"))
-
-    text, first = run()
-    assert first["scheme"].to_numpy().tolist() == [" ".join(scheme) for scheme in chosen]
-    for line in ("nnx GRUCell", "PyTorch RNN", "memory (steps)", "≠ orth.", "horizon: 4 times"):
-        assert line in text
-    assert json.loads(first.attrs["configuration"])["num_steps"] == quick.num_steps
-    assert first["exponent"].attrs["units"] == "nats per step"
-    assert (first["mean_exponent"] < 0).all()
-
-    parts = tmp_path / "results" / audit.NAME / "parts"
-    kept = next(parts.glob("nnx-GRUCell-*.nc"))
-    next(parts.glob("linen-*.nc")).unlink()
-    written = kept.stat().st_mtime_ns
-    text, again = run()
-    assert "1 of 2 units were already done" in text
-    assert kept.stat().st_mtime_ns == written
-    xr.testing.assert_equal(again, first)
-
-    drawing = figure.draw(first)
+    drawing = figure.draw(dataset)
     scale, shape, rate = drawing.axes[:3]
     labels = [tick.get_text() for tick in scale.get_yticklabels()]
-    assert labels == [
-        *("Flax linen", "SimpleCell  h", "Flax nnx", "GRUCell  r", "z", "n"),
-        *("PyTorch", "RNN  h", "Keras", "SimpleRNN  h"),
-    ]
+    expected = ["Flax linen", "SimpleCell  h", "Flax nnx", "GRUCell  r", "z", "n", "PyTorch"]
+    assert labels == [*expected, "RNN  h"]
     drawn_exponents = [bars.lines[0].get_xdata()[0] for bars in rate.containers]
-    np.testing.assert_allclose(drawn_exponents, first["mean_exponent"].to_numpy().ravel())
-    assert len(scale.containers) == len(shape.containers) == 6
+    np.testing.assert_allclose(drawn_exponents, dataset["mean_exponent"].to_numpy().ravel())
+    assert len(scale.containers) == len(shape.containers) == 5
     drawing.savefig(tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000

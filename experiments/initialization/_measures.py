@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from scipy.special import stdtrit
 
 import jacobian_rnn as jrnn
-from experiments.initialization_schemes import GATES
+from experiments.initialization._schemes import GATES
 
 LEVEL = 0.95
 # What is stored: long name and unit, for those who read the file.
@@ -51,7 +51,7 @@ class Memory(NamedTuple):
     interval: np.ndarray
 
 
-@partial(jax.jit, static_argnames=("num_inputs", "num_steps", "num_warmup", "qr_every"))
+@partial(jax.jit, static_argnames=("num_inputs", "num_steps", "num_warmup", "qr_every", "longer"))
 def exponents(
     networks: jrnn.Recurrence,
     carry: PyTree,
@@ -61,8 +61,9 @@ def exponents(
     num_steps: int,
     num_warmup: int,
     qr_every: int,
-) -> jrnn.LyapunovSpectrum:
-    """Measure the largest exponent of each network, each under white noise of its own.
+    longer: int,
+) -> tuple[jrnn.LyapunovSpectrum, Float[Array, " networks"]]:
+    """Measure the largest exponent of each network under white noise of its own, by two routes.
 
     Args:
         networks: with parameters stacked along a first axis.
@@ -72,45 +73,31 @@ def exponents(
         num_steps: steps that count.
         num_warmup: steps before them.
         qr_every: steps between normalisations.
+        longer: how many times as many steps count on the second route.
 
     Returns:
-        Spectra of one exponent, stacked; errors are over time.
+        Spectra of one exponent, stacked, whose errors are over time; and the exponents of longer
+        runs with other inputs, by one tangent vector that is normalised at every step.
     """
 
+    def noise(key, steps):
+        dtype = jax.tree.leaves(carry)[0].dtype
+        return jax.random.normal(key, (num_warmup + steps, num_inputs), dtype)
+
     def one(network, key):
-        return jrnn.lyapunov_spectrum(
+        short_key, long_key = jax.random.split(key)
+        spectrum = jrnn.lyapunov_spectrum(
             network,
             carry,
-            _noise(key, num_warmup + num_steps, num_inputs, carry),
+            noise(short_key, num_steps),
             num_exponents=1,
             num_warmup=num_warmup,
             qr_every=qr_every,
         )
+        xs = noise(long_key, longer * num_steps)
+        return spectrum, jrnn.largest_exponent(network, carry, xs, num_warmup=num_warmup)
 
     return jax.vmap(one)(networks, keys)
-
-
-@partial(jax.jit, static_argnames=("num_inputs", "num_steps", "num_warmup"))
-def longer_exponents(
-    networks: jrnn.Recurrence,
-    carry: PyTree,
-    keys: Array,
-    *,
-    num_inputs: int,
-    num_steps: int,
-    num_warmup: int,
-) -> Float[Array, " networks"]:
-    """Measure the same by another route, one tangent vector normalised at every step."""
-
-    def one(network, key):
-        xs = _noise(key, num_warmup + num_steps, num_inputs, carry)
-        return jrnn.largest_exponent(network, carry, xs, num_warmup=num_warmup)
-
-    return jax.vmap(one)(networks, keys)
-
-
-def _noise(key, num_steps, num_inputs, carry):
-    return jax.random.normal(key, (num_steps, num_inputs), jax.tree.leaves(carry)[0].dtype)
 
 
 def of_kernels(kernels: Mapping[str, Array]) -> xr.Dataset:

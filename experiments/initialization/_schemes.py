@@ -65,21 +65,11 @@ class FusedParameters(NamedTuple):
     bias_h: Float[Array, " gates_width"]
 
 
-FLAX_SCHEMES = tuple(
-    Scheme(library, cell.__name__) for library, cells in FLAX.items() for cell in cells
+SCHEMES = (
+    *(Scheme(library, cell.__name__) for library, cells in FLAX.items() for cell in cells),
+    *(Scheme(*names) for names in EQUIVALENT),
 )
-SCHEMES = (*FLAX_SCHEMES, *(Scheme(*names) for names in EQUIVALENT))
 GATES = ("h", "i", "f", "g", "o", "r", "z", "n")
-
-
-def with_equations_of(flax: Scheme) -> tuple[Scheme, ...]:
-    """Return the schemes whose networks are this Flax cell, itself first: one compiled program."""
-    others = tuple(
-        Scheme(*names)
-        for names, (cell, _) in EQUIVALENT.items()
-        if flax == ("linen", cell.__name__)
-    )
-    return (flax, *others)
 
 
 def draw(scheme: Scheme, width: int, input_size: int, *, dtype, key: Array) -> jrnn.Recurrence:
@@ -147,9 +137,3 @@ def keras(gates: str, width: int, input_size: int, *, dtype, key: Array) -> Fuse
         jnp.zeros(size, dtype),
         jnp.concatenate(list(units.values())),
     )
-
-
-def recurrent_matrices(network: jrnn.Recurrence) -> dict[str, Float[Array, "... width width"]]:
-    """Return the recurrent matrices of one or many networks by gate; they act on the column h."""
-    kernels = jrnn.recurrent_kernels(network)
-    return {gate: jnp.swapaxes(kernel, -1, -2) for gate, kernel in kernels.items()}
