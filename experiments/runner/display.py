@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from experiments.runner.chunks import Chunk
+if TYPE_CHECKING:  # it imports JAX
+    from experiments.runner.chunks import Chunk
 
 
 class Display:
@@ -17,7 +19,7 @@ class Display:
         chunks: those that are to be computed.
     """
 
-    def __init__(self, console: Console, chunks: Sequence[Chunk]):
+    def __init__(self, console: Console, chunks: "Sequence[Chunk]"):
         """Prepare the bars. None is shown yet."""
         self.console = console
         self.chunks = {chunk.name: chunk for chunk in chunks}

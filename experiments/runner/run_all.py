@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from typing import IO, Literal, NamedTuple
@@ -20,6 +19,7 @@ from rich.table import Table
 
 from experiments import catalogue
 from experiments.runner import environment, results
+from experiments.runner.display import duration
 
 MADE = "made"
 STOPPED = "stopped; goes on from there when run again"
@@ -61,17 +61,15 @@ class Running(NamedTuple):
         name: of the experiment.
         process: in which it runs.
         started: time on `time.perf_counter`, seconds.
-        output: file that takes what it prints, until it has ended; None if all is shown at once.
-        errors: lines of its errors so far.
-        reader: thread that collects them.
+        output: takes what it prints until it has ended; None if all is shown at once.
+        errors: takes what it says of errors.
     """
 
     name: str
     process: subprocess.Popen[str]
     started: float
     output: IO[str] | None
-    errors: list[str]
-    reader: threading.Thread
+    errors: IO[str]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -125,7 +123,7 @@ def run(options: Options, workers: int | None, *, at_once: int, console: Console
     known = {one.name for one in finished}
     finished += [Finished(name, None, "not run") for name in waiting if name not in known]
     console.print(table_of(finished))
-    console.print(f"together {_written(time.perf_counter() - started)}")
+    console.print(f"together {duration(time.perf_counter() - started)}")
     if stopped:
         return INTERRUPTED
     failed = sum(one.outcome != MADE for one in finished)
@@ -143,7 +141,7 @@ def table_of(finished: list[Finished]) -> Table:
     table.add_column("outcome", overflow="fold")
     for name, seconds, outcome in finished:
         colour = "green" if outcome == MADE else "yellow" if seconds is None else "red"
-        table.add_row(name, "" if seconds is None else _written(seconds), outcome, style=colour)
+        table.add_row(name, "" if seconds is None else duration(seconds), outcome, style=colour)
     return table
 
 
@@ -161,40 +159,42 @@ def _announce(console, name):
 
 def _started(name: str, command: list[str], *, shown: bool) -> Running:
     """Start a command whose output is shown, or kept until it ends."""
-    output = None if shown else tempfile.TemporaryFile("w+", errors="backslashreplace")  # noqa: SIM115
+    output = None if shown else _file()
+    errors = _file()
     process = subprocess.Popen(
         command,
         cwd=results.ROOT.parent,
         stdout=output,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
+        stderr=errors,
         # Ctrl-C reaches this process alone, which hands it on once: a second one would cut short
         # the saving of what is finished.
         start_new_session=True,
     )
-    errors: list[str] = []
-    arguments = (process.stderr, errors, shown)
-    reader = threading.Thread(target=_collect, args=arguments, daemon=True)
-    reader.start()
-    return Running(name, process, time.perf_counter(), output, errors, reader)
+    return Running(name, process, time.perf_counter(), output, errors)
+
+
+def _file() -> IO[str]:
+    return tempfile.TemporaryFile("w+", errors="backslashreplace")
 
 
 def _ended(one: Running, console: Console) -> Finished:
     """Say how an experiment ended, and show what it has printed."""
     seconds = time.perf_counter() - one.started
-    one.reader.join(1.0)  # longer only if a process that it left behind holds the pipe
     if one.output is not None:
         _announce(console, one.name)
-        with one.output as output:
-            output.seek(0)
-            console.file.write(output.read())
-        sys.stderr.writelines(one.errors)
+        console.file.write(_contents(one.output))
+    errors = _contents(one.errors)
+    sys.stderr.write(errors)
     code = one.process.returncode
     if code in (INTERRUPTED, -signal.SIGINT):
         return Finished(one.name, seconds, STOPPED)
-    outcome = f"failed: {_reason(code, one.errors)}" if code else MADE
-    return Finished(one.name, seconds, outcome)
+    return Finished(one.name, seconds, f"failed: {_reason(code, errors)}" if code else MADE)
+
+
+def _contents(file: IO[str]) -> str:
+    with file:
+        file.seek(0)
+        return file.read()
 
 
 def _stop(processes: list[subprocess.Popen[str]]) -> None:
@@ -210,22 +210,8 @@ def _stop(processes: list[subprocess.Popen[str]]) -> None:
             process.wait()
 
 
-def _reason(code, errors):
+def _reason(code: int, errors: str) -> str:
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    last_words = [line.strip() for line in errors if line.strip()][-1:]
+    last_words = [line.strip() for line in errors.splitlines() if line.strip()][-1:]
     return last_words[0] if last_words else f"exit status {code}"
-
-
-def _collect(stream: IO[str], errors: list[str], shown: bool) -> None:
-    with stream:
-        for line in stream:
-            errors.append(line)
-            if shown:
-                sys.stderr.write(line)
-                sys.stderr.flush()
-
-
-def _written(seconds):
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

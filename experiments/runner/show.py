@@ -1,6 +1,5 @@
 """Say what a result file holds, and draw it: `python -m experiments show FILE`."""
 
-import itertools
 import json
 import os
 import sys
@@ -19,8 +18,7 @@ from experiments.runner import results
 
 MAX_LINES = 40  # of a plain plot
 LINE_WIDTH = 52  # characters of a plain plot's title
-FEW = 7  # lines that each get a colour and a name, and coordinates that each get a tick
-DECADES = 1000  # from the smallest to the largest, from which a scale is logarithmic
+FEW = 7  # lines that are named
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -141,9 +139,6 @@ def plain(dataset: xr.Dataset):
         The figure, None if there is no such variable, and what was plotted.
     """
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import NullFormatter
-
-    from paper_figures import style
 
     shown = [
         variable
@@ -158,67 +153,19 @@ def plain(dataset: xr.Dataset):
         dim for dim in variable.dims if dim in dataset.coords and dataset[dim].dtype.kind in "fiu"
     ]
     along = max(numeric or variable.dims, key=lambda dim: variable.sizes[dim])
-    lines = variable.transpose(along, ...).to_numpy().reshape(variable.sizes[along], -1)
-    figure, axes = plt.subplots(figsize=(style.WIDTH / 2, 2.8), layout="constrained")
-    x = dataset[along].to_numpy() if along in numeric else np.arange(len(lines))
-    num_lines = lines.shape[1]
-    if num_lines <= FEW:
-        _few(axes, x, lines.astype(float), _names(dataset, variable, along))
-    else:
-        some = lines[:, :MAX_LINES].astype(float)
-        axes.plot(x, some, color=style.BLUE, linewidth=0.6, alpha=0.5)
-    if _geometric(x):
+    others = [dim for dim in variable.dims if dim != along]
+    lines = variable.stack(line=others) if others else variable.expand_dims("line")
+    num_lines = lines.sizes["line"]
+    figure, axes = plt.subplots(figsize=(3.6, 2.8), layout="constrained")
+    few = num_lines <= FEW
+    options = {"add_legend": 1 < num_lines <= FEW, "marker": "." if few else "", "linewidth": 0.8}
+    lines[{"line": slice(MAX_LINES)}].plot.line(x=along, ax=axes, **options)
+    if _geometric(dataset[along].to_numpy() if along in numeric else ()):
         axes.set_xscale("log")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        if len(x) <= FEW:
-            axes.set_xticks(x, [f"{value:g}" for value in x])
-    if _spans_decades(lines):
-        axes.set_yscale("log")
-    axes.set(
-        xlabel=_with_unit(along, dataset[along].attrs if along in numeric else {}),
-        ylabel=_with_unit(variable.name, variable.attrs),
-    )
     title = textwrap.fill(str(variable.attrs.get("long_name", variable.name)), LINE_WIDTH)
-    if num_lines > FEW:
-        of = f"the first {MAX_LINES} of" if num_lines > MAX_LINES else "all"
-        title += f"\n{of} {num_lines} lines"
-    axes.set_title(title, fontsize=7)
+    some = f"the first {MAX_LINES} of" if num_lines > MAX_LINES else "all"
+    axes.set_title(title if few else f"{title}\n{some} {num_lines} lines", fontsize=7)
     return figure, f"plainly, {variable.name} against {along}"
-
-
-def _few(axes, x, lines, names):
-    """Draw some lines, each in a colour of its own, with points where they are short."""
-    from paper_figures import style
-
-    marked = len(x) <= MAX_LINES
-    for values, name, colour, marker, dashes in zip(
-        lines.T, names, style.COLOURS, style.MARKERS, style.LINES, strict=False
-    ):
-        axes.plot(
-            x,
-            values,
-            color=colour,
-            linestyle=dashes,
-            linewidth=1,
-            marker=marker if marked else "",
-            markersize=3,
-            label=name,
-        )
-    if len(names) > 1:
-        columns = 2 if max(map(len, names)) < LINE_WIDTH / 2 else 1
-        axes.figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=6.5)
-
-
-def _names(dataset, variable, along):
-    """Name each line of a variable by where it lies on the other dimensions."""
-    others = [dim for dim in variable.dims if dim != along and variable.sizes[dim] > 1]
-    places = itertools.product(
-        *(
-            [f"{dim} {value}" for value in dataset[dim].to_numpy()[: variable.sizes[dim]]]
-            for dim in others
-        )
-    )
-    return [", ".join(place) for place in places]
 
 
 def _geometric(x):
@@ -227,16 +174,6 @@ def _geometric(x):
         return False
     spread = [np.ptp(np.diff(y)) / max(abs(np.diff(y)).max(), 1e-300) for y in (x, np.log(x))]
     return bool(spread[1] < spread[0])
-
-
-def _spans_decades(values):
-    finite = values[np.isfinite(values)]
-    return bool(finite.size and finite.min() > 0 and finite.max() > DECADES * finite.min())
-
-
-def _with_unit(name, attributes):
-    unit = attributes.get("units", "")
-    return f"{name} ({unit})" if unit not in ("", "1") else str(name)
 
 
 def _figures():

@@ -30,6 +30,23 @@ def test_a_claim_holds_up_to_and_with_its_tolerance(relation, tolerance, holding
     assert claim(relation, 1.0, tolerance, math.nan).verdict == "not measured"
 
 
+@pytest.mark.parametrize(
+    ("measured", "verdict"),
+    [(1.0, "holds"), (1.05, "holds"), (1.07, "not decided"), (1.13, "not decided"), (1.2, "fails")],
+)
+def test_a_claim_is_decided_beyond_two_standard_errors_alone(measured, verdict):
+    assert claim("within", 1.0, 0.1, measured, 0.025).verdict == verdict
+    assert claim("at most", 1.1, 0.0, measured, 0.025).verdict == verdict
+    assert claim("at least", -1.1, 0.0, -measured, 0.025).verdict == verdict
+
+
+def test_what_fails_is_said_with_its_reason(tmp_path):
+    failing = claim(measured=3.0)._replace(reason="The width is too small.")
+    claims.write_table({"one": [failing, claim()]}, tmp_path / "page", "Claims")
+    text = (tmp_path / "page.md").read_text()
+    assert text.endswith("- one: s. Measured 3, expected 1 ± 0.1. The width is too small.\n")
+
+
 def test_findings_are_written_to_two_digits_of_their_error():
     assert claim(measured=0.80213, uncertainty=0.0569).finding == "0.802 ± 0.057"
     assert claim(measured=123.456, uncertainty=12.3).finding == "123 ± 12"
@@ -62,8 +79,8 @@ def test_the_files_cover_the_figures_of_this_run_alone(tmp_path):
     rows = [line for line in text.splitlines() if line.startswith("| new")]
     assert len(rows) == 3
     # Every row has the columns of the header, whatever its text holds.
-    assert all(row.replace("\\|", "").count("|") == len(claims.HEADER) + 1 for row in rows)
-    assert "1 of 3 claims hold, 1 not measured." in text
+    assert all(row.replace("\\|", "").count("|") == len(claims.COLUMNS) + 4 for row in rows)
+    assert "1 of 3 claims hold, 1 fail, 1 were not measured." in text
     data = json.loads((tmp_path / "out" / "claims-quick.json").read_text())
     assert data["figures"] == ["new", "without"]
     assert [one["verdict"] for one in data["claims"]] == ["holds", "fails", "not measured"]
@@ -71,7 +88,7 @@ def test_the_files_cover_the_figures_of_this_run_alone(tmp_path):
     assert data["claims"][2]["measured"] is None
     # Statements that stand more than once are told apart by their quantities.
     assert [line.endswith("s: q") for line in claims.lines(made)[1:4]] == [False, True, True]
-    assert claims.lines(made)[-1] == "1 of 3 claims hold, 1 not measured"
+    assert claims.lines(made)[-1] == "1 of 3 claims hold, 1 fail, 1 were not measured"
 
 
 def test_half_the_width_of_an_interval_is_1_96_standard_errors():
@@ -127,5 +144,3 @@ def test_gated_growth_claims_count_signs_at_decided_points():
     assert "of 3 whose" in kept.quantity
     assert (fresh.measured, fresh.verdict) == (1, "holds")
     assert "of 2 that explode" in fresh.quantity
-
-
