@@ -1,3 +1,4 @@
+import dataclasses
 import doctest
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,18 @@ def test_hyperparameters_of_their_own_cross_with_networks():
     )
     for i, j in np.ndindex(2, 3):
         own = {"rate": rates[i, 0], "clip": clips[j]}
-        given = recall(3), one_of(recurrences, j), carry
-        alone = training.train(*given, key=KEYS[j], hyperparameters=own, **options)
+        alone = training.train(
+            recall(3),
+            one_of(recurrences, j),
+            carry,
+            key=KEYS[j],
+            hyperparameters=own,
+            **options,
+        )
         assert_close(one_of(together, i, j), alone, 1e-10)
-    # The last one again, with a transformation that is made beforehand.
-    made = OPTIONS | {"optimizer": clipped(own)}
-    assert_close(training.train(*given, key=KEYS[2], **made), alone, 1e-10)
+    made = OPTIONS | {"optimizer": clipped({"rate": 0.01, "clip": 0.3})}
+    alone = training.train(recall(3), one_of(recurrences, 2), carry, key=KEYS[2], **made)
+    assert_close(one_of(together, 1, 2), alone, 1e-10)
 
 
 def test_one_network_and_many_keys_see_other_data_and_the_same_held_out_data():
@@ -142,6 +149,25 @@ def test_inside_a_compiled_program_over_networks_it_gives_what_plain_calls_give(
     assert_close(history, plain, 1e-10)
     assert_close(observed, observe_regime(plain.until(3)), 1e-10)
     np.testing.assert_array_equal(best, training.best_index(plain, axis=1))
+
+
+def test_a_task_may_depend_on_a_number_that_is_traced():
+    task = recall(3)
+    recurrences, carry = ensemble(task, [1.0, 1.0])
+    options = OPTIONS | {"optimizer": ADAM, "key": KEYS[0]}
+
+    def program(recurrence, factor):
+        def sample(*given):
+            batch = task.sample(*given)
+            return batch._replace(xs=factor * batch.xs)
+
+        scaled = dataclasses.replace(task, sample=sample)
+        return training.train(scaled, recurrence, carry, **options)[1]
+
+    history = jax.jit(jax.vmap(program))(recurrences, jnp.array([1.0, 0.0]))
+    plain = training.train(task, one_of(recurrences, 0), carry, **options)[1]
+    assert_close(one_of(history, 0), plain, 1e-10)
+    assert history.loss[1, 0] != history.loss[0, 0]
 
 
 def test_other_numbers_and_other_records_compile_nothing_anew():
