@@ -35,7 +35,7 @@ class Folklore:
         lags: between the changed input and the last state, statement d; with the horizon those at
             which the backward profile is laid beside the exact product.
         delay: steps between symbol and answer in statements e and f, delayed recall.
-        short_lag: the same within reach, statement e, in sequences of the same length.
+        short_delay: the same within reach, statement e.
         recall_gains: of statement e's networks with orthogonal kernels, ascending.
         update_gains: of statement f's networks, orthogonal too, ascending.
         optimizers: of statement e.
@@ -70,7 +70,7 @@ class Folklore:
     difference_gains: tuple[Positive, Positive] = (1.0, 4.0)
     lags: Axis[Count] = (1, 5, 10, 20, 40)
     delay: Count = 30
-    short_lag: Count = 2
+    short_delay: Count = 2
     recall_gains: Axis[Positive] = (0.4, 0.65, 1.0, 1.2, 1.4)
     update_gains: Axis[Positive] = (1.3, 2.0, 4.0)
     optimizers: Axis[Literal["sgd", "adam"]] = ("sgd", "adam")
@@ -89,7 +89,7 @@ class Folklore:
         for option, value, most, other in (
             ("horizon", self.horizon, self.num_steps, "num_steps"),
             ("lags", max(self.lags), self.horizon - 1, "horizon − 1"),
-            ("short-lag", self.short_lag, self.delay - 1, "delay − 1"),
+            ("short-delay", self.short_delay, self.delay - 1, "delay − 1"),
         ):
             if value > most:
                 msg = f"--{option}: received {value}, expected at most {other}, which is {most}"

@@ -1,6 +1,5 @@
 """What training decides: statements e and f of the folklore."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -24,9 +23,10 @@ def recall(config: Folklore, number: int, key: jax.Array) -> xr.Dataset:
         "adam": optax.adam(config.learning_rate / 10),
     }[config.optimizers[number]]
     optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-    lags = (config.short_lag, config.delay)
+    delays = (config.short_delay, config.delay)
     growths, histories = zip(
-        *(trained(config, lag, config.recall_gains, optimizer, key) for lag in lags), strict=True
+        *(trained(config, delay, config.recall_gains, optimizer, key) for delay in delays),
+        strict=True,
     )
     names = ("recall_lag", "recall_gain", "seed")
     return xr.Dataset(
@@ -34,7 +34,7 @@ def recall(config: Folklore, number: int, key: jax.Array) -> xr.Dataset:
             "recall_log_growth": (names, np.stack(growths)),
             "recall_skill": (names, np.stack([history.test_skill for history in histories])),
         },
-        {"recall_lag": list(lags), "recall_gain": list(config.recall_gains)},
+        {"recall_lag": list(delays), "recall_gain": list(config.recall_gains)},
     )
 
 
@@ -58,7 +58,7 @@ def updates(config: Folklore, number: int, key: jax.Array) -> xr.Dataset:
 
 
 def trained(
-    config: Folklore, lag: int, gains: tuple[float, ...], optimizer: Any, key: jax.Array
+    config: Folklore, delay: int, gains: tuple[float, ...], optimizer: Any, key: jax.Array
 ) -> tuple[np.ndarray, training.TrainingHistory]:
     """Draw tanh networks with orthogonal kernels for each gain and seed, and train them to recall.
 
@@ -66,7 +66,7 @@ def trained(
 
     Args:
         config: sizes of networks and training.
-        lag: steps between symbol and answer.
+        delay: steps between symbol and answer.
         gains: factors on the recurrent kernels.
         optimizer: of optax.
         key: of weights and data.
@@ -75,7 +75,7 @@ def trained(
         `(log_growth, history)`, both with axes gain and seed: growth of the loss's gradient from
         the end to the symbol before training, nats, and what training recorded.
     """
-    task = shown_later(tasks.delayed_recall(config.delay, dtype=jnp.dtype(config.dtype)), lag)
+    task = tasks.delayed_recall(delay, dtype=jnp.dtype(config.dtype))
     cell = nn.SimpleCell(config.width, param_dtype=config.dtype)
     draw_keys, train_keys = (
         jax.random.split(one, config.num_seeds) for one in jax.random.split(key)
@@ -99,20 +99,4 @@ def trained(
         held_out_size=config.held_out_size,
     )
     norms = np.asarray(history.records.gradient_norm_by_lag)[..., 0, :]
-    return np.log(norms[..., lag] / norms[..., 0]), history
-
-
-def shown_later(task: tasks.Task, lag: int) -> tasks.Task:
-    """Return delayed recall in which the symbol is shown `lag` steps before the end.
-
-    Sequences keep their length: what comes after the symbol is cut short, and noise precedes it.
-    """
-
-    def moved(batch):
-        return batch._replace(xs=jnp.roll(batch.xs, task.horizon - lag, axis=1))
-
-    return dataclasses.replace(
-        task,
-        sample=lambda *options: moved(task.sample(*options)),
-        sample_held_out=lambda *options: moved(task.sample_held_out(*options)),
-    )
+    return np.log(norms[..., delay] / norms[..., 0]), history

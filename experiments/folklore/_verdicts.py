@@ -133,13 +133,13 @@ def _rules(dataset):
     plain = dataset["kind"].str.startswith("SimpleCell")
     small = (sizes.sel(rule="norm") < 1) & plain
     most = np.maximum(grows.mean("rule_network"), 1 - grows.mean("rule_network"))
-    num_small = int(small.sum())
-    vanishing = float((small & ~grows).sum() / num_small) if num_small else np.nan
+    num_small = float(small.sum())
+    vanishing = float((small & ~grows).sum()) / num_small if num_small else np.nan
     rate = dataset["counter_rate"]
     return {
         **{f"right, {rule}": _share(right.sel(rule=rule)) for rule in right["rule"].to_numpy()},
         "majority right": (float(most.mean()), np.nan),
-        "small norm": (float(num_small), np.nan),
+        "small norm": (num_small, np.nan),
         "small norm that vanishes": (vanishing, np.nan),
         "nilpotent rate": (float(rate.sel(counterexample="nilpotent")[0]), np.nan),
         "saturated exponent": _mean(rate.sel(counterexample="saturated")),

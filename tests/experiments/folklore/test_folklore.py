@@ -16,7 +16,7 @@ from experiments.folklore import _training as trained
 from experiments.folklore import _verdicts as judge
 from experiments.folklore import folklore as experiment
 from experiments.runner import results
-from jacobian_rnn import tasks, training
+from jacobian_rnn import training
 from paper_figures.folklore import folklore as figure
 
 QUICK = experiment.PRESETS["quick"]
@@ -84,18 +84,6 @@ def test_the_error_of_a_finite_difference_is_the_half_second_derivative_times_th
     # (x + ε)² − x² = ε (2 x + ε), and each later step multiplies by the parameter.
     expected = np.asarray(steps) / (2 * np.array([5.0, 3.0])[:, None])
     np.testing.assert_allclose(error, [expected] * 2, rtol=1e-7)
-
-
-def test_a_symbol_is_shown_as_many_steps_before_the_end_as_asked():
-    task = tasks.delayed_recall(9, noise_std=0.0, dtype=jnp.float64)
-    for lag in (1, 4, 9):
-        for batch in (
-            trained.shown_later(task, lag).sample(jax.random.key(0), 5),
-            trained.shown_later(task, lag).sample_held_out(jax.random.key(0), 5, "test"),
-        ):
-            shown = np.zeros((5, 10, 4))
-            shown[np.arange(5), 9 - lag, np.asarray(batch.targets)[:, 0]] = 1
-            np.testing.assert_array_equal(batch.xs, shown)
 
 
 def test_networks_of_one_seed_share_weights_up_to_the_gain_and_data(monkeypatch):
@@ -212,7 +200,7 @@ def test_the_numbers_choose_the_verdicts(statement, begins, changes, instead):
     [
         ({"horizon": 201}, "--horizon: received 201, expected at most num_steps, which is 200"),
         ({"lags": (1, 60)}, "--lags"),
-        ({"short_lag": 10}, "--short-lag"),
+        ({"short_delay": 10}, "--short-delay"),
     ],
 )
 def test_lags_that_do_not_fit_are_refused_by_the_name_of_the_option(changes, option):
