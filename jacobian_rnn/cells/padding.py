@@ -146,5 +146,9 @@ class WaitingUnitJacobians:
     def __call__(self, params, carry, inputs):
         """Return the Jacobian of every unit for itself."""
         x, active = inputs
-        blocks = self.blocks(params, carry, x)
-        return jnp.where(active, blocks, jnp.eye(blocks.shape[0], dtype=blocks.dtype)[..., None])
+
+        def of_layer(blocks):
+            eye = jnp.eye(blocks.shape[0], dtype=blocks.dtype)
+            return jnp.where(active, blocks, eye[..., None])
+
+        return jax.tree.map(of_layer, self.blocks(params, carry, x))

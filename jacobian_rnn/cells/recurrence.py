@@ -43,7 +43,11 @@ class Recurrence:
         unit_jacobians: `unit_jacobians(params, carry, x) -> (c, c, N)`, for a state of c arrays of
             N units in which each unit sees itself alone. `[a, b, u]` is the derivative of unit u of
             new array a with respect to unit u of array b. With c = 1 the Jacobian is diagonal.
-            Products and spectra then cost O(n) a step. None where units see each other.
+            Products and spectra then cost O(n) a step. None where units see each other. Layers on
+            top of each other give a tuple of these, lowest layer first. Their units may also see
+            the layers below, new and old. Then spectra cost O(n) a step, and products do not.
+            At their first steps both kinds of declared Jacobian are compared with the derivative of
+            the step.
         output: `output(carry) -> array`, what the next layer or the readout sees. By default it is
             the last array of the carry, which is h for the (c, h) of an LSTM.
 

@@ -19,7 +19,8 @@ def stack(*recurrences: Recurrence) -> Recurrence:
 
     Returns:
         One recurrence. Its carry is the tuple of the layers' carries. Its state joins all their
-        states, lowest layer first. Its output is that of the highest layer.
+        states, lowest layer first. Its output is that of the highest layer. It declares
+        `unit_jacobians` if all layers do.
 
     Raises:
         ValueError: no layer was given.
@@ -44,7 +45,9 @@ def stack(*recurrences: Recurrence) -> Recurrence:
     forms = tuple(recurrence.jacobian for recurrence in recurrences)
     closed = all(map(_shows_the_end, outputs)) and all(hasattr(form, "parts") for form in forms)
     jacobian = StackClosedForm(forms, steps, outputs) if closed else None
-    return Recurrence(StackStep(steps, outputs), params, jacobian, StackOutput(outputs[-1]))
+    of_units: Any = tuple(recurrence.unit_jacobians for recurrence in recurrences)
+    blocks = StackUnitJacobians(of_units, steps, outputs) if all(of_units) else None
+    return Recurrence(StackStep(steps, outputs), params, jacobian, StackOutput(outputs[-1]), blocks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +105,32 @@ class StackClosedForm:
     def __call__(self, params: Any, carry: Any, x: Any) -> Float[Array, "n n"]:
         """Return ∂state'/∂state."""
         return self.parts(params, carry, x).dense()
+
+
+@dataclasses.dataclass(frozen=True)
+class StackUnitJacobians:
+    """The blocks on the diagonal of the Jacobian of layers of units. Equal layers have equal ones.
+
+    Attributes:
+        layers: `unit_jacobians` of each layer, lowest first.
+        steps: `step(params, carry, x) -> carry` of each layer.
+        outputs: `output(carry)` of each layer.
+    """
+
+    layers: tuple[Callable, ...]
+    steps: tuple[Callable, ...]
+    outputs: tuple[Callable, ...]
+
+    def __call__(self, params: Any, carry: Any, x: Any) -> Any:
+        """Return the Jacobians of every unit for itself, layer by layer, or those of one layer."""
+        blocks = []
+        for layer, step, output, p, c in zip(
+            self.layers, self.steps, self.outputs, params, carry, strict=True
+        ):
+            own = layer(p, c, x)
+            blocks += own if isinstance(own, tuple) else [own]
+            x = output(step(p, c, x))
+        return tuple(blocks) if len(blocks) > 1 else blocks[0]
 
 
 def _shows_the_end(output: Callable) -> bool:

@@ -21,6 +21,7 @@ from jacobian_rnn.cells.recurrence import (
     whole_carry,
 )
 from jacobian_rnn.checks import check_count, check_finite, list_shapes, refuse
+from jacobian_rnn.jacobians._declarations import check_declarations
 from jacobian_rnn.jacobians.rough_functions import rough
 from jacobian_rnn.jacobians.traced_steps import (
     derivative_of,
@@ -76,6 +77,11 @@ class System:
     @property
     def has_units(self) -> bool:
         """Whether each unit of the state is known to see itself alone."""
+        return self.has_unit_layers and not isinstance(self.shapes_of_units(), tuple)
+
+    @property
+    def has_unit_layers(self) -> bool:
+        """Whether each unit is known to see itself, and at most the units of the layers below."""
         return self.recurrence.unit_jacobians is not None
 
     def step(self, state: Float[Array, " n"], x: PyTree) -> Float[Array, " n"]:
@@ -101,11 +107,23 @@ class System:
         differentiate = {"auto": derivative_of, "reverse": jax.jacrev}.get(method, jax.jacfwd)
         return differentiate(self.step)(state, x)
 
-    def unit_jacobians(self, state: Float[Array, " n"], x: PyTree) -> Float[Array, "c c units"]:
-        """Return the Jacobian of every unit for itself, where `has_units`."""
+    def unit_jacobians(self, state: Float[Array, " n"], x: PyTree) -> Any:
+        """Return the Jacobian of every unit for itself, `(c, c, units)`.
+
+        It is a tuple of these for a stack of layers.
+        """
         blocks: Any = self.recurrence.unit_jacobians
         with jax.default_matmul_precision("highest"):
             return blocks(self.recurrence.params, self.unravel(state), x)
+
+    def unit_layers(self, state: Float[Array, " n"], x: PyTree) -> tuple[Array, ...]:
+        """Return the Jacobians of the units of all layers, which may be one."""
+        blocks = self.unit_jacobians(state, x)
+        return blocks if isinstance(blocks, tuple) else (blocks,)
+
+    def shapes_of_units(self) -> Any:
+        """Return the shapes of the unit Jacobians, where there are any."""
+        return jax.eval_shape(self.unit_jacobians, self.state, self.one_input)
 
     def parts(self, state: Float[Array, " n"], x: PyTree) -> Any:
         """Return the parts of ∂state'/∂state, if `has_parts`."""
@@ -170,15 +188,19 @@ class System:
         """Return log|det ∂state'/∂state|, nats."""
         if self.has_parts:
             return self.parts(state, x).log_abs_det()
-        if self.has_units:
-            return jnp.sum(log_abs_dets(self.unit_jacobians(state, x)))
+        if self.has_unit_layers:
+            return sum_log_abs_dets(self.unit_layers(state, x))
         return jnp.linalg.slogdet(self.jacobian(state, x))[1]
+
+    @property
+    def shows_end(self) -> bool:
+        """Whether the output is the end of the state, or all of it."""
+        return self.recurrence.output in (last_array, whole_carry)
 
     @property
     def shows_all(self) -> bool:
         """Whether the output is the state itself."""
-        shows_arrays = self.recurrence.output in (last_array, whole_carry)
-        return shows_arrays and self.num_outputs == self.num_states
+        return self.shows_end and self.num_outputs == self.num_states
 
     @property
     def shows_last_half(self) -> bool:
@@ -236,8 +258,7 @@ def bind(recurrence: Recurrence, carry: PyTree, xs: PyTree, num_steps: int | Non
     state, unravel = ravel_pytree(carry)
     system = System(recurrence, state, xs, num_steps, unravel)
     _check_step(recurrence, carry, system.one_input)
-    if system.has_units:
-        _check_unit_jacobians(system)
+    check_declarations(system)
     return system
 
 
@@ -293,25 +314,18 @@ def _check_dtypes(trees: dict[str, PyTree]) -> None:
         refuse("dtypes", found, "one float dtype", advice, error=TypeError)
 
 
-def log_abs_dets(blocks: Float[Array, "c c units"]) -> Float[Array, " units"]:
-    """Return log|det| of every block, nats."""
+def sum_log_abs_dets(layers: tuple[Array, ...]) -> Float[Array, ""]:
+    """Return log|det| of all blocks together, nats."""
+    return jnp.sum(jnp.concatenate([_log_abs_dets(blocks) for blocks in layers]))
+
+
+def _log_abs_dets(blocks):
     if blocks.shape[0] == 1:
         return jnp.log(jnp.abs(blocks[0, 0]))
     if blocks.shape[0] == 2:
         (a, b), (c, d) = blocks
         return jnp.log(jnp.abs(a * d - b * c))
     return jnp.linalg.slogdet(jnp.moveaxis(blocks, -1, 0))[1]
-
-
-def _check_unit_jacobians(system: System) -> None:
-    blocks = jax.eval_shape(system.unit_jacobians, system.state, system.one_input)
-    n, dtype = system.num_states, system.state.dtype
-    shape = getattr(blocks, "shape", ())
-    if not (len(shape) == 3 and shape[0] == shape[1] and shape[1] * shape[2] == n):
-        expected = f"(c, c, N) with c · N = {n}, the size of the state"
-        refuse("unit_jacobians", f"shape {shape}", expected)
-    if blocks.dtype != dtype:
-        refuse("unit_jacobians", blocks.dtype, str(dtype), "that of the state", error=TypeError)
 
 
 def _check_step(recurrence: Recurrence, carry: PyTree, x: PyTree) -> None:

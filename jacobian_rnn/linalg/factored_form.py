@@ -51,14 +51,15 @@ class StepFaults(NamedTuple):
 
     Attributes:
         lost: rounding took a direction, whose pivot is below n·eps of what cancelled to leave it.
-        underflowed: an entry of `left` became too small for the float range, and it may count
-            again when its direction catches up.
+        underflow: largest size of what each entry of `left` lost as it became too small for the
+            float range, `(n, k)`. It is zero where that can never count again, and above where it
+            may, once the direction catches up.
         right_cut: an entry of `right` became too small for half the float range.
         broken: the Jacobian held NaN or inf.
     """
 
     lost: Bool[Array, ""]
-    underflowed: Bool[Array, ""]
+    underflow: Float[Array, "n k"]
     right_cut: Bool[Array, ""]
     broken: Bool[Array, ""]
 
@@ -118,9 +119,9 @@ def renew(
     # In units of its column, no entry under- or overflows.
     r = r / jnp.where(column_sizes > 0, column_sizes, 1)[None]
     right, right_cut = absorb(r, reached[order], log_scale, form.right[order])
-    left, underflowed = _flush(left, log_scale, zeros_are_exact)
+    left, underflow = _flush(left, log_scale, pivots, zeros_are_exact)
     broken = ~jnp.isfinite(jnp.max(column_sizes))
-    faults = StepFaults(lost, underflowed, right_cut, broken)
+    faults = StepFaults(lost, underflow, right_cut, broken)
     return FactoredForm(left, log_scale, rounding, right), faults
 
 
@@ -134,12 +135,12 @@ def _log_tiny(dtype):
     return jnp.log(jnp.finfo(dtype).tiny)
 
 
-def _flush(left, log_scale, zeros_are_exact):
-    """Set entries near the end of the float range to zero, and say whether one of them may count.
+def _flush(left, log_scale, pivots, zeros_are_exact):
+    """Set entries near the end of the float range to zero, and say what may count of them.
 
     Row k of the product is the sum of exp(d_j) left_kj V_j. An entry that adds less than rounding
     to the largest of these terms can never count again. A zero can also be an entry that was lost
-    to underflow, if the factors were that small.
+    to underflow, if the factors were that small. What was lost was then divided by its pivot.
     """
     info = jnp.finfo(left.dtype)
     cut = info.tiny / info.eps
@@ -148,8 +149,10 @@ def _flush(left, log_scale, zeros_are_exact):
     # Some entry of a row of an orthogonal matrix is at least 1 / sqrt(n).
     large = sizes > 0.5 / sizes.shape[0] ** 0.5
     of_row = jnp.max(jnp.where(large, log_scale, -jnp.inf), axis=1, keepdims=True)
-    counts = log_scale[None] - of_row > jnp.log(info.eps) - jnp.log(cut)
-    return jnp.where(tiny, 0, left), jnp.any(tiny & counts)
+    shrinkage = jnp.where(pivots > 0, jnp.minimum(pivots / (len(left) * info.eps), 1), 1)
+    lost = jnp.where(zeros_are_exact, cut, cut / lax.stop_gradient(shrinkage))[None]
+    counts = log_scale[None] - of_row > jnp.log(info.eps) - jnp.log(lost)
+    return jnp.where(tiny, 0, left), jnp.where(tiny & counts, lost, 0)
 
 
 def orthonormalize(form: FactoredForm) -> FactoredForm:

@@ -16,7 +16,14 @@ def rounding_factors(
     dtype: jnp.dtype,
     roundings: float = PERTURBATION,
 ) -> Float[Array, "..."]:
-    """Draw factors within so many roundings of 1, another array of them for each number.
+    """Draw factors within so many roundings of 1, another array of them for each number."""
+    return 1 + roundings * jnp.finfo(dtype).eps * rounding_noise(number, shape, dtype)
+
+
+def rounding_noise(
+    number: Int[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype
+) -> Float[Array, "..."]:
+    """Draw numbers between −1 and 1, another array of them for each number.
 
     A hash of number and position (the finaliser of a 32-bit murmur hash) serves. `jax.random` takes
     twenty times as long, and that is longer than the rest of a step.
@@ -26,8 +33,7 @@ def rounding_factors(
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
     noise = (bits ^ (bits >> 16)).astype(jnp.float32) * 2.0**-31 - 1
-    amplitude = roundings * jnp.finfo(dtype).eps
-    return 1 + amplitude * noise.reshape(shape).astype(dtype)
+    return noise.reshape(shape).astype(dtype)
 
 
 def compensated_sum(

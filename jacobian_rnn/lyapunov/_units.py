@@ -1,4 +1,11 @@
-"""A run along a trajectory of units that see themselves alone: a small frame for each of them."""
+"""A run along a trajectory of units that see themselves alone: a small frame for each of them.
+
+In a stack of layers they may also see the layers below. Then the Jacobian is block triangular, and
+the exponents are those of the blocks on its diagonal. The space of the layers from one layer on is
+mapped into itself, and what a frame does in it is seen by no layer below. So a frame whose first
+columns lie in the highest layer, the next ones in that and the layer below, and so on, has a
+triangle R whose diagonal is that of the frames of the layers by themselves.
+"""
 
 from typing import NamedTuple
 
@@ -6,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jacobian_rnn.jacobians.system import System, log_abs_dets
+from jacobian_rnn.jacobians.system import System, sum_log_abs_dets
 from jacobian_rnn.jacobians.time_loop import along
 from jacobian_rnn.linalg.batch_means import CAPACITY, BatchMeans
 from jacobian_rnn.linalg.frames import generic_columns
@@ -17,9 +24,9 @@ from jacobian_rnn.lyapunov._volume_check import VolumeCheck, no_check
 class _Counted(NamedTuple):
     """What is carried from step to step. Fields are those of `TangentRun`."""
 
-    frames: Float[Array, "c c units"]
+    frames: tuple[Float[Array, "c c units"], ...]
     sums: Float[Array, "batches n"]
-    alive: Bool[Array, "c units"]
+    alive: Bool[Array, " n"]
     cancellation: Float[Array, ""]
     check: VolumeCheck
     faults: Faults
@@ -28,27 +35,28 @@ class _Counted(NamedTuple):
 def run_units(system: System, num_warmup: int) -> TangentRun:
     """Take all steps and push c tangents of each of N units, orthonormalised at every step.
 
-    The Jacobian of each unit is a c × c block. All N are factored at once, entry by entry.
+    The Jacobian of each unit is a c × c block. All N of a layer are factored at once, entry by
+    entry.
     """
     dtype, num_counted = system.state.dtype, system.num_steps - num_warmup
-    c, _, num_units = jax.eval_shape(system.unit_jacobians, system.state, system.one_input).shape
+    shapes = [
+        one.shape for one in jax.eval_shape(system.unit_layers, system.state, system.one_input)
+    ]
     length = -(-num_counted // CAPACITY)
-    generic = jnp.asarray(generic_columns(c, c), dtype)[..., None]
+    generic = [jnp.asarray(generic_columns(c, c), dtype)[..., None] for c, _, _ in shapes]
 
     def visit(before, now):
         counts, offset = now.number >= num_warmup, now.number - num_warmup
         new = system.step(now.state, now.x)
-        blocks = system.unit_jacobians(now.state, now.x)
-        frames, pivots, sizes = gram_schmidt(
-            jnp.sum(blocks[:, :, None] * before.frames[None], axis=1)
-        )
-        gone = pivots <= c * jnp.finfo(dtype).eps * sizes
+        layers = system.unit_layers(now.state, now.x)
         # What the warm-up loses starts anew.
-        frames = jnp.where(gone[None], jnp.where(counts, 0, generic), frames)
+        anew = [jnp.where(counts, 0, one) for one in generic]
+        frames, pivots, sizes, gone = zip(*map(_renew, layers, before.frames, anew), strict=True)
+        pivots, sizes, gone = map(_ravel, (pivots, sizes, gone))
         logs = jnp.where(gone | ~counts, 0, jnp.log(jnp.where(gone, 1, pivots)))
 
         finite_state = jnp.all(jnp.isfinite(new))
-        finite = finite_state & jnp.all(jnp.isfinite(blocks))
+        finite = finite_state & jnp.all(jnp.isfinite(_ravel(layers)))
         dies = gone & before.alive & counts & finite
         alive = before.alive & ~dies
         cancelled = jnp.log(jnp.where(gone, 1, sizes)) - jnp.log(jnp.where(gone, 1, pivots))
@@ -59,19 +67,19 @@ def run_units(system: System, num_warmup: int) -> TangentRun:
             new,
             _Counted(
                 frames,
-                before.sums.at[jnp.maximum(offset, 0) // length].add(logs.reshape(-1)),
+                before.sums.at[jnp.maximum(offset, 0) // length].add(logs),
                 alive,
                 jnp.maximum(before.cancellation, jnp.max(jnp.where(alive & counts, cancelled, 0))),
-                before.check.add(_volume_check(logs, blocks, counts & jnp.all(alive))),
+                before.check.add(_volume_check(logs, layers, counts & jnp.all(alive))),
                 before.faults.then(seen, jnp.where(finite, offset, now.number)),
             ),
             None,
         )
 
     start = _Counted(
-        jnp.broadcast_to(generic, (c, c, num_units)),
-        jnp.zeros((CAPACITY, c * num_units), dtype),
-        jnp.ones((c, num_units), bool),
+        tuple(map(jnp.broadcast_to, generic, shapes)),
+        jnp.zeros((CAPACITY, system.num_states), dtype),
+        jnp.ones(system.num_states, bool),
         jnp.zeros((), dtype),
         no_check(dtype),
         no_faults(),
@@ -80,9 +88,9 @@ def run_units(system: System, num_warmup: int) -> TangentRun:
     ends = jnp.minimum(length * jnp.arange(CAPACITY + 1, dtype=jnp.int32), num_counted)
     return TangentRun(
         state=state,
-        frame=jnp.moveaxis(counted.frames, -1, 0),
+        frame=_join(counted.frames),
         batches=BatchMeans(counted.sums, jnp.diff(ends), jnp.int32(length)),
-        alive=counted.alive.reshape(-1),
+        alive=counted.alive,
         log_interval=jnp.int32(0),
         num_steps=jnp.int32(system.num_steps),
         cancellation=counted.cancellation,
@@ -91,9 +99,30 @@ def run_units(system: System, num_warmup: int) -> TangentRun:
     )
 
 
-def _volume_check(logs, blocks, is_due):
+def _renew(blocks, frames, anew):
+    """Push the frames of a layer, and return them, pivots, sizes, and what is gone, `(c, N)`."""
+    pushed = jnp.sum(blocks[:, :, None] * frames[None], axis=1)
+    frames, pivots, sizes = gram_schmidt(pushed)
+    gone = pivots <= len(blocks) * jnp.finfo(blocks.dtype).eps * sizes
+    return jnp.where(gone[None], anew, frames), pivots, sizes, gone
+
+
+def _ravel(layers):
+    """Put what each layer has into one vector."""
+    return jnp.concatenate([layer.reshape(-1) for layer in layers])
+
+
+def _join(frames):
+    """Return the frames of all units, `(units, c, c)`. Those of fewer arrays are padded."""
+    largest = max(map(len, frames))
+    padding = [((0, 0), *[(0, largest - len(one))] * 2) for one in frames]
+    by_unit = [jnp.moveaxis(one, -1, 0) for one in frames]
+    return jnp.concatenate(list(map(jnp.pad, by_unit, padding)))
+
+
+def _volume_check(logs, layers, is_due):
     """Compare the growth of all frames in one step with log|det J|, where all are whole."""
-    log_det = jnp.sum(log_abs_dets(jax.lax.stop_gradient(blocks)))
+    log_det = sum_log_abs_dets(jax.lax.stop_gradient(layers))
     is_due &= jnp.isfinite(log_det)
     log_det = jnp.where(is_due, log_det, 0)
     difference = jnp.abs(jax.lax.stop_gradient(jnp.sum(logs)) - log_det)

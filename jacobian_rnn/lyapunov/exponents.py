@@ -77,7 +77,12 @@ def lyapunov_spectrum(
             or counts that are not integers.
 
     Where the recurrence declares its `unit_jacobians`, and all exponents are asked for, every unit
-    has a small frame of its own. It is orthonormalised at each step, and a step costs O(n).
+    has a small frame of its own. It is orthonormalised at each step, and a step costs O(n). A stack
+    of such layers has a block-triangular Jacobian, whose exponents are those of the blocks on its
+    diagonal (Oseledets 1968; Furstenberg and Kifer 1983, lemma 3.6). Over a finite time they are
+    those of a frame that starts with columns in the highest layer, and goes down layer by layer.
+    Other frames come to the same in the limit. The singular values of a product over a finite time
+    may be far from both.
 
     Cost: each step takes the step itself, k tangents and a share of a factorisation of `(n, k)`.
     Memory is O(n k) for any T. It works under `jit`, `vmap` and `grad`, where reverse mode stores
@@ -90,6 +95,10 @@ def lyapunov_spectrum(
         exponents for smooth dynamical systems and for Hamiltonian systems", Meccanica 15 (1980).
         L. Dieci and E. S. Van Vleck, "Lyapunov spectral intervals: theory and computation", SIAM
         J. Numer. Anal. 40 (2002).
+        V. I. Oseledets, "A multiplicative ergodic theorem. Lyapunov characteristic numbers for
+        dynamical systems", Trans. Moscow Math. Soc. 19 (1968).
+        H. Furstenberg and Y. Kifer, "Random matrix products and measures on projective spaces",
+        Israel J. Math. 46 (1983).
 
     Example:
         >>> import jax.numpy as jnp
@@ -109,7 +118,7 @@ def lyapunov_spectrum(
     system = bind(recurrence, carry, xs, num_steps)
     n, dtype = system.num_states, system.state.dtype
     _check_options(system.num_steps, num_warmup, qr_every, factorization)
-    if system.has_units and (num_exponents, frame, resume) == (None, None, None):
+    if system.has_unit_layers and (num_exponents, frame, resume) == (None, None, None):
         return _finish(*_run_units(system, num_warmup))
     if resume is None:
         run = new_run(system.state, _starting_frame(n, num_exponents, dtype, frame))

@@ -1,6 +1,7 @@
 """The product along a trajectory, for those who have a system at hand."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -8,7 +9,7 @@ from jaxtyping import Array, Float
 from jacobian_rnn.jacobians.system import System
 from jacobian_rnn.jacobians.time_loop import along
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
-from jacobian_rnn.products._passes import extend_passes, start_passes
+from jacobian_rnn.products._passes import Passes, extend_passes, start_passes
 from jacobian_rnn.products.product import JacobianProduct, finish
 
 
@@ -20,20 +21,47 @@ def product_along(
 ) -> JacobianProduct:
     """Multiply the Jacobians of all steps of a system, in one pass for each starting frame.
 
+    `passes_along` says what `next_states` are.
+    """
+    start = start_passes(frames)
+    of_step = system.jacobian, system.rough_jacobian
+    return finish(passes_along(system, start, of_step, extend_passes, len(frames), next_states))
+
+
+def passes_along(
+    system: System,
+    start: Passes,
+    of_step: tuple[Callable[..., Array], Callable[..., Array]],
+    extend: Callable[..., Passes],
+    num_passes: int,
+    next_states: Float[Array, "steps n"] | None,
+) -> Passes:
+    """Extend the passes of a product by all steps of a system.
+
     The states after each step may be given. A chaotic system that is run again in another program
     rounds otherwise, and soon takes another way.
+
+    Args:
+        system: at its first state.
+        start: the empty product.
+        of_step: `(state, x) -> Jacobian`, and `(state, x, number) -> Jacobian` with last digits
+            changed, for all passes but the first.
+        extend: `(passes, Jacobians of all passes, whether the new state is finite) -> passes`.
+        num_passes: how many there are.
+        next_states: the state after each step, or None.
     """
     refuse_coarse_step(system)
+    jacobian, rough_jacobian = of_step
 
     def visit(passes, now):
         x, new = now.x if next_states is not None else (now.x, system.step(now.state, now.x))
-        jacobians = system.jacobian(now.state, x)[None]
-        if len(frames) > 1:
-            changed = system.rough_jacobian(now.state, x, now.number)[None]
-            changed = jnp.broadcast_to(changed, (len(frames) - 1, *changed.shape[1:]))
+        jacobians = jacobian(now.state, x)[None]
+        if num_passes > 1:
+            changed = rough_jacobian(now.state, x, now.number)[None]
+            changed = jnp.broadcast_to(changed, (num_passes - 1, *changed.shape[1:]))
             jacobians = jnp.concatenate([jacobians, changed])
-        return new, extend_passes(passes, jacobians, jnp.all(jnp.isfinite(new))), None
+        return new, extend(passes, jacobians, jnp.all(jnp.isfinite(new))), None
 
     if next_states is not None:
         system = dataclasses.replace(system, xs=(system.xs, next_states))
-    return finish(along(system, visit, start_passes(frames))[1])
+    return along(system, visit, start)[1]

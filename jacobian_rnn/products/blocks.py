@@ -5,22 +5,22 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jacobian_rnn.checks import check_shape, refuse
 from jacobian_rnn.jacobians.system import System
-from jacobian_rnn.jacobians.time_loop import along
-from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
-from jacobian_rnn.linalg.graded_svd import row_norms, scaled_norm
+from jacobian_rnn.linalg.factored_form import log_growth_through_of
+from jacobian_rnn.linalg.graded_svd import graded_singular_values, scaled_norm
 from jacobian_rnn.products._passes import PASSES, extend_passes, start_passes
-from jacobian_rnn.products.product import JacobianProduct, finish
+from jacobian_rnn.products.along import passes_along
+from jacobian_rnn.products.product import JacobianProduct, finish, growth_error
 
 
 class BlockProduct(NamedTuple):
     """P = J[T-1] ··· J[0] of a state of c arrays of N units, where each unit sees itself alone.
 
-    Its methods are those of a `JacobianProduct`. `whole()` makes one of it, with all there is, for
-    small n = c N.
+    It has the methods and the faults of a `JacobianProduct`. `whole()` makes one of it, with all
+    there is, for small n = c N.
 
     Attributes:
         units: the product of every unit, a `JacobianProduct` with a first axis of N.
@@ -34,20 +34,35 @@ class BlockProduct(NamedTuple):
         return self.units.num_steps[0]
 
     @property
+    def first_lost_step(self) -> Int[Array, ""]:
+        """The first step at which rounding took a direction, −1 if none."""
+        return _first(self.units.first_lost_step)
+
+    @property
+    def first_underflow_step(self) -> Int[Array, ""]:
+        """The first step at which a direction fell out of the float range, −1 if none."""
+        return _first(self.units.first_underflow_step)
+
+    @property
     def first_nonfinite_step(self) -> Int[Array, ""]:
         """The first step whose Jacobian or new state held NaN or inf, −1 if none."""
-        return self.units.first_nonfinite_step[0]
+        return _first(self.units.first_nonfinite_step)
+
+    @property
+    def right_cut(self) -> Bool[Array, " passes"]:
+        """Whether entries were cut that may count in `later @ earlier`."""
+        return jnp.any(self.units.right_cut, axis=0)
 
     def log_singular_values(self) -> Float[Array, " n"]:
-        """Return log σ_i(P), nats, descending; −inf for lost directions."""
+        """Return log σ_i(P), nats, descending, −inf for lost directions."""
         return -jnp.sort(-_of_units(self.units).reshape(-1))
 
     def singular_values(self) -> Float[Array, " n"]:
-        """Return σ_i(P), descending; 0 or inf where the float range ends."""
+        """Return σ_i(P), descending, 0 or inf where the float range ends."""
         return jnp.exp(self.log_singular_values())
 
     def log_norm(self) -> Float[Array, ""]:
-        """Return log σ₁(P), nats."""
+        """Return log σ₁(P), the log of the spectral norm, nats."""
         return jnp.max(_of_units(self.units)[:, 0])
 
     def log_abs_det(self) -> Float[Array, ""]:
@@ -55,31 +70,46 @@ class BlockProduct(NamedTuple):
         return jnp.sum(self.units.log_scale[:, 0])
 
     def log_rms_growth(self) -> Float[Array, ""]:
-        """Return ½ log(‖P‖²_F / n), nats: the growth of a random cotangent, root mean square."""
-        growths = jax.vmap(JacobianProduct.log_rms_growth)(self.units)
-        return (jax.nn.logsumexp(2 * growths) - jnp.log(len(growths))) / 2
+        """Return ½ log(‖P‖²_F / n), nats, the root mean square growth of a random cotangent."""
+        return self.log_growth_through(self._rows_of_all())
 
     def log_adjoint_growth(self, cotangent: Float[Array, " n"]) -> Float[Array, ""]:
         """Return log(‖Pᵀv‖ / ‖v‖), nats, for a cotangent v of shape `(n,)`."""
         cotangent = jnp.asarray(cotangent)
-        num_units, _, c = self.units.log_scale.shape
-        check_shape("cotangent", cotangent.shape, (c * num_units,), "the ravelled state")
-        own = cotangent.reshape(c, num_units).T
-        norms = row_norms(own)
-        rows = jnp.where(norms > 0, own.T, 1).T
-        growths = jax.vmap(JacobianProduct.log_adjoint_growth)(self.units, rows)
-        arriving = jnp.where(norms > 0, growths + jnp.log(norms), -jnp.inf)
-        return jax.nn.logsumexp(2 * arriving) / 2 - jnp.log(scaled_norm(cotangent))
+        check_shape("cotangent", cotangent.shape, (self._num_states,), "the ravelled state")
+        return self.log_growth_through(cotangent[None])
+
+    def log_growth_through(self, rows: Float[Array, "m n"]) -> Float[Array, ""]:
+        """Return log(‖R P‖_F / ‖R‖_F), nats, for rows R of shape `(m, n)`.
+
+        Since no unit sees another, ‖R P‖²_F is the sum of ‖R_u P_u‖²_F over units. So the c rows
+        that show one array of all units each say the same as the n rows of the identity.
+        """
+        return _growths(self._first_pass(), self._rows_of_units(rows))[0]
+
+    def log_growth_through_error(self, rows: Float[Array, "m n"]) -> Float[Array, ""]:
+        """Estimate the error of `log_growth_through`, nats, NaN without further passes."""
+        if self.units.log_scale.shape[1] == 1:
+            return jnp.full((), jnp.nan, self.units.log_scale.dtype)
+        growths = _growths(self.units, self._rows_of_units(rows))
+        return growth_error(growths, self.first_underflow_step >= 0)
 
     @property
     def log_error(self) -> Float[Array, ""]:
-        """Estimated largest error of a log singular value, nats; NaN without further passes."""
+        """Estimated largest error of a log singular value, nats, NaN without further passes."""
         return jnp.max(jax.vmap(lambda unit: unit.log_error)(self.units))
 
     @property
     def log_growth_error(self) -> Float[Array, ""]:
-        """Estimated error of `log_rms_growth` and `log_norm`, nats; NaN without further passes."""
-        return jnp.max(jax.vmap(lambda unit: unit.log_growth_error)(self.units))
+        """Estimated error of `log_rms_growth` and `log_norm`, nats, NaN without further passes.
+
+        Units that have decayed may have lost their digits while the growth of all has not.
+        """
+        if self.units.log_scale.shape[1] == 1:
+            return jnp.full((), jnp.nan, self.units.log_scale.dtype)
+        growths = _growths(self.units, self._rows_of_units(self._rows_of_all()))
+        together = jnp.stack([growths, _norms(self.units)], axis=1)
+        return jnp.max(growth_error(together, self.first_underflow_step >= 0))
 
     def whole(self) -> JacobianProduct:
         """Return the same as a product of whole matrices, with memory n²."""
@@ -91,20 +121,15 @@ class BlockProduct(NamedTuple):
             spread_out = jnp.einsum("upab,uv->paubv", matrices, by_array)
             return spread_out.reshape(passes, c * num_units, c * num_units)
 
-        def first(steps):
-            never = jnp.iinfo(jnp.int32).max
-            earliest = jnp.min(jnp.where(steps >= 0, steps, never))
-            return jnp.where(earliest == never, -1, earliest)
-
         return JacobianProduct(
             left=spread(units.left),
             log_scale=jnp.moveaxis(units.log_scale, 0, 2).reshape(passes, -1),
             right=spread(units.right),
             num_steps=self.num_steps,
-            first_lost_step=first(units.first_lost_step),
-            first_underflow_step=first(units.first_underflow_step),
+            first_lost_step=self.first_lost_step,
+            first_underflow_step=self.first_underflow_step,
             first_nonfinite_step=self.first_nonfinite_step,
-            right_cut=jnp.any(units.right_cut, axis=0),
+            right_cut=self.right_cut,
         )
 
     def dense(self) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
@@ -116,7 +141,7 @@ class BlockProduct(NamedTuple):
         return self.whole().singular_vectors()
 
     def __matmul__(self, earlier: "BlockProduct") -> "BlockProduct":  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Compose `later @ earlier`: the product over both stretches of time."""
+        """Compose `later @ earlier`, the product over both stretches of time."""
         if not isinstance(earlier, BlockProduct):
             return NotImplemented
         if self.units.left.shape != earlier.units.left.shape:
@@ -124,32 +149,92 @@ class BlockProduct(NamedTuple):
             refuse("later @ earlier", received, "two products of the same system")
         return BlockProduct(jax.vmap(JacobianProduct.__matmul__)(self.units, earlier.units))
 
+    @property
+    def _num_states(self):
+        num_units, _, c = self.units.log_scale.shape
+        return c * num_units
+
+    def _first_pass(self):
+        """Return the units in the one pass that gives the results."""
+        forms = {name: getattr(self.units, name)[:, :1] for name in ("left", "log_scale", "right")}
+        return self.units._replace(**forms)
+
+    def _rows_of_all(self):
+        return rows_of_arrays(
+            self.units.log_scale.shape[2], self._num_states, self.units.left.dtype
+        )
+
+    def _rows_of_units(self, rows):
+        """Cut rows into those that see each unit, `(units, m, c)`."""
+        rows = jnp.asarray(rows)
+        check_shape("rows", rows.shape, ("m", self._num_states), "in the ravelled state")
+        num_units, _, c = self.units.log_scale.shape
+        return jnp.moveaxis(rows.reshape(-1, c, num_units), 2, 0)
+
+
+def rows_of_arrays(num_arrays: int, num_states: int, dtype: jnp.dtype) -> Float[Array, "c n"]:
+    """Return a row for each of c arrays of units, which adds up its units."""
+    return jnp.repeat(jnp.eye(num_arrays, dtype=dtype), num_states // num_arrays, axis=1)
+
+
+def _first(steps):
+    """Return the earliest of the steps of all units, −1 if there is none."""
+    never = jnp.iinfo(jnp.int32).max
+    earliest = jnp.min(jnp.where(steps >= 0, steps, never))
+    return jnp.where(earliest == never, -1, earliest)
+
 
 @jax.jit
 def _of_units(units):
     return jax.vmap(JacobianProduct.log_singular_values)(units)
 
 
+@jax.jit
+def _norms(units):
+    """Return log σ₁ of all units together in each pass."""
+
+    def of_pass(log_scale, right):
+        return graded_singular_values(log_scale, right)[0][0]
+
+    return jnp.max(jax.vmap(jax.vmap(of_pass))(units.log_scale, units.right), axis=0)
+
+
+@jax.jit
+def _growths(units, rows):
+    """Return log(‖R P‖_F / ‖R‖_F) in each pass, for the rows of each unit."""
+    sizes = jax.vmap(scaled_norm)(rows)
+    # The derivative of log at zero would be NaN even where nothing depends on it.
+    seen = sizes > 0
+    rows = jnp.where(seen[:, None, None], rows, 1)
+    in_passes = jax.vmap(log_growth_through_of, in_axes=(None, 0, 0, 0))
+    growths = jax.vmap(in_passes)(rows, units.left, units.log_scale, units.right)
+    log_sizes = jnp.log(jnp.where(seen, sizes, 1))
+    arriving = jnp.where(seen[:, None], growths + log_sizes[:, None], -jnp.inf)
+    size = scaled_norm(sizes)
+    growth = jax.nn.logsumexp(2 * arriving, axis=0) / 2 - jnp.log(jnp.where(size > 0, size, 1))
+    # Where the rows show nothing, nothing arrives.
+    return jnp.where(size > 0, growth, -jnp.inf)
+
+
 @partial(jax.jit, static_argnames="estimate_error")
-def block_product(system: System, *, estimate_error: bool) -> BlockProduct:
-    """Multiply the blocks of all steps of a system."""
-    refuse_coarse_step(system)
-    c, _, num_units = jax.eval_shape(system.unit_jacobians, system.state, system.one_input).shape
-    eye = jnp.eye(c, dtype=system.state.dtype)
-    frames = jnp.broadcast_to(eye, (PASSES if estimate_error else 1, c, c))
-
-    def visit(passes, now):
-        new = system.step(now.state, now.x)
-        blocks = system.unit_jacobians(now.state, now.x)[None]
-        if estimate_error:
-            changed = system.rough_unit_jacobians(now.state, now.x, now.number)[None]
-            changed = jnp.broadcast_to(changed, (PASSES - 1, *changed.shape[1:]))
-            blocks = jnp.concatenate([blocks, changed])
-        blocks = jnp.moveaxis(blocks, -1, 0)
-        finite = jnp.all(jnp.isfinite(new)) & jnp.all(jnp.isfinite(blocks))
-        return new, jax.vmap(extend_passes, in_axes=(0, 0, None))(passes, blocks, finite), None
-
+def block_product(
+    system: System,
+    *,
+    estimate_error: bool,
+    next_states: Float[Array, "steps n"] | None = None,
+) -> BlockProduct:
+    """Multiply the blocks of all steps of a system. `passes_along` says what `next_states` are."""
+    c, _, num_units = system.shapes_of_units().shape
+    num_passes = PASSES if estimate_error else 1
+    frames = jnp.broadcast_to(jnp.eye(c, dtype=system.state.dtype), (num_passes, c, c))
     start = jax.tree.map(
         lambda one: jnp.broadcast_to(one, (num_units, *one.shape)), start_passes(frames)
     )
-    return BlockProduct(jax.vmap(finish)(along(system, visit, start)[1]))
+
+    def extend(passes, blocks, finite):
+        extend_units = jax.vmap(extend_passes, in_axes=(0, 0, None))
+        return extend_units(passes, jnp.moveaxis(blocks, -1, 0), finite)
+
+    of_step = system.unit_jacobians, system.rough_unit_jacobians
+    passes = passes_along(system, start, of_step, extend, num_passes, next_states)
+    return BlockProduct(jax.vmap(finish)(passes))

@@ -45,7 +45,8 @@ def log_singular_values_by_lag(
             computes in fewer bits than its state has.
 
     Cost: it takes one pass over the sequence, and one graded SVD per lag. Memory holds n² per lag,
-    and T n for the states. Beyond 4096 steps it holds 2√T n, and each step is taken twice.
+    and T n for the states. Beyond 4096 steps it holds 2√T n, and each step is taken twice. Where
+    units see themselves alone, as the `unit_jacobians` say, a step and a lag cost O(n).
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,12 +70,21 @@ def _log_singular_values_by_lag(system, lags):
     """Extend (J[T-1] ··· J[T-lag])ᵀ backwards in time and keep it at each of the sorted lags."""
     refuse_coarse_step(system)
 
+    def lengthen(form, now):
+        if system.has_units:
+            blocks = system.unit_jacobians(now.state, now.x)
+            return jax.vmap(extend)(form, jnp.transpose(blocks, (2, 1, 0)))[0]
+        return extend(form, system.jacobian(now.state, now.x).T)[0]
+
     def visit(carried, now):
         form, kept = carried
-        form, _ = extend(form, system.jacobian(now.state, now.x).T)
+        form = lengthen(form, now)
         return (form, keep_at_lag(kept, form, system.num_steps - now.number, lags)), None
 
-    start = identity_form(jnp.eye(system.num_states, dtype=system.state.dtype))
+    num_units = system.shapes_of_units().shape[2] if system.has_units else 1
+    start = identity_form(jnp.eye(system.num_states // num_units, dtype=system.state.dtype))
+    if system.has_units:
+        start = jax.tree.map(lambda one: jnp.broadcast_to(one, (num_units, *one.shape)), start)
     # A lag of zero is not visited, so the empty product is in its place from the beginning.
     kept = jax.tree.map(lambda one: jnp.broadcast_to(one, (lags.shape[0], *one.shape)), start)
     (_, kept), _ = back_along(system, visit, (start, kept))
@@ -83,7 +93,10 @@ def _log_singular_values_by_lag(system, lags):
         form = orthonormalize(form)
         return graded_singular_values(form.log_scale, form.right)[0]
 
-    return jax.vmap(log_values)(kept)
+    if not system.has_units:
+        return jax.vmap(log_values)(kept)
+    of_units = jax.vmap(jax.vmap(log_values))(kept).reshape(len(lags), -1)
+    return -jnp.sort(-of_units, axis=1)
 
 
 def keep_none(like: PyTree, lags: Int[Array, " lags"]) -> PyTree:

@@ -115,7 +115,7 @@ class JacobianProduct(NamedTuple):
         growths = jax.vmap(partial(log_growth_through_of, rows))(
             self.left, self.log_scale, self.right
         )
-        return jnp.where(self.first_underflow_step >= 0, jnp.inf, CAUTION * _disagreement(growths))
+        return growth_error(growths, self.first_underflow_step >= 0)
 
     def dense(self) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
         """Return P as (matrix of spectral norm 1, log of its scale in nats)."""
@@ -226,8 +226,20 @@ def _log_error(product):
 def _log_growth_error(product):
     growths = jax.vmap(log_rms_growth_of)(product.log_scale, product.right)
     norms = jax.vmap(_log_singular_values)(product.log_scale, product.right)[:, 0]
-    error = CAUTION * jnp.max(_disagreement(jnp.stack([growths, norms], axis=1)))
-    return jnp.where(product.first_underflow_step >= 0, jnp.inf, error)
+    together = jnp.stack([growths, norms], axis=1)
+    return jnp.max(growth_error(together, product.first_underflow_step >= 0))
+
+
+def growth_error(
+    growths: Float[Array, "passes *any"], underflowed: Bool[Array, ""]
+) -> Float[Array, "*any"]:
+    """Estimate the error of growths from what the passes say, nats.
+
+    What underflowed stands in the passes at its largest possible size. Where they are a nat apart,
+    nothing is known of it.
+    """
+    error = CAUTION * _disagreement(growths)
+    return jnp.where(underflowed & (error > 1), jnp.inf, error)
 
 
 def _disagreement(values):

@@ -13,6 +13,7 @@ from jacobian_rnn.jacobians.system import System
 from jacobian_rnn.jacobians.time_loop import Run
 from jacobian_rnn.jacobians.traced_steps import derivative_of
 from jacobian_rnn.products.along import product_along
+from jacobian_rnn.products.blocks import block_product, rows_of_arrays
 from jacobian_rnn.products.multiply import identity_frames
 
 LOST_DIGITS = 1e-2  # nats: a log growth with a larger error has lost its digits
@@ -130,8 +131,11 @@ def measure_by_product(system: System, forward: Run, horizon: int, by_probes: Me
         horizon,
         system.unravel,
     )
-    product = product_along(last, identity_frames(system), next_states=later)
-    rows = derivative_of(system.output)(forward.last)
+    if system.has_units:
+        product = block_product(last, estimate_error=True, next_states=later)
+    else:
+        product = product_along(last, identity_frames(system), next_states=later)
+    of_carry, of_output = _rows_seen(system, forward.last)
 
     def growth(rows, probed):
         value = product.log_growth_through(rows)
@@ -140,9 +144,25 @@ def measure_by_product(system: System, forward: Run, horizon: int, by_probes: Me
 
     in_window = product.first_nonfinite_step
     return Measured(
-        growth(jnp.eye(rows.shape[1], dtype=rows.dtype), by_probes.of_carry),
-        growth(rows, by_probes.of_output),
+        growth(of_carry, by_probes.of_carry),
+        growth(of_output, by_probes.of_output),
         by_probes.profile,
         product.log_singular_values(),
         jnp.where(in_window >= 0, start + in_window, -1),
     )
+
+
+def _rows_seen(system, state):
+    """Return rows through which the product shows growth to the carry, and to the output.
+
+    Where units see themselves alone, one row shows an array of all units.
+    """
+    n, dtype = system.num_states, state.dtype
+    if not system.has_units:
+        return jnp.eye(n, dtype=dtype), derivative_of(system.output)(state)
+    c, _, num_units = system.shapes_of_units().shape
+    of_carry = rows_of_arrays(c, n, dtype)
+    num_shown, rest = divmod(system.num_outputs, num_units)
+    if system.shows_end and rest == 0:
+        return of_carry, of_carry[c - num_shown :]
+    return of_carry, derivative_of(system.output)(state)

@@ -137,7 +137,8 @@ def predict_regime(
             `experiments/calibrate_threshold.py` and is frozen.
         method: "probes" pulls a few random gradients back and forms no Jacobian, at the cost of a
             few backpropagations. "exact" also multiplies the Jacobians of the horizon: n³ a step,
-            for up to a few hundred states, with all singular values in the result. Static.
+            for up to a few hundred states, with all singular values in the result. Where units see
+            themselves alone, as the `unit_jacobians` say, it is n a step. Static.
         num_probes: number of random gradients of each sequence. Static.
         key: for their directions. There is a fixed one by default: calls repeat exactly.
 
@@ -188,7 +189,7 @@ def predict_regime(
         padding = num_steps - jnp.asarray(seq_lengths, jnp.int32)
         recurrence, xs = with_padding(recurrence), align_ends(xs, seq_lengths)
     system = bind(recurrence, carry, jax.tree.map(lambda x: x[0], xs))
-    if method == "exact":
+    if method == "exact" and not system.has_units:
         lighter = 'method="probes"'
         warn_of_cost("predict_regime", system.num_states, horizon, num_sequences, lighter)
     warmup += num_steps - shortest

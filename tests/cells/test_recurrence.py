@@ -12,6 +12,7 @@ from jacobian_rnn import (
     Recurrence,
     from_linen,
     from_nnx,
+    lru,
     stack,
     step_jacobians,
     trajectory,
@@ -207,3 +208,24 @@ def test_only_initialisers_are_left_out_of_a_step():
     recurrence = from_linen(Scaled(alpha_init=0.25), {"params": {}})
     new = recurrence.step(recurrence.params, jnp.ones(2), jnp.zeros(2))
     np.testing.assert_array_equal(new, [0.25, 0.25])
+
+
+def test_a_stack_declares_the_units_of_its_layers_if_all_of_them_do(network):
+    lower = lru(3, 2, key=jax.random.key(0), dtype=jnp.float64)
+    upper = lru(4, 3, key=jax.random.key(1), dtype=jnp.float64)
+    top = lru(6, 1, key=jax.random.key(2), dtype=jnp.float64)
+    xs = jnp.asarray(normal(0, (4, 3)))
+    both = stack(stack(lower, upper), top)
+    carry = zero_carry(both)
+    blocks = both.unit_jacobians(both.params, carry, xs[0])
+    assert [one.shape for one in blocks] == [(2, 2, 2), (2, 2, 3), (2, 2, 1)]
+    jacobian, first = step_jacobians(both, carry, xs, method="forward")[0], 0
+    for one in blocks:
+        matrix = jnp.block([[jnp.diag(block) for block in row] for row in one])
+        last = first + len(matrix)
+        np.testing.assert_allclose(jacobian[first:last, first:last], matrix, atol=1e-15)
+        first = last
+    alone = stack(lower)
+    assert alone.unit_jacobians(alone.params, carry[0][:1], xs[0]).shape == (2, 2, 2)
+    dense, _, _ = network("GRUCell", 3)
+    assert stack(lower, dense).unit_jacobians is None

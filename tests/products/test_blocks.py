@@ -9,6 +9,7 @@ from jacobian_rnn import (
     Recurrence,
     backward_profile,
     jacobian_product,
+    log_singular_values_by_lag,
     lru,
     lyapunov_spectrum,
     predict_regime,
@@ -16,6 +17,7 @@ from jacobian_rnn import (
     with_padding,
     zero_carry,
 )
+from jacobian_rnn.cells.recurrence import last_array, whole_carry
 from jacobian_rnn.linalg.frames import generic_columns
 from tests.networks import normal
 
@@ -77,7 +79,9 @@ def test_the_product_of_blocks_is_that_of_whole_jacobians(make):
     np.testing.assert_allclose(values, whole.log_singular_values(), atol=allowed)
     assert float(product.log_error) <= 1e-9
     cotangent = jnp.asarray(normal(5, values.size))
+    rows = jnp.asarray(normal(6, (3, values.size))).at[:, 1].set(0)
     for name, arguments in {
+        "log_growth_through": (rows,),
         "log_norm": (),
         "log_abs_det": (),
         "log_rms_growth": (),
@@ -85,6 +89,14 @@ def test_the_product_of_blocks_is_that_of_whole_jacobians(make):
     }.items():
         ours, theirs = (getattr(one, name)(*arguments) for one in (product, whole))
         np.testing.assert_allclose(ours, theirs, atol=allowed, err_msg=name)
+    assert float(product.log_growth_through_error(rows)) <= allowed
+    assert float(product.log_growth_error) <= allowed
+    for name in ("num_steps", "first_lost_step", "first_underflow_step", "first_nonfinite_step"):
+        assert int(getattr(product, name)) == int(getattr(whole, name)), name
+    assert product.right_cut.shape == whole.right_cut.shape
+    left, right = product.singular_vectors()
+    sizes = jnp.exp(values - whole.dense()[1])
+    np.testing.assert_allclose((left * sizes[None]) @ right, whole.dense()[0], atol=1e-9)
     matrix, log_scale = product.dense()
     np.testing.assert_allclose(matrix, whole.dense()[0], atol=1e-9)
     assert float(log_scale) == pytest.approx(float(whole.dense()[1]), abs=allowed)
@@ -171,8 +183,13 @@ def test_many_units_need_no_matrix():
     exact = float(product.log_rms_growth())
     error = float(profile.sampling_error[-1])
     assert float(profile.log_growth[-1]) == pytest.approx(exact, abs=4 * error)
-    prediction = predict_regime(network, carry, xs, horizon=30)
-    assert np.all(np.isfinite(prediction.log_growth))
+    by_lag = log_singular_values_by_lag(network, carry, xs[0], lags=[1, 40])
+    np.testing.assert_allclose(by_lag, np.array([[1], [40]]) * radii, atol=1e-4)
+    probes = predict_regime(network, carry, xs, horizon=30)
+    prediction = predict_regime(network, carry, xs, horizon=30, method="exact")
+    np.testing.assert_allclose(prediction.log_singular_values, [30 * radii] * 2, atol=1e-4)
+    off = np.abs(prediction.log_growth - probes.log_growth)
+    assert np.all(off < 4 * probes.sampling_error)
 
 
 def test_what_takes_whole_jacobians_still_does():
@@ -240,3 +257,50 @@ def test_the_error_of_a_block_product_holds_what_saturated_units_lose():
     error = abs(float(fine.log_norm()) - float(coarse.log_norm()))
     assert 0.1 < error < 10 * float(coarse.log_error)
     assert float(fine.log_error) < 1e-4
+
+
+def test_rows_that_show_nothing_have_no_growth_and_without_passes_there_is_no_error():
+    product = jacobian_product(*of_gates(), estimate_error=False)
+    assert np.isneginf(product.log_growth_through(jnp.zeros((1, 8))))
+    assert np.isnan(product.log_growth_through_error(jnp.ones((1, 8))))
+    assert np.isnan(product.log_growth_error)
+    with pytest.raises(ValueError, match=r"rows: received shape \(1, 7\)"):
+        product.log_growth_through(jnp.ones((1, 7)))
+
+
+def test_units_that_lost_their_digits_leave_the_growth_of_the_others_known():
+    xs = jnp.full((30, 4), 7.0).at[:, 0].set(0.1)
+    args = jnp.asarray(np.ones(4), jnp.float32), jnp.zeros(4, jnp.float32)
+    system = Recurrence(saturated, args[0], unit_jacobians=blocks_of_saturated)
+    product = jacobian_product(system, args[1], jnp.asarray(xs, jnp.float32))
+    assert float(product.log_error) > 0.1
+    assert float(product.log_growth_error) < 1e-2
+    fine = jacobian_product(Recurrence(saturated, jnp.ones(4)), jnp.zeros(4), xs)
+    assert float(product.log_rms_growth()) == pytest.approx(float(fine.log_rms_growth()), abs=1e-4)
+
+
+@every_setting
+def test_spectra_by_lag_of_units_are_those_of_whole_jacobians(make):
+    system, carry, xs = make()
+    xs, lags = xs[:40], [40, 0, 3, 17]
+    of_units = log_singular_values_by_lag(system, carry, xs, lags=lags)
+    plain = dataclasses.replace(system, unit_jacobians=None)
+    whole = log_singular_values_by_lag(plain, carry, xs, lags=lags)
+    np.testing.assert_allclose(of_units, whole, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "output", [whole_carry, last_array, lambda carry: carry[0][:2] + carry[1][:2]]
+)
+def test_the_exact_prediction_of_units_is_that_of_whole_jacobians(output):
+    network = lru(3, 4, key=jax.random.key(0), dtype=jnp.float64)
+    network = dataclasses.replace(network, output=output)
+    carry, xs = zero_carry(network), jnp.asarray(normal(0, (3, 40, 3)))
+    options = {"horizon": 25, "method": "exact", "seq_lengths": [40, 30, 35]}
+    of_units = predict_regime(network, carry, xs, **options)
+    plain = dataclasses.replace(network, unit_jacobians=None)
+    whole = predict_regime(plain, carry, xs, **options)
+    for name in ("log_growth", "log_growth_of_output", "log_singular_values"):
+        ours, theirs = getattr(of_units, name), getattr(whole, name)
+        np.testing.assert_allclose(ours, theirs, atol=1e-12, err_msg=name)
+    assert float(of_units.log_growth_error.max()) < 1e-11

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,11 @@ from jacobian_rnn import (
     leading_singular_values,
     leading_singular_values_by_lag,
     log_singular_values_by_lag,
+    lru,
     product_of,
+    stack,
+    trajectory,
+    zero_carry,
 )
 from tests.networks import normal, random_variables
 from tests.systems import through
@@ -160,3 +166,23 @@ def test_directions_that_are_cut_have_minus_infinity_and_what_is_not_finite_nan(
 def test_bad_options_are_refused(options, match):
     with pytest.raises((TypeError, ValueError), match=match):
         of_matrices(np.ones((2, 3, 3)), **options)
+
+
+def summed(carry):
+    return carry[0].reshape(4, -1).sum(axis=1)
+
+
+def test_layers_of_many_units_have_values_and_vectors_without_a_matrix():
+    lower = lru(2, 1200, key=jax.random.key(0), radii=(0.5, 0.9), dtype=jnp.float64)
+    lower = dataclasses.replace(lower, output=summed)
+    upper = lru(4, 800, key=jax.random.key(1), radii=(0.5, 0.9), dtype=jnp.float64)
+    both, xs = stack(lower, upper), jnp.zeros((150, 2))
+    leading = leading_singular_values(both, zero_carry(both), xs, num=3)
+    assert np.all(np.isfinite(leading.log_error))
+    # Without input the layers are linear, so the last state is the product times the first.
+    for log_value, left, right in zip(
+        leading.log_singular_values, leading.left_vectors.T, leading.right_vectors, strict=True
+    ):
+        carry = ((right[:1200], right[1200:2400]), (right[2400:3200], right[3200:]))
+        last = trajectory(both, carry, xs)[-1]
+        np.testing.assert_allclose(last / jnp.exp(log_value), left, atol=1e-7)

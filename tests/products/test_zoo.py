@@ -91,6 +91,22 @@ def test_a_direction_that_left_the_float_range_is_reported():
     assert float(product.log_error) < 1e-10
 
 
+def test_what_left_the_float_range_and_never_counts_leaves_the_growth_known():
+    together = np.random.default_rng(0).normal(size=(5, 2, 2))
+    fall = np.diag([1.0, np.exp(-2.0)])
+    jacobians = np.concatenate([together, np.tile(fall, (200, 1, 1))])
+    product, fine = product_of(jnp.asarray(jacobians, jnp.float32)), product_of(jacobians)
+    assert int(product.first_underflow_step) >= 0
+    assert np.isinf(product.log_error)
+    error = float(product.log_growth_error)
+    assert error < 1e-4
+    assert abs(float(product.log_norm()) - float(fine.log_norm())) <= error + 1e-5
+    assert abs(float(product.log_rms_growth()) - float(fine.log_rms_growth())) <= error + 1e-5
+    # Whoever sees the second state alone sees nothing else.
+    assert np.isinf(product.log_growth_through_error(jnp.array([[0, 1]], jnp.float32)))
+    assert float(product.log_growth_through_error(jnp.array([[1, 0]], jnp.float32))) < 1e-4
+
+
 @pytest.mark.parametrize(
     ("dtype", "small", "smaller", "large"),
     [(jnp.float32, 1e-25, 1e-30, 1e10), (jnp.float64, 1e-180, 1e-200, 1e100)],

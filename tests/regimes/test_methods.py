@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jacobian_rnn import Recurrence, Regime, Thresholds, from_linen, predict_regime, with_gain
-from tests.networks import normal
+from jacobian_rnn import (
+    Recurrence,
+    Regime,
+    Thresholds,
+    from_linen,
+    jacobian_product,
+    predict_regime,
+    with_gain,
+)
+from tests.networks import normal, random_variables
 from tests.systems import batch, chosen_matrix, linear, rotation
 
 
@@ -164,3 +172,25 @@ def test_slopes_that_underflow_to_zero_are_no_exact_zeros():
         )
         assert bool(prediction.undetermined)
         assert "use float64" in str(prediction)
+
+
+@pytest.mark.parametrize(("dtype", "bias"), [(jnp.float32, 40.0), (jnp.float64, 100.0)])
+def test_dead_units_leave_the_growth_of_the_others_known(dtype, bias):
+    cell = nn.GRUCell(8, param_dtype=dtype)
+    xs, carry = jnp.asarray(normal(0, (3, 60, 3)), dtype), jnp.zeros(8, dtype)
+    variables = random_variables(cell, carry, xs[0, 0])
+    # Four units take their candidate, which is saturated, at every step.
+    for layer, of_dead in (("iz", -bias), ("in", 100.0)):
+        entries = variables["params"][layer]
+        entries["bias"] = entries["bias"].at[:4].set(of_dead)
+    network = from_linen(cell, variables)
+    exact = predict_regime(network, carry, xs, horizon=50, method="exact")
+    product = jacobian_product(network, carry, xs[0])
+    assert np.isinf(product.log_error)
+    # As many probes as states leave nothing to chance.
+    probes = predict_regime(network, carry, xs, horizon=50, num_probes=8)
+    assert not bool(exact.undetermined)
+    assert np.all(np.isfinite(exact.log_growth))
+    allowed = np.max(exact.log_growth_error + probes.log_growth_error)
+    assert allowed < 1e-2
+    np.testing.assert_allclose(exact.log_growth, probes.log_growth, atol=allowed)
