@@ -29,7 +29,7 @@ from jacobian_rnn.jacobians.traced_steps import (
     pull_back,
 )
 from jacobian_rnn.linalg.graded_svd import matmul
-from jacobian_rnn.linalg.rounding import PERTURBATION, rounding_factors
+from jacobian_rnn.linalg.rounding import PERTURBATION, mixed, rounding_factors
 
 Method = Literal["auto", "forward", "reverse", "closed_form"]
 
@@ -172,13 +172,13 @@ class System:
         self, state: Float[Array, " n"], x: PyTree, number: Int[Array, ""]
     ) -> Float[Array, "n n"]:
         """Return ∂state'/∂state with last digits changed of what the step's functions return."""
-        return rough(self.jacobian, number)(state, x)
+        return rough(self.jacobian, mixed(number))(state, x)
 
     def rough_unit_jacobians(
         self, state: Float[Array, " n"], x: PyTree, number: Int[Array, ""]
     ) -> Float[Array, "c c units"]:
         """Return the Jacobian of every unit for itself, with last digits changed likewise."""
-        return rough(self.unit_jacobians, number)(state, x)
+        return rough(self.unit_jacobians, mixed(number))(state, x)
 
     def input_jacobian(self, state: Float[Array, " n"], x: Array) -> Float[Array, "n inputs"]:
         """Return ∂state'/∂x."""

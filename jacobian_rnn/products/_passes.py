@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jacobian_rnn.linalg.factored_form import FactoredForm, extend, identity_form
-from jacobian_rnn.linalg.rounding import rounding_factors
+from jacobian_rnn.linalg.rounding import mixed, rounding_factors
 
 # Over 156 small products, half of them ill conditioned, the error with three passes was at most 1.3
 # times the estimate. Two passes may agree by chance, and then it was once 140 times the estimate.
@@ -51,7 +51,7 @@ def extend_passes(
     """
     shape, dtype = passes.forms.left.shape, jacobians.dtype
     later = (jnp.arange(shape[0]) > 0)[:, None, None]
-    factors = rounding_factors(passes.num_steps, shape, dtype)
+    factors = rounding_factors(mixed(passes.num_steps), shape, dtype)
     jacobians = jacobians * jnp.where(later, factors, 1)
     forms, faults = jax.vmap(extend)(passes.forms, jacobians)
     now = passes.num_steps
