@@ -6,7 +6,6 @@ estimate it, at every lag in one pass.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,12 +13,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jacobian_rnn.growth.largest import log_norms
 from jacobian_rnn.jacobians.system import System
 from jacobian_rnn.jacobians.time_loop import back_along
 from jacobian_rnn.linalg.frames import positive_qr
-from jacobian_rnn.linalg.graded_svd import matmul, scaled_norm
-from jacobian_rnn.linalg.rounding import CAUTION, compensated_sum
+from jacobian_rnn.linalg.graded_svd import matmul
+from jacobian_rnn.linalg.rounding import CAUTION, mixed
+
+LOG_2_HIGH = 0.693145751953125  # log 2, but for its last bits
+LOG_2_LOW = 1.42860682030941723e-6
+LOWEST = -(2**30)  # below every exponent of a row that is not zero
 
 
 class Group(NamedTuple):
@@ -87,89 +89,121 @@ def pull_probes(
     stop = jnp.full((), num_steps, jnp.int32) if end is None else end
     num_repeated = sum(group.num_repeated for group in groups)
 
-    def measure(rows, logs, rounding):
-        logs, numbers, place = logs + rounding, [], len(probes)
-        for group in groups:
-            own = rows[group.part], logs[group.part]
-            again = slice(place, place + group.num_repeated)
-            place += group.num_repeated
-            numbers += [*_mean_square(*own), _disagreement(*own, rows[again], logs[again])]
-        return jnp.stack(numbers)
-
     def visit(carried, now):
-        rows, logs, rounding = carried
-        pulled = system.pull(now.state, rows[:-num_repeated], now.x)
-        again = system.pull_roughly(now.state, rows[-num_repeated:], now.x, now.number)
-        pulled, growth = _normalize_rows(jnp.concatenate([pulled, again]))
+        rows, exponents, draw = carried
+        pulled = system.pull_roughly(now.state, rows, now.x, draw, num_repeated)
+        pulled, shifts = _scaled(pulled)
         is_before = now.number < stop
         rows = jnp.where(is_before, pulled, rows)
-        logs, rounding = compensated_sum(logs, rounding, jnp.where(is_before, growth, 0))
-        return (rows, logs, rounding), measure(rows, logs, rounding)
+        exponents += jnp.where(is_before, shifts, 0)
+        # On CPUs the draw of a number that is carried takes a fifth of the time of one that is read
+        # from an array, or mixed, where it is used.
+        return (rows, exponents, mixed(draw)), _measure(rows, exponents, groups)
 
     again = [probes[group.part][: group.num_repeated] for group in groups]
-    rows, logs = _normalize_rows(jnp.concatenate([probes, *again]))
-    start = rows, logs, jnp.zeros_like(logs)
-    _, by_step = back_along(system, visit, start, states=states)
+    start = _scaled(jnp.concatenate([probes, *again]))
+    _, by_step = back_along(system, visit, (*start, jnp.int32(0)), states=states)
+    at_start = _measure(*start, groups)
     numbers = jnp.arange(num_steps, dtype=jnp.int32)
     steps = stop - 1 - numbers
-    by_lag = jnp.where(steps[:, None] >= 0, by_step[jnp.maximum(steps, 0)], jnp.nan)
+    by_lag = jax.tree.map(lambda values: values[jnp.maximum(steps, 0)], by_step)
     growths = []
     for i, group in enumerate(groups):
-        log_mean, concentration, disagreement = by_lag[:, 3 * i : 3 * i + 3].T
-        log_start, concentration_of_start, _ = measure(*start)[3 * i : 3 * i + 3]
+        first, later = (_Measure._make(values[..., i] for values in m) for m in (at_start, by_lag))
+        num_probes = len(probes[group.part])
+        log_start, log_mean = (_log_mean(one, num_probes) for one in (first, later))
         # Where nothing is shown of the state, nothing arrives.
         log_growth = jnp.where(jnp.isneginf(log_start), log_start, log_mean - log_start)
-        error = partial(
-            _sampling_error,
-            num_probes=len(probes[group.part]),
-            num_directions=group.num_directions,
-        )
-        sampling_error = jnp.hypot(error(concentration), error(concentration_of_start))
-        growths.append(Growth(log_growth, sampling_error, CAUTION * disagreement))
-    broken = jnp.max(jnp.where(jnp.isnan(by_step[:, 0]), numbers, -1), initial=-1)
-    return growths, broken
+        errors = [
+            _sampling_error(one.concentration, num_probes, group.num_directions)
+            for one in (first, later)
+        ]
+        growth = Growth(log_growth, jnp.hypot(*errors), CAUTION * later.disagreement)
+        growths.append(jax.tree.map(lambda values: jnp.where(steps >= 0, values, jnp.nan), growth))
+    is_broken = ~jnp.isfinite(by_step.total[:, 0])
+    return growths, jnp.max(jnp.where(is_broken, numbers, -1), initial=-1)
 
 
-def _normalize_rows(rows):
-    """Return rows of norm one, and the logs of their norms. A row of zeros stays what it is."""
-    largest = lax.stop_gradient(jnp.max(jnp.abs(rows), axis=1))
-    scaled = rows / jnp.where(largest > 0, largest, 1)[:, None]
-    norms = jax.vmap(scaled_norm)(scaled)
-    logs = log_norms(norms) + jnp.where(largest > 0, log_norms(largest), 0)
-    return scaled / jnp.where(norms > 0, norms, 1)[:, None], logs
+class _Measure(NamedTuple):
+    """What rows say, for each group.
 
-
-def _mean_square(rows, logs):
-    """Return ½ log of the mean square of rows exp(logs), and how far they point the same way.
-
-    The latter is Σ (vᵢ·vⱼ)² / (Σ vᵢ·vᵢ)²: 1 where all are parallel, and 1 / k where they are
-    orthogonal and of one length.
+    Attributes:
+        exponent: of two, int32: the sum of squares is relative to its square.
+        total: the sum of squares, not finite where a row is not.
+        concentration: how far the rows point the same way: Σ (vᵢ·vⱼ)² / (Σ vᵢ·vᵢ)². It is 1 where
+            all are parallel, and 1 / k where they are orthogonal and of one length.
+        disagreement: root mean square difference of the first rows and their repetitions, relative
+            to the rows. It is infinite where they are zero and a repetition is not.
     """
-    highest = jnp.max(logs)
-    shift = jnp.where(jnp.isneginf(highest), 0, highest)
-    sizes = jnp.exp(logs - shift)
-    total = jnp.sum(sizes**2)
-    gram = matmul(rows, rows.T) * sizes[:, None] * sizes[None]
+
+    exponent: Int[Array, "*steps groups"]
+    total: Float[Array, "*steps groups"]
+    concentration: Float[Array, "*steps groups"]
+    disagreement: Float[Array, "*steps groups"]
+
+
+def _scaled(rows):
+    """Return rows of order one, and the exponents of two by which they were scaled.
+
+    Powers of two round nothing. A row of zeros stays what it is.
+    """
+    limits = jnp.finfo(rows.dtype)
+    _, exponents = jnp.frexp(lax.stop_gradient(jnp.max(jnp.abs(rows), axis=1)))
+    exponents = jnp.clip(exponents, limits.minexp, limits.maxexp - 2)
+    return rows * _power_of_two(-exponents, rows.dtype)[:, None], exponents
+
+
+def _power_of_two(exponents, dtype):
+    # `exp2` is off by a few roundings.
+    return jnp.ldexp(jnp.ones((), dtype), exponents)
+
+
+def _measure(rows, exponents, groups):
+    """Compare rows of order one, times powers of two, with each other and their repetitions."""
+    place, measures = len(rows) - sum(group.num_repeated for group in groups), []
+    for group in groups:
+        again = slice(place, place + group.num_repeated)
+        place += group.num_repeated
+        own = rows[group.part], exponents[group.part]
+        measures.append(_measure_group(*own, rows[again], exponents[again]))
+    return _Measure(*map(jnp.stack, zip(*measures, strict=True)))
+
+
+def _measure_group(rows, exponents, again, again_exponents):
+    gram = matmul(rows, rows.T)
+    squares = jnp.diagonal(gram)
+    exponents = jnp.where(squares > 0, exponents, LOWEST)
+    highest = jnp.max(exponents)
+    sizes = _power_of_two(exponents - highest, rows.dtype)
+    total = jnp.sum(squares * sizes**2)
+    gram = gram * sizes[:, None] * sizes[None]
     concentration = jnp.sum(gram**2) / jnp.where(total > 0, total, 1) ** 2
+
+    first = slice(len(again))
+    highest_of_first = jnp.max(exponents[first])
+    sizes = _power_of_two(exponents[first] - highest_of_first, rows.dtype)
+    # Beyond a few times the rows, they have nothing in common, and larger ones would only overflow.
+    again_exponents = jnp.minimum(again_exponents - highest_of_first, 1)
+    again_sizes = _power_of_two(again_exponents, rows.dtype)
+    differences = rows[first] * sizes[:, None] - again * again_sizes[:, None]
+    # Neither can underflow where it counts, because the largest row is of order one.
+    ratio = jnp.sum(differences**2) / jnp.sum(squares[first] * sizes**2)
+    # Two zeros are the same. The root has no derivative at zero.
+    differ = jnp.any(differences != 0)
+    disagreement = jnp.where(differ, jnp.sqrt(jnp.where(differ, ratio, 1)), 0)
+    return highest, total, concentration, disagreement
+
+
+def _log_mean(measured, num_rows):
+    """Return ½ log of the mean square of rows, −inf where all are zero."""
+    total = measured.total
     # Where all are zero, log has no derivative to give.
-    half_log = jnp.log(jnp.where(total > 0, total, 1) / len(rows)) / 2
-    return jnp.where(total > 0, shift + half_log, highest), concentration
-
-
-def _disagreement(rows, logs, again, again_logs):
-    """Return the root mean square difference of the first rows and their repetitions.
-
-    It is relative to the rows, and infinite where a row is zero and its repetition is not.
-    """
-    rows, logs = rows[: len(again)], logs[: len(again)]
-    highest = jnp.max(logs)
-    shift = jnp.where(jnp.isneginf(highest), 0, highest)
-    # Beyond e, they have nothing in common, and larger ratios would only overflow.
-    sizes, again_sizes = (jnp.exp(jnp.minimum(one - shift, 1)) for one in (logs, again_logs))
-    difference = scaled_norm(rows * sizes[:, None] - again * again_sizes[:, None])
-    relative = difference / jnp.maximum(scaled_norm(sizes), jnp.finfo(rows.dtype).tiny)
-    appears = jnp.isneginf(highest) & jnp.any(again_logs > -jnp.inf)
-    return jnp.where(appears, jnp.inf, relative)
+    half_log = jnp.log(jnp.where(total > 0, total, 1) / num_rows) / 2
+    exponent = measured.exponent.astype(total.dtype)
+    # The first product is exact in float64, so it does not matter whether additions are fused.
+    log_mean = LOG_2_HIGH * exponent + (LOG_2_LOW * exponent + half_log)
+    log_mean = jnp.where(total > 0, log_mean, -jnp.inf)
+    return jnp.where(jnp.isfinite(total), log_mean, jnp.nan)
 
 
 def _sampling_error(concentration, num_probes, num_directions):

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.linalg.rounding import rounding_factors
 
@@ -26,17 +26,22 @@ ROUNDED = frozenset(
 INLINED = frozenset({"jit", "pjit", "closed_call", "core_call", "remat", "checkpoint"})
 
 
-def rough(function: Callable[..., Any], number: Int[Array, ""]) -> Callable[..., Any]:
-    """Return a function whose transcendental results are changed by up to one rounding.
+def rough(
+    function: Callable[..., Any],
+    number: Int[Array, ""],
+    roundings: float | Float[Array, ""] = 1,
+) -> Callable[..., Any]:
+    """Return a function whose transcendental results are changed by up to so many roundings.
 
     Args:
         function: of arrays. The result is one array.
         number: of the draw. Another number changes them otherwise.
+        roundings: 0 changes nothing.
     """
 
     @functools.cache
     def factors(shape, dtype):
-        return rounding_factors(number, shape, dtype, roundings=1)
+        return rounding_factors(number, shape, dtype, roundings)
 
     def change(value):
         is_float = jnp.issubdtype(value.dtype, jnp.floating)

@@ -30,7 +30,7 @@ from jacobian_rnn.jacobians.traced_steps import (
     pull_back,
 )
 from jacobian_rnn.linalg.graded_svd import matmul
-from jacobian_rnn.linalg.rounding import rounding_factors
+from jacobian_rnn.linalg.rounding import PERTURBATION, mixed, rounding_factors
 
 Method = Literal["auto", "forward", "reverse", "closed_form"]
 
@@ -161,22 +161,42 @@ class System:
         rows: Float[Array, "k n"],
         x: PyTree,
         number: Int[Array, ""],
+        num_rough: int,
     ) -> Float[Array, "k n"]:
-        """Pull cotangents back, with last digits of them and of the step's functions changed."""
-        rows = rows * rounding_factors(number, rows.shape, rows.dtype)
-        return rough(self.pull, number)(state, rows, x)
+        """Pull cotangents back, the last of them with last digits changed.
+
+        These are digits of the cotangents and of what the step's functions return. All share one
+        product with each kernel, because a product with a few rows costs as much as with all.
+        """
+        num_exact = len(rows) - num_rough
+        is_rough = (jnp.arange(len(rows)) >= num_exact).astype(rows.dtype)
+        amount = PERTURBATION * is_rough[:, None]
+        rows = rows * rounding_factors(number, rows.shape, rows.dtype, amount)
+        if not has_reverse_mode(self.step, state, x):
+            exact = matmul(rows[:num_exact], self.jacobian(state, x))
+            changed = matmul(rows[num_exact:], self.rough_jacobian(state, x, number))
+            return jnp.concatenate([exact, changed])
+
+        def pull(row, roundings):
+            return rough(self._pull_one, number, roundings)(state, row, x)
+
+        return jax.vmap(pull)(rows, is_rough)
+
+    def _pull_one(self, state, row, x):
+        _, differential = jax.vjp(lambda state: self.step(state, x), state)
+        return differential(row)[0]
 
     def rough_jacobian(
         self, state: Float[Array, " n"], x: PyTree, number: Int[Array, ""]
     ) -> Float[Array, "n n"]:
         """Return ∂state'/∂state with last digits changed of what the step's functions return."""
-        return rough(self.jacobian, number)(state, x)
+        return rough(self.jacobian, mixed(number))(state, x)
 
     def rough_unit_jacobians(
         self, state: Float[Array, " n"], x: PyTree, number: Int[Array, ""]
     ) -> Float[Array, "c c units"]:
         """Return the Jacobian of every unit for itself, with last digits changed likewise."""
-        return rough(self.unit_jacobians, number)(state, x)
+        return rough(self.unit_jacobians, mixed(number))(state, x)
 
     def input_jacobian(self, state: Float[Array, " n"], x: Array) -> Float[Array, "n inputs"]:
         """Return ∂state'/∂x."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jacobian_rnn.linalg.factored_form import FactoredForm, extend, identity_form
-from jacobian_rnn.linalg.rounding import PERTURBATION, rounding_noise
+from jacobian_rnn.linalg.rounding import PERTURBATION, mixed, rounding_noise
 
 # Over 156 small products, half of them ill conditioned, the error with three passes was at most 1.3
 # times the estimate. Two passes may agree by chance, and then it was once 140 times the estimate.
@@ -53,7 +53,7 @@ def extend_passes(
     shape, dtype = passes.forms.left.shape, jacobians.dtype
     later = (jnp.arange(shape[0]) > 0)[:, None, None]
     now = passes.num_steps
-    noise = jnp.where(later, rounding_noise(now, shape, dtype), 0)
+    noise = jnp.where(later, rounding_noise(mixed(now), shape, dtype), 0)
     jacobians = jacobians * (1 + PERTURBATION * jnp.finfo(dtype).eps * noise)
     forms, faults = jax.vmap(extend)(passes.forms, jacobians)
     forms = forms._replace(left=forms.left + faults.underflow * noise)

@@ -24,7 +24,7 @@ from jacobian_rnn.linalg.factored_form import (
 )
 from jacobian_rnn.linalg.frames import positive_qr
 from jacobian_rnn.linalg.graded_svd import matmul
-from jacobian_rnn.linalg.rounding import CAUTION, rounding_factors
+from jacobian_rnn.linalg.rounding import CAUTION, mixed, rounding_factors
 
 MORE_COLUMNS = 8  # than values are asked for: they decide how fast the iteration converges
 
@@ -265,9 +265,8 @@ def _multiply(system, columns, first, number, *, forwards):
 
     def renewed(form, now, new_columns):
         # Another pass, another rounding.
-        factors = rounding_factors(
-            now.number + number * system.num_steps, columns.shape, columns.dtype
-        )
+        draw = mixed(now.number + number * system.num_steps)
+        factors = rounding_factors(draw, columns.shape, columns.dtype)
         extended, _ = renew(form, new_columns * factors, jnp.zeros((), bool))
         return jax.tree.map(lambda a, b: jnp.where(now.number >= first, a, b), extended, form)
 
