@@ -148,7 +148,7 @@ def work(config: Flossing, unit: Unit, report: Report) -> xr.Dataset:
     networks = draw(config)
     looks = [spectra(networks, task, config)]
     if unit.arm == FLOSSED:
-        optimizer_state = jax.vmap(optax.adam(config.flossing_rate).init)(networks)
+        optimizer_state = _start(networks, config)
         for look in range(config.num_looks):
             report("flossing", look / config.num_looks)
             networks, optimizer_state = _floss(networks, optimizer_state, look, config)
@@ -235,6 +235,10 @@ def _spectra(networks, task, config):
         return conditions | {"exponents": exponents_of(network, drive, config)}
 
     return jax.vmap(of_one)(networks)
+
+
+def _start(networks, config):
+    return jax.vmap(optax.adam(config.flossing_rate).init)(networks)
 
 
 @partial(jax.jit, static_argnames="config")
