@@ -250,7 +250,9 @@ def _floss(networks, optimizer_state, look, config):
         network, optimizer_state = state
         xs = _bits(key, config.flossing_steps, config)
         gradient = jax.grad(squared_exponents)(network, xs, config)
-        changes, optimizer_state = optimizer.update(gradient, optimizer_state)
+        # Adam raises a float to an integer power, which strict promotion would forbid.
+        with jax.numpy_dtype_promotion("standard"):
+            changes, optimizer_state = optimizer.update(gradient, optimizer_state)
         return (jax.tree.map(jnp.add, network, changes), optimizer_state), None
 
     def of_one(network, optimizer_state, key):

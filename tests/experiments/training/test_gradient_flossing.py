@@ -202,7 +202,7 @@ def test_flossing_precedes_training_and_the_figure_shows_both(tmp_path):
     drawing = figure.draw(dataset)
     _, flossing, training, _ = drawing.axes
     shown = [line.get_ydata() for line in flossing.lines]
-    expected = [*drawn["log_condition"], *flossed["log_condition"]]
+    expected = [*drawn["log_condition"].T, *flossed["log_condition"].T]
     np.testing.assert_allclose(shown, expected)
     ends = [line.get_ydata()[1] for line in training.lines]
     expected = [*drawn["log_condition_trained"], *flossed["log_condition_trained"]]
