@@ -10,7 +10,6 @@ The same seed draws the same kernels and the same data in both arms.
 """
 
 import dataclasses
-from functools import cache
 from typing import Annotated
 
 import jax
@@ -76,14 +75,8 @@ def units(config: Chrono) -> list[Unit]:
 
 def work(config: Chrono, unit: Unit, report: Report) -> xr.Dataset:
     """Train all networks of one initialisation."""
-    task = adding(config.num_steps, config.dtype)
+    task = tasks.adding(config.num_steps, dtype=jnp.dtype(config.dtype))
     return _arms.learning_curves(config, task, draw(config, unit.arm), report)[1]
-
-
-@cache
-def adding(num_steps: int, dtype: str) -> tasks.Task:
-    """Return the adding problem, the same object for the same arguments."""
-    return tasks.adding(num_steps, dtype=jnp.dtype(dtype))
 
 
 def draw(config: Chrono, arm: str) -> jrnn.Recurrence:

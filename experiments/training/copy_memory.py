@@ -10,7 +10,6 @@ The same seed sees the same data in all arms.
 """
 
 import dataclasses
-from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +71,7 @@ def units(config: Copying) -> list[Unit]:
 
 def work(config: Copying, unit: Unit, report: Report) -> xr.Dataset:
     """Train all networks of one kind."""
-    task = copying(config.num_steps, config.dtype)
+    task = tasks.copying_memory(config.num_steps, dtype=jnp.dtype(config.dtype))
     networks = _arms.draw_networks(
         cell_of(config, unit.arm),
         task.input_size,
@@ -89,9 +88,3 @@ def cell_of(config: Copying, arm: str) -> nn.Module:
         return nn.OptimizedLSTMCell(config.width, param_dtype=dtype)
     activation = jax.nn.tanh if arm == TANH else jax.nn.identity
     return nn.SimpleCell(config.width, activation_fn=activation, param_dtype=dtype)
-
-
-@cache
-def copying(delay: int, dtype: str) -> tasks.Task:
-    """Return the copying memory problem, the same object for the same arguments."""
-    return tasks.copying_memory(delay, dtype=jnp.dtype(dtype))

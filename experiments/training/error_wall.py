@@ -15,7 +15,6 @@ grow as the gradients do.
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -75,7 +74,8 @@ class ErrorWall:
         num_steps: steps of the single unit.
         initial_state: its state before the first step.
         target: what σ(x) should be after the last one.
-        weights, biases: lowest and highest w and b of the plane.
+        weights: lowest and highest w of the plane.
+        biases: lowest and highest b of the plane.
         num_grid: points of the plane along each axis.
         line_weight: w of the line across the wall, above 1/σ'(initial_state), where walls begin.
         num_distances: points of a line across the wall on each side of it.
@@ -233,13 +233,14 @@ def unit_of(weight, bias) -> jrnn.Recurrence:
 
 def trained(config: ErrorWall, length: int, report: Report) -> xr.Dataset:
     """Train networks of all methods, learning rates and seeds, and test them now and then."""
-    task = temporal_order(length, config.dtype)
-    cell = nn.SimpleCell(config.width, param_dtype=jnp.dtype(config.dtype))
+    dtype = jnp.dtype(config.dtype)
+    task = tasks.temporal_order(length, dtype=dtype)
+    cell = nn.SimpleCell(config.width, param_dtype=dtype)
     networks = _arms.draw_networks(cell, task.input_size, config.num_seeds, gain=config.gain)
     _, history = training.train(
         task,
         networks,
-        jnp.zeros(config.width, config.dtype),
+        jnp.zeros(config.width, dtype),
         optimizer=_descent,
         # Axes: method, learning rate, seed.
         hyperparameters={
@@ -253,9 +254,8 @@ def trained(config: ErrorWall, length: int, report: Report) -> xr.Dataset:
         held_out_size=config.held_out_size,
         on_progress=lambda done, total: report("training", done / total),
     )
-    accuracy = task.baseline_accuracy + history.records.validation_skill * (
-        1 - task.baseline_accuracy
-    )
+    skill, baseline = history.records.validation_skill, task.baseline_accuracy
+    accuracy = baseline + skill * (1 - baseline)
     dims = ("method", "learning_rate", "seed")
     return xr.Dataset(
         {
@@ -268,12 +268,6 @@ def trained(config: ErrorWall, length: int, report: Report) -> xr.Dataset:
             "seed": np.arange(config.num_seeds),
         },
     )
-
-
-@cache
-def temporal_order(length: int, dtype: str) -> tasks.Task:
-    """Return the task, the same object for the same arguments, so that programs are shared."""
-    return tasks.temporal_order(length, dtype=jnp.dtype(dtype))
 
 
 def _descent(hyperparameters):

@@ -20,8 +20,7 @@ The same seed draws the same network and sees the same data in both arms.
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cache, partial
-from typing import NamedTuple
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +28,7 @@ import numpy as np
 import optax
 import xarray as xr
 from flax import linen as nn
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 import jacobian_rnn as jrnn
 from experiments.runner.experiment import Count, Positive, Range, Report
@@ -137,14 +136,6 @@ PRESETS = {
 }
 
 
-class FlossingState(NamedTuple):
-    """A network that is being flossed, its optax state, and the key of the inputs to come."""
-
-    network: jrnn.Recurrence
-    optimizer_state: PyTree
-    key: Array
-
-
 def units(config: Flossing) -> list[Unit]:
     """List the two arms, the one that takes longer first."""
     del config
@@ -153,24 +144,21 @@ def units(config: Flossing) -> list[Unit]:
 
 def work(config: Flossing, unit: Unit, report: Report) -> xr.Dataset:
     """Draw all networks, floss them or not, and train them."""
-    task = xor(config.num_steps, config.delay, config.dtype)
+    task = tasks.delayed_xor(config.num_steps, config.delay, dtype=jnp.dtype(config.dtype))
     networks = draw(config)
-    looks = [spectra(networks, config, task)]
+    looks = [spectra(networks, task, config)]
     if unit.arm == FLOSSED:
-        state = _start(networks, config)
+        optimizer_state = _start(networks, config)
         for look in range(config.num_looks):
             report("flossing", look / config.num_looks)
-            state = _floss(state, config)
-            looks.append(spectra(state.network, config, task))
-        networks = state.network
+            networks, optimizer_state = _floss(networks, optimizer_state, look, config)
+            looks.append(spectra(networks, task, config))
     else:
         looks *= config.num_looks + 1  # nothing is done to them
-    every = config.num_flossings // config.num_looks
-    before = xr.concat(looks, "flossing").assign_coords(
-        flossing=every * np.arange(config.num_looks + 1)
-    )
+    updates = np.linspace(0, config.num_flossings, config.num_looks + 1).astype(int)
+    before = xr.concat(looks, "flossing").assign_coords(flossing=updates)
     trained, curves = _arms.learning_curves(config, task, networks, report)
-    after = spectra(trained.recurrence, config, task)
+    after = spectra(trained.recurrence, task, config)
     return curves.merge(before).merge(after.rename({name: name + TRAINED for name in MEANINGS}))
 
 
@@ -183,46 +171,41 @@ def combine(config: Flossing, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
     return dataset
 
 
-@cache
-def xor(num_steps: int, delay: int, dtype: str) -> tasks.Task:
-    """Return the delayed XOR task, the same object for the same arguments."""
-    return tasks.delayed_xor(num_steps, delay, dtype=jnp.dtype(dtype))
-
-
 def draw(config: Flossing) -> jrnn.Recurrence:
     """Draw a tanh network for each seed: W ~ N(0, 1/N), V ~ N(0, 1), biases uniform to 0.1."""
-    return _arms.draw_networks(cell_of(config.width, config.dtype), 1, config.num_seeds)
-
-
-@cache
-def cell_of(width: int, dtype: str) -> nn.SimpleCell:
-    """Return the cell of all networks, the same object for the same arguments."""
-    return nn.SimpleCell(
-        width,
+    cell = nn.SimpleCell(
+        config.width,
         kernel_init=jax.nn.initializers.normal(1.0),
         recurrent_kernel_init=initializers.gaussian(1.0),
         bias_init=jax.nn.initializers.uniform(0.1),
-        param_dtype=jnp.dtype(dtype),
+        param_dtype=jnp.dtype(config.dtype),
     )
+    return _arms.draw_networks(cell, 1, config.num_seeds)
+
+
+def exponents_of(
+    network: jrnn.Recurrence, xs: Float[Array, "steps 1"], config: Flossing, num: int | None = None
+) -> Float[Array, " exponents"]:
+    """Measure the `num` largest Lyapunov exponents, or all, in a way that has a gradient."""
+    return jrnn.lyapunov_spectrum(
+        network,
+        jrnn.zero_carry(network),
+        xs,
+        num_exponents=num,
+        num_warmup=config.num_warmup,
+        qr_every=1,
+        factorization="householder",
+    ).exponents
 
 
 def squared_exponents(
     network: jrnn.Recurrence, xs: Float[Array, "steps 1"], config: Flossing
 ) -> Float[Array, ""]:
     """Return what flossing makes small: the sum of the first k squared Lyapunov exponents."""
-    spectrum = jrnn.lyapunov_spectrum(
-        network,
-        jrnn.zero_carry(network),
-        xs,
-        num_exponents=config.num_exponents,
-        num_warmup=config.num_warmup,
-        qr_every=1,
-        factorization="householder",
-    )
-    return jnp.sum(spectrum.exponents**2)
+    return jnp.sum(exponents_of(network, xs, config, config.num_exponents) ** 2)
 
 
-def spectra(networks: jrnn.Recurrence, config: Flossing, task: tasks.Task) -> xr.Dataset:
+def spectra(networks: jrnn.Recurrence, task: tasks.Task, config: Flossing) -> xr.Dataset:
     """Measure Lyapunov exponents, and how ill conditioned the product over the horizon is."""
     measured = _spectra(networks, task, config)
     dims = ("seed", "exponent")
@@ -238,14 +221,6 @@ def _spectra(networks, task, config):
 
     def of_one(network):
         carry = jrnn.zero_carry(network)
-        exponents = jrnn.lyapunov_spectrum(
-            network,
-            carry,
-            drive,
-            num_warmup=config.num_warmup,
-            qr_every=1,
-            factorization="householder",
-        ).exponents
 
         def of_sequence(xs):
             start = jrnn.trajectory(network, carry, xs)[-1 - task.horizon]
@@ -256,37 +231,38 @@ def _spectra(networks, task, config):
             flossed = logs[0] - logs[config.num_exponents - 1]
             return {"log_condition": flossed, "whole_log_condition": logs[0] - logs[-1]}
 
-        conditions = jax.vmap(of_sequence)(sequences)
-        return {"exponents": exponents} | jax.tree.map(jnp.median, conditions)
+        conditions = jax.tree.map(jnp.median, jax.vmap(of_sequence)(sequences))
+        return conditions | {"exponents": exponents_of(network, drive, config)}
 
     return jax.vmap(of_one)(networks)
 
 
-@partial(jax.jit, static_argnames="config")
 def _start(networks, config):
-    def of_one(network, key):
-        return FlossingState(network, optax.adam(config.flossing_rate).init(network), key)
-
-    return jax.vmap(of_one)(networks, _arms.keys_of(_arms.TREATMENT, config.num_seeds))
+    return jax.vmap(optax.adam(config.flossing_rate).init)(networks)
 
 
 @partial(jax.jit, static_argnames="config")
-def _floss(states, config):
+def _floss(networks, optimizer_state, look, config):
+    """Make the updates between two looks."""
     optimizer = optax.adam(config.flossing_rate)
 
-    def update(state, _):
-        key, bits_key = jax.random.split(state.key)
-        xs = _bits(bits_key, config.flossing_steps, config)
-        gradient = jax.grad(squared_exponents)(state.network, xs, config)
-        changes, optimizer_state = optimizer.update(gradient, state.optimizer_state)
-        network = jax.tree.map(jnp.add, state.network, changes)
-        return FlossingState(network, optimizer_state, key), None
+    def update(state, key):
+        network, optimizer_state = state
+        xs = _bits(key, config.flossing_steps, config)
+        gradient = jax.grad(squared_exponents)(network, xs, config)
+        # Adam raises a float to an integer power, which strict promotion would forbid.
+        with jax.numpy_dtype_promotion("standard"):
+            changes, optimizer_state = optimizer.update(gradient, optimizer_state)
+        return (jax.tree.map(jnp.add, network, changes), optimizer_state), None
 
-    def of_one(state):
-        length = config.num_flossings // config.num_looks
-        return jax.lax.scan(update, state, length=length)[0]
+    def of_one(network, optimizer_state, key):
+        keys = jax.random.split(
+            jax.random.fold_in(key, look), config.num_flossings // config.num_looks
+        )
+        return jax.lax.scan(update, (network, optimizer_state), keys)[0]
 
-    return jax.vmap(of_one)(states)
+    keys = _arms.keys_of(_arms.TREATMENT, config.num_seeds)
+    return jax.vmap(of_one)(networks, optimizer_state, keys)
 
 
 def _bits(key, num_steps, config):

@@ -9,6 +9,7 @@ import xarray as xr
 import jacobian_rnn as jrnn
 from experiments.training import _arms
 from experiments.training import chrono_initialization as experiment
+from jacobian_rnn import tasks
 from paper_figures.training import chrono_initialization as figure
 from tests.experiments.training.done import done
 
@@ -85,7 +86,7 @@ def test_the_figure_shows_what_was_trained(tmp_path):
     assert dataset["record"].to_numpy().tolist() == [0, 20]
 
     # Log growths are those of plainly multiplied Jacobians.
-    task = experiment.adding(QUICK.num_steps, "float64")
+    task = tasks.adding(QUICK.num_steps, dtype=jnp.float64)
     networks = experiment.draw(QUICK, experiment.BIAS_ONE)
     network = jax.tree.map(lambda leaf: leaf[1], networks)
     key = _arms.keys_of(_arms.GROWTH, 2)[1]

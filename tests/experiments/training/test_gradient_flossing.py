@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 
 from experiments.training import gradient_flossing as experiment
+from jacobian_rnn import tasks
 from jacobian_rnn.linalg.frames import generic_columns
 from paper_figures.training import gradient_flossing as figure
 from tests.experiments.training.done import done
@@ -151,7 +152,7 @@ def test_claims_fail_where_it_does_not():
 
 def check_by_hand(measured, config):
     """Compare with plain products over the horizon, and with determinants."""
-    task = experiment.xor(config.num_steps, config.delay, "float64")
+    task = tasks.delayed_xor(config.num_steps, config.delay, dtype=jnp.float64)
     sequences = task.sample_held_out(
         jax.random.key(experiment.SEQUENCES), config.num_sequences, "test"
     ).xs
@@ -201,7 +202,7 @@ def test_flossing_precedes_training_and_the_figure_shows_both(tmp_path):
     drawing = figure.draw(dataset)
     _, flossing, training, _ = drawing.axes
     shown = [line.get_ydata() for line in flossing.lines]
-    expected = [*drawn["log_condition"], *flossed["log_condition"]]
+    expected = [*drawn["log_condition"].T, *flossed["log_condition"].T]
     np.testing.assert_allclose(shown, expected)
     ends = [line.get_ydata()[1] for line in training.lines]
     expected = [*drawn["log_condition_trained"], *flossed["log_condition_trained"]]
