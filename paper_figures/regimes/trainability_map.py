@@ -225,6 +225,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
     if {PLAIN, MINIMAL} <= set(cells):
         bands = dataset["band"].sel(cell=[PLAIN, MINIMAL]).to_numpy()
         ends = dataset["band_interval"].sel(cell=[PLAIN, MINIMAL]).to_numpy()
+        errors = [standard_error(low, high) for low, high in ends]
         made.append(
             Claim(
                 "A minimalRNN can be trained over a wider band of horizons than a plain network",
@@ -235,7 +236,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
                 0,
                 0,
                 float(bands[1] - bands[0]),
-                float(np.hypot(*(standard_error(*pair) for pair in ends.tolist()))),
+                float(np.hypot(errors[0], errors[1])),
                 reason=WIDER,
             )
         )
