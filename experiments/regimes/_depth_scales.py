@@ -186,7 +186,9 @@ def compared(dataset: xr.Dataset, *, learned_above: float, num_resamples: int) -
         ),
         "band": (("cell",), bands, drawn_bands),
     }
-    variables = {"depth_scale": (("cell", "scale", "column"), [one.scales() for one in maps])}
+    variables: dict[str, Any] = {
+        "depth_scale": (("cell", "scale", "column"), [one.scales() for one in maps])
+    }
     for name, (dims, numbers, resamples) in found.items():
         variables[name] = (dims, numbers)
         variables[f"{name}_interval"] = ((*dims, "end"), _interval(resamples))

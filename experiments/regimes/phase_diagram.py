@@ -70,7 +70,7 @@ PRESETS = {
         num_sequences=3,
         chunk_size=3,
     ),
-    "default": PhaseDiagram(),
+    "default": PhaseDiagram(chunk_size=48),
     "full": PhaseDiagram(
         gains=(0.3, 20.0),
         num_gains=24,

@@ -295,25 +295,21 @@ def findings(dataset: xr.Dataset, agreements: Mapping[str, jrnn.Agreement]) -> l
         f"{low} to {high} on its way back over the horizon."
     ]
     for name, agreement in agreements.items():
-        lines += ["", f"{TITLES[name]}: {agreement.prediction.num_networks} networks"]
-        for regime, counts in zip(jrnn.Regime, agreement.confusion, strict=True):
-            learned = counts[jrnn.Outcome.LEARNED - jrnn.Outcome.STUCK]
-            expected = "to learn" if regime == jrnn.Regime.STABLE else "not to"
-            lines.append(
-                f"  gradient {regime.name.lower() + ',':<11}predicted {expected + ':':<10}"
-                f"{learned:>3} of {counts.sum():>3} learned"
-            )
-        lines += _scores(agreement)
-        lines.append(f"  most wrong on {_most_wrong(dataset, settings_of(dataset, name))}")
-    lines += ["", "Right: mean of the shares among networks that learned and among those that did "
-              "not. Brackets: 95 % over gains."]  # fmt: skip
+        lines += ["", f"{TITLES[name]}, {agreement.prediction.num_networks} networks:"]
+        lines += [*_verdict(agreement), *_shares(agreement)]
+        lines.append(f"  most wrong: {_most_wrong(dataset, settings_of(dataset, name))}")
+    lines += [
+        "",
+        "Right: mean of the shares among networks that learned and among those that did not.",
+        "Brackets: 95 % over gains.",
+    ]
     if unknown := int((~known(dataset)).sum()):
-        lines.append(f"{unknown} networks had no prediction: rounding has taken all digits of it.")
+        lines.append(f"No prediction, because rounding has taken all digits of it: {unknown}.")
     return lines
 
 
-def _scores(agreement):
-    """Say how often predictions and simple rules were right."""
+def _verdict(agreement):
+    """Say how often the predictions were right, beside guessing and simple rules."""
     score = agreement.prediction
     if np.isnan(score.balanced_accuracy):
         return ["  right: cannot be said where all networks learned, or none did"]
@@ -321,13 +317,25 @@ def _scores(agreement):
     best = max(right, key=lambda rule: right[rule])
     low, high = score.interval
     lead, (least, most) = agreement.margins[best]
-    chance = "" if least > 0 or most < 0 else ", which may be chance"
+    guessing = "better than guessing" if low > 0.5 else "not surely better than guessing"
+    decided = "" if least > 0 or most < 0 else ": not decided by so few networks"
     return [
-        f"  right: {score.balanced_accuracy:.0%} [{low:.0%}, {high:.0%}]; guessing: 50%; simple "
-        f"rules: {', '.join(f'{rule} {share:.0%}' for rule, share in right.items())}",
+        f"  prediction right: {score.balanced_accuracy:.0%} [{low:.0%}, {high:.0%}], {guessing}",
+        f"  simple rules: {', '.join(f'{rule} {share:.0%}' for rule, share in right.items())}",
         f"  lead over the best rule: {100 * lead:+.0f} points [{100 * least:+.0f}, "
-        f"{100 * most:+.0f}]{chance}",
+        f"{100 * most:+.0f}]{decided}",
     ]
+
+
+def _shares(agreement):
+    """Say how many networks of each predicted regime learned."""
+    for regime, counts in zip(jrnn.Regime, agreement.confusion, strict=True):
+        learned = counts[jrnn.Outcome.LEARNED - jrnn.Outcome.STUCK]
+        expected = "to learn" if regime == jrnn.Regime.STABLE else "not to"
+        yield (
+            f"  gradient {regime.name.lower() + ',':<11}predicted {expected + ':':<10}"
+            f"{learned:>3} of {counts.sum():>3} learned"
+        )
 
 
 def _most_wrong(dataset, settings):
@@ -342,6 +350,7 @@ def _most_wrong(dataset, settings):
     stuck = int((regimes == jrnn.Regime.STABLE).sum())
     learned = int(wrong.sel(here).sum()) - stuck
     return (
-        f"{cell} on {setting.split(',')[0].replace('_', ' ')}: {stuck + learned} of "
-        f"{int(is_known.sel(here).sum())}; {stuck} stable ones did not learn, {learned} others did"
+        f"{cell}, {setting.split(',')[0].replace('_', ' ')}, {stuck + learned} of "
+        f"{int(is_known.sel(here).sum())} (stable and did not learn: {stuck}, not stable and "
+        f"learned: {learned})"
     )

@@ -81,7 +81,7 @@ class TrainabilityMap:
     num_columns: Count = 7
     gated_weight_std: Positive = 1.0
     horizons: Axis[Count] = (5, 10, 20, 40, 80, 160)
-    width: Count = 32
+    width: Count = 24
     num_seeds: Count = 4
     num_updates: Count = 400
     batch_size: Count = 16

@@ -131,19 +131,20 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
                 vanishing + exploding,
             ),
             _share(
-                f"Most networks whose gradients are stable learn ({name})",
-                "folklore",
+                "A stable gradient does not suffice: most networks that have one do not learn "
+                f"within their updates ({name})",
+                "this package",
                 "fraction that learned of {} predicted to be stable",
-                "at least",
+                "at most",
                 0.5,
                 stable,
-                reason=STUCK,
+                kind="finding",
             ),
         ]
     return made
 
 
-def _share(statement, source, quantity, relation, expected, counts, *, reason=""):
+def _share(statement, source, quantity, relation, expected, counts, *, kind="reproduction"):
     """Make a claim about the fraction of networks that learned, with its binomial error."""
     total = counts.sum()
     learned = counts[jrnn.Outcome.LEARNED - jrnn.Outcome.STUCK]
@@ -158,5 +159,5 @@ def _share(statement, source, quantity, relation, expected, counts, *, reason=""
         0,
         learned / total if total else np.nan,
         float(np.sqrt(centre * (1 - centre) / (total + 4))),
-        reason=reason,
+        kind=kind,
     )

@@ -170,6 +170,13 @@ def test_networks_of_one_seed_differ_by_gain_and_bias_alone():
         assert not params[gate]["bias"].any()
 
 
+def test_claims_pool_the_defaults_and_ask_most_of_each_other_arm():
+    made = figure.claims(constructed())
+    assert [claim.measured for claim in made] == [1 / 16, 6 / 8, 0, 1]
+    assert [claim.verdict for claim in made] == ["not decided", "not decided", "fails", "holds"]
+    assert "-60.0 nats" in made[2].reason
+
+
 @pytest.mark.slow
 def test_the_quick_run_searches_and_trains_and_is_drawn():
     config = dataclasses.replace(QUICK, cells=("GRUCell",))
@@ -192,7 +199,7 @@ def test_the_quick_run_searches_and_trains_and_is_drawn():
     success, skill = drawing.axes
     points = [bars.lines[0].get_ydata()[0] for bars in success.containers]
     np.testing.assert_allclose(points, first["success_rate"])
-    drawn = [line.get_xydata() for line in skill.lines if str(line.get_marker()) in "os^"]
+    drawn = [line.get_xydata() for line in skill.lines if str(line.get_marker()) in "o^D"]
     drawn = [points for points in drawn if len(points)]
     log_growth = first["log_growth"].median("sequence")
     np.testing.assert_allclose(drawn, np.stack([log_growth, first["test_skill"]], axis=-1))

@@ -149,7 +149,7 @@ def test_every_cell_has_a_panel_and_theory_only_the_plain_one():
     drawn = figure.draw(dataset.assign_attrs(configuration=json.dumps(fields)))
     first, second = drawn.axes[:2]
     assert first.get_title() == "linen SimpleCell"
-    (theory,) = {float(line.get_xdata()[0]) for line in first.lines}
+    (theory,) = {float(np.asarray(line.get_xdata())[0]) for line in first.lines}
     # With noise a tanh network is critical above σ_w = 1.
     assert 1 < theory < 2
     assert not second.lines

@@ -66,37 +66,21 @@ def test_what_was_found_is_counted_and_the_worst_cell_is_named():
     dataset = made_up(regime, outcome)
     lines = findings(dataset)
     adam = lines[2 : lines.index("", 2)]
-    assert adam[0].endswith("24 networks")
-    assert adam[1].split() == [
-        "gradient",
-        "vanishing,",
-        "predicted",
-        "not",
-        "to:",
-        "1",
-        "of",
-        "6",
-        "learned",
-    ]
-    assert adam[2].split() == [
-        "gradient",
-        "stable,",
-        "predicted",
-        "to",
-        "learn:",
-        "8",
-        "of",
-        "12",
-        "learned",
-    ]
+    said = [" ".join(line.split()) for line in adam]
+    assert said[0].endswith("24 networks:")
     # 8 of 9 that learned, 11 of 15 that did not.
-    assert f"right: {(8 / 9 + 11 / 15) / 2:.0%} [" in adam[4]
-    assert "largest exponent > 0 50%" in adam[4]
-    assert "GRUCell on delayed recall: 4 of 8; 4 stable ones did not learn, 0 others" in adam[-1]
-    assert not any("no prediction" in line for line in lines)
+    assert f"right: {(8 / 9 + 11 / 15) / 2:.0%} [" in said[1]
+    assert "largest exponent > 0 50%" in said[2]
+    assert said[4] == "gradient vanishing, predicted not to: 1 of 6 learned"
+    assert said[5] == "gradient stable, predicted to learn: 8 of 12 learned"
+    assert said[7] == (
+        "most wrong: GRUCell, delayed recall, 4 of 8 (stable and did not learn: 4, not stable and "
+        "learned: 0)"
+    )
+    assert not any("No prediction" in line for line in lines)
     assert len(experiment.disagreements(dataset)) == 5
     dataset["log_growth"][0, 0, 0, 0] = np.nan
-    assert findings(dataset)[-1].startswith("1 networks had no prediction")
+    assert findings(dataset)[-1].endswith("all digits of it: 1.")
 
 
 def test_nothing_is_scored_where_no_network_learned():
@@ -109,10 +93,20 @@ def test_claims_score_predictions_beside_rules():
     regime = np.tile([-1, 0, 0, 1], (2, 3, 2, 1)).reshape(2, 3, 4, 2)
     outcome = np.where(regime == 0, 0, -1)
     outcome[1] = -1 - outcome[1]  # wrong throughout with SGD
-    verdicts = [one.verdict for one in figure.claims(made_up(regime, outcome))]
-    assert verdicts[:2] == ["holds"] * 2
-    assert verdicts[3] == "holds"
-    assert verdicts[4:] == ["fails"] * 4
+    made = figure.claims(made_up(regime, outcome))
+    # All networks with a stable gradient learn with Adam, and none with SGD.
+    verdicts = [one.verdict for one in made]
+    assert verdicts == [
+        "holds",
+        "holds",
+        "not decided",
+        "fails",
+        "fails",
+        "fails",
+        "fails",
+        "holds",
+    ]
+    assert [made[i].measured for i in (2, 3, 6, 7)] == [0, 1, 1, 0]
 
 
 def test_parts_that_lack_a_step_or_a_singular_value_are_joined_with_nan():
@@ -137,6 +131,9 @@ def test_a_part_keeps_the_whole_product_beside_the_profile():
     np.testing.assert_allclose(
         np.log(squares).where(known) / 2, part["carry_log_growth"], atol=1e-3
     )
-    # Eight gradients of eight units are all directions.
+    # Eight gradients of eight units are all directions, where rounding has left digits.
     profile = part["profile"].sel(step=config.recall_delay)
-    np.testing.assert_allclose(profile.where(known), part["carry_log_growth"], atol=1e-2)
+    assert profile.notnull().mean() > 0.5
+    np.testing.assert_allclose(
+        profile, part["carry_log_growth"].where(profile.notnull()), atol=0.01
+    )
