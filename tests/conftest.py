@@ -3,7 +3,7 @@
 import gc
 import os
 
-from experiments import environment
+from experiments.runner import environment
 
 # XLA's CPU pool of two threads can wait for itself forever when two batched LAPACK calls meet in
 # it; one thread cannot.
