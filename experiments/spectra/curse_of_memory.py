@@ -7,21 +7,23 @@ cube: the curse of memory (Zucchet and Orvieto 2024). With the LRU's normalisati
 """
 
 import dataclasses
-import time
+import zlib
+from collections.abc import Mapping
 from functools import partial
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from annotated_types import Ge, Gt, Lt
 from jax import lax
 from rich.console import Console
 from rich.table import Table
 
 import jacobian_rnn as jrnn
-from experiments import results
+from experiments.runner.experiment import Axis, Count, Dtype, Positive, Report, Seed
 
-NAME = "curse_of_memory"
 LABELS = {"state": "h", "sensitivity": "dh/dλ", "reparametrised": "LRU"}
 QUANTITIES = tuple(LABELS)
 
@@ -42,15 +44,15 @@ class Memories:
         dtype: "float32" or "float64".
     """
 
-    memories: tuple[float, ...] = (2, 4, 10, 30, 100, 300, 1000)
-    autocorrelations: tuple[float, ...] = (0.0, 0.9, 0.99)
-    num_sequences: int = 512
-    num_warmup: int = 10
-    num_memories: int = 10
-    fitted_from: float = 10
-    num_curve: int = 100
-    seed: int = 0
-    dtype: str = "float64"
+    memories: Axis[Annotated[float, Gt(1)]] = (2, 4, 10, 30, 100, 300, 1000)
+    autocorrelations: Axis[Annotated[float, Ge(0), Lt(1)]] = (0.0, 0.9, 0.99)
+    num_sequences: Annotated[int, Ge(2)] = 512
+    num_warmup: Count = 10
+    num_memories: Count = 10
+    fitted_from: Positive = 10
+    num_curve: Count = 100
+    seed: Seed = 0
+    dtype: Dtype = "float64"
 
 
 PRESETS = {
@@ -60,19 +62,50 @@ PRESETS = {
 }
 
 
-def run(config: Memories, preset: str, *, num_workers: int, console: Console) -> int:
-    """Measure, compare, write one NetCDF file; return the number of failed units: none."""
-    del num_workers  # of seconds of work
-    started = time.perf_counter()
-    with jax.enable_x64(config.dtype == "float64"):
-        dataset = labelled(compared(measured(config), config))
-    seconds = time.perf_counter() - started
-    device = str(jax.devices()[0].device_kind)
-    dataset = results.described(dataset, config, device=device, seconds=seconds)
-    path = results.write(dataset, results.path_of(NAME, preset, config.dtype))
-    show(dataset, console)
-    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
-    return 0
+class Unit(NamedTuple):
+    """What a worker does at a time: all memories under inputs of one autocorrelation."""
+
+    autocorrelation: str
+
+
+def units(config: Memories) -> list[Unit]:
+    """List the autocorrelations, which take the same time."""
+    return [Unit(f"{rho:g}") for rho in config.autocorrelations]
+
+
+def work(config: Memories, unit: Unit, report: Report) -> xr.Dataset:
+    """Simulate all memories side by side, each with its own noise."""
+    report("simulating", 0.0)
+    rho = float(unit.autocorrelation)
+    key = jax.random.key(config.seed)
+    decay = 1 - 1 / jnp.array(config.memories, config.dtype)
+    longest = int(np.ceil(max(config.memories)))
+    means = np.asarray(
+        _means(
+            decay,
+            jnp.asarray(rho, config.dtype),
+            jax.random.fold_in(key, zlib.crc32(unit.autocorrelation.encode())),
+            config.num_sequences,
+            config.num_warmup * longest,
+            config.num_memories * longest,
+        )
+    )
+    dims = ("quantity", "memory")
+    return xr.Dataset(
+        {
+            "moment": (dims, means.mean(axis=0)),
+            "standard_error": (dims, means.std(axis=0, ddof=1) / np.sqrt(config.num_sequences)),
+        },
+        coords={"quantity": list(QUANTITIES), "memory": list(config.memories)},
+    )
+
+
+def combine(config: Memories, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
+    """Join all autocorrelations, and lay theory beside them."""
+    dataset = xr.concat([parts[unit] for unit in units(config)], "autocorrelation")
+    dataset = dataset.assign_coords(autocorrelation=list(config.autocorrelations))
+    dataset = dataset.transpose("quantity", "autocorrelation", "memory")
+    return labelled(compared(dataset, config))
 
 
 def second_moments(decay, autocorrelation) -> np.ndarray:
@@ -128,36 +161,8 @@ def _means(decay, rho, key, num_sequences, num_warmup, num_steps):
     return lax.map(one_sequence, jax.random.split(key, num_sequences), batch_size=16)
 
 
-def measured(config: Memories) -> xr.Dataset:
-    """Simulate all memories and autocorrelations side by side, each with its own noise."""
-    decay, rho = np.meshgrid(1 - 1 / np.array(config.memories), config.autocorrelations)
-    longest = int(np.ceil(max(config.memories)))
-    means = np.asarray(
-        _means(
-            jnp.asarray(decay.ravel(), config.dtype),
-            jnp.asarray(rho.ravel(), config.dtype),
-            jax.random.key(config.seed),
-            config.num_sequences,
-            config.num_warmup * longest,
-            config.num_memories * longest,
-        )
-    ).reshape(config.num_sequences, len(QUANTITIES), *decay.shape)
-    dims = ("quantity", "autocorrelation", "memory")
-    return xr.Dataset(
-        {
-            "moment": (dims, means.mean(axis=0)),
-            "standard_error": (dims, means.std(axis=0, ddof=1) / np.sqrt(config.num_sequences)),
-        },
-        coords={
-            "quantity": list(QUANTITIES),
-            "autocorrelation": list(config.autocorrelations),
-            "memory": list(config.memories),
-        },
-    )
-
-
 def compared(dataset: xr.Dataset, config: Memories) -> xr.Dataset:
-    """Add theory, the distance from it in standard errors, and slopes in 1 − λ."""
+    """Add theory, the ratio to it, and slopes in 1 − λ."""
     rho = np.array(config.autocorrelations)[:, None]
     curve = np.geomspace(min(config.memories), max(config.memories), config.num_curve)
     dims = ("quantity", "autocorrelation")
@@ -165,7 +170,8 @@ def compared(dataset: xr.Dataset, config: Memories) -> xr.Dataset:
         theory=((*dims, "memory"), second_moments(1 - 1 / dataset["memory"].to_numpy(), rho)),
         curve=((*dims, "curve_memory"), second_moments(1 - 1 / curve, rho)),
     ).assign_coords(curve_memory=curve)
-    dataset["score"] = (dataset["moment"] - dataset["theory"]) / dataset["standard_error"]
+    dataset["ratio"] = dataset["moment"] / dataset["theory"]
+    dataset["ratio_error"] = dataset["standard_error"] / dataset["theory"]
 
     fitted = dataset.sel(memory=dataset["memory"] >= config.fitted_from)
     x = -np.log(fitted["memory"])
@@ -177,6 +183,11 @@ def compared(dataset: xr.Dataset, config: Memories) -> xr.Dataset:
     return dataset
 
 
+def farthest(dataset: xr.Dataset) -> xr.Dataset:
+    """Choose the point whose ratio to theory is farthest from one. NaN is the farthest."""
+    return dataset.isel(abs(dataset["ratio"] - 1).fillna(np.inf).argmax(...))
+
+
 def labelled(dataset: xr.Dataset) -> xr.Dataset:
     """Say what every variable is, and its unit."""
     for name, meaning in (
@@ -184,7 +195,8 @@ def labelled(dataset: xr.Dataset) -> xr.Dataset:
         ("standard_error", "of that mean, over sequences"),
         ("theory", "the same, exact"),
         ("curve", "the same at `curve_memory`"),
-        ("score", "measured minus exact, in standard errors"),
+        ("ratio", "measured over exact"),
+        ("ratio_error", "its standard error"),
         ("slope", "of log moment in log(1 − λ), weighted, memories from `fitted_from` on"),
         ("slope_error", "its standard error"),
     ):
@@ -200,22 +212,22 @@ def show(dataset: xr.Dataset, console: Console) -> None:
         pad_edge=False,
         title="h' = λh + x: mean squares against theory",
         caption=(
-            f"at a memory of {float(dataset['memory'][-1]):g} steps; |z|: in standard errors over "
-            "sequences; slope: in log(1 − λ); LRU: d(√(1 − λ²) h)/dν with λ = exp(−exp ν)"
+            f"at a memory of {float(dataset['memory'][-1]):g} steps; ratio: to theory, where it is "
+            "farthest from one; slope: in log(1 − λ); LRU: d(√(1 − λ²) h)/dν with λ = exp(−exp ν)"
         ),
     )
-    for column in ("", "ρ", "measured", "theory", "max |z|", "slope"):
+    for column in ("", "ρ", "measured", "theory", "ratio", "slope"):
         table.add_column(column, no_wrap=True)
     for quantity in QUANTITIES:
         for rho in dataset["autocorrelation"].to_numpy():
             one = dataset.sel(quantity=quantity, autocorrelation=rho)
-            last = one.isel(memory=-1)
+            last, worst = one.isel(memory=-1), farthest(one)
             table.add_row(
                 LABELS[quantity],
                 f"{rho:g}",
                 f"{float(last['moment']):.3g} ± {float(last['standard_error']):.1g}",
                 f"{float(last['theory']):.3g}",
-                f"{float(abs(one['score']).max()):.2f}",
+                f"{float(worst['ratio']):.3f} ± {float(worst['ratio_error']):.3f}",
                 f"{float(one['slope']):+.3f} ± {float(one['slope_error']):.3f}",
             )
         table.add_section()

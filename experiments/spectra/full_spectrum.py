@@ -7,25 +7,25 @@ error of λ₁ shrinks is told by its slope against 1/N.
 
 import dataclasses
 import itertools
-import time
 import zlib
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from annotated_types import Ge
 from rich.console import Console
 from rich.table import Table
 
 import jacobian_rnn as jrnn
-from experiments import results
-from experiments.units import run_units
+from experiments.arrangement import arrange
+from experiments.runner.experiment import Axis, Count, Dtype, Positive, Report, Seed
+from jacobian_rnn.cells.slopes import tanh_slope
 from jacobian_rnn.mean_field.singular_values import SpectrumSummary, full_spectrum, spectrum_summary
 from jacobian_rnn.mean_field.vanilla import order_parameters
 
-NAME = "full_spectrum"
 QUANTITIES = SpectrumSummary._fields
 LABELS = dict(zip(QUANTITIES, ("λ₁", "fraction > 0", "entropy/N", "D_KY/N", "mean λ"), strict=True))
 CASE = ("kernel", "drive", "gain")
@@ -34,35 +34,49 @@ TARGET_WIDTH = 256
 TARGETS = {"largest": 0.02, "fraction_positive": 0.01, "dimension": 0.015}
 
 
+Kernel = Literal["gaussian", "orthogonal"]
+Drive = Literal["autonomous", "driven"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Spectra:
     """What is measured.
 
     Attributes:
-        gains: σ_w, ascending; entries of W have variance σ_w²/N.
-        kernels: "gaussian", "orthogonal".
-        drives: "autonomous", "driven".
+        gains: σ_w; entries of W have variance σ_w²/N.
+        kernels: W is Gaussian, or σ_w times an orthogonal matrix.
+        drives: without input, or driven by noise.
         input_std: standard deviation of the noise of driven networks, fresh at every step.
         widths: N, ascending.
-        num_networks: networks drawn afresh at each width, at least 2.
+        num_networks: drawn afresh, for each width.
         num_steps: steps that count.
         num_warmup: steps before them, in which state and frame settle.
         num_fractions: points of the theory's curve λ(p).
         seed: of all draws.
-        dtype: "float32" or "float64".
+        dtype: precision.
     """
 
-    gains: tuple[float, ...] = (2.0, 3.0, 5.0)
-    kernels: tuple[str, ...] = ("gaussian", "orthogonal")
-    drives: tuple[str, ...] = ("autonomous", "driven")
-    input_std: float = 0.5
-    widths: tuple[int, ...] = (64, 128, 256)
-    num_networks: tuple[int, ...] = (12, 8, 8)
-    num_steps: int = 1000
-    num_warmup: int = 200
-    num_fractions: int = 200
-    seed: int = 0
-    dtype: str = "float64"
+    gains: Axis[Positive] = (2.0, 3.0, 5.0)
+    kernels: Axis[Kernel] = ("gaussian", "orthogonal")
+    drives: Axis[Drive] = ("autonomous", "driven")
+    input_std: Positive = 0.5
+    widths: Axis[Count] = (64, 128, 256)
+    num_networks: tuple[Annotated[int, Ge(2)], ...] = (12, 8, 8)
+    num_steps: Count = 1000
+    num_warmup: Count = 200
+    num_fractions: Count = 200
+    seed: Seed = 0
+    dtype: Dtype = "float64"
+
+    def __post_init__(self):
+        """Check that widths ascend, and that each has its number of networks."""
+        if list(self.widths) != sorted(self.widths):
+            msg = f"--widths: received {self.widths}, expected ascending ones"
+            raise ValueError(msg)
+        if len(self.num_networks) != len(self.widths):
+            expected = f"one number for each of the {len(self.widths)} widths"
+            msg = f"--num-networks: received {self.num_networks}, expected {expected}"
+            raise ValueError(msg)
 
     def input_std_of(self, drive: str) -> float:
         """Return the standard deviation of the noise."""
@@ -88,7 +102,7 @@ PRESETS = {
 
 
 class Unit(NamedTuple):
-    """What one worker does at a time: all networks of one kind and width."""
+    """What a worker does at a time: all networks of one kind and width."""
 
     kernel: str
     drive: str
@@ -96,37 +110,18 @@ class Unit(NamedTuple):
     width: str
 
 
-def run(config: Spectra, preset: str, *, num_workers: int, console: Console) -> int:
-    """Measure, compare, write one NetCDF file; return the number of failed units."""
-    started = time.perf_counter()
-    # The widest first, so that the workers finish together.
-    units = [
+def units(config: Spectra) -> list[Unit]:
+    """List kinds and widths, the widest first."""
+    return [
         Unit(kernel, drive, f"{gain:g}", str(width))
         for width in reversed(config.widths)
         for kernel in config.kernels
         for drive in config.drives
         for gain in config.gains
     ]
-    parts, failures = run_units(
-        work, config, units, results.directory(NAME), num_workers=num_workers, console=console
-    )
-    for unit, error in failures.items():
-        console.print(f"[red]{'-'.join(unit)} failed: {error}")
-    if failures:
-        console.print("finished units are saved; the same command makes the others again")
-        return len(failures)
-    with precision(config):
-        dataset = compared(joined(parts, config), config)
-    seconds = time.perf_counter() - started
-    device = str(jax.devices()[0].device_kind)
-    dataset = results.described(dataset, config, device=device, seconds=seconds)
-    path = results.write(dataset, results.path_of(NAME, preset, config.dtype))
-    show(dataset, console)
-    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
-    return 0
 
 
-def work(config: Spectra, unit: Unit, report: Callable[[str, float], None]) -> xr.Dataset:
+def work(config: Spectra, unit: Unit, report: Report) -> xr.Dataset:
     """Measure the spectra of all networks of one kind and width."""
     width = int(unit.width)
     num_networks = config.num_networks[config.widths.index(width)]
@@ -135,20 +130,17 @@ def work(config: Spectra, unit: Unit, report: Callable[[str, float], None]) -> x
     spectra = []
     for network, network_key in enumerate(jax.random.split(key, num_networks)):
         report(f"network {network + 1} of {num_networks}", network / num_networks)
-        with precision(config):
-            spectra.append(jax.device_get(measure(config, unit, network_key)))
+        spectra.append(jax.device_get(measure(config, unit, network_key)))
     exponents = np.stack([spectrum.exponents for spectrum in spectra])
-    if np.isnan(exponents).any():
-        msg = f"{'-'.join(unit)}: {np.isnan(exponents).sum()} exponents are not numbers"
+    if not np.isfinite(exponents).all():
+        msg = f"{(~np.isfinite(exponents)).sum()} exponents are not finite"
         raise ValueError(msg)
-    with precision(config):
-        measured = np.array([summary_of(of_network) for of_network in exponents])
     return xr.Dataset(
         {
             "exponents": (("network", "index"), exponents),
-            "measured": (("network", "quantity"), measured),
-            "error_over_time": ("network", [s.standard_errors[0] for s in spectra]),
-            "sum_rule_residual": ("network", [s.sum_rule_residual for s in spectra]),
+            "measured": (("network", "quantity"), [summary_of(one) for one in exponents]),
+            "error_over_time": ("network", [one.standard_errors[0] for one in spectra]),
+            "sum_rule_residual": ("network", [one.sum_rule_residual for one in spectra]),
         },
         coords={
             "network": np.arange(num_networks),
@@ -158,9 +150,11 @@ def work(config: Spectra, unit: Unit, report: Callable[[str, float], None]) -> x
     )
 
 
-def precision(config: Spectra):
-    """Return a context in which JAX computes in the precision of the configuration."""
-    return jax.enable_x64(config.dtype == "float64")
+def combine(config: Spectra, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
+    """Join all units; NaN where a width has fewer networks or exponents than another."""
+    dataset = arrange(parts, {"kernel": str, "drive": str, "gain": float, "width": int})
+    order = {"kernel": config.kernels, "drive": config.drives, "gain": config.gains}
+    return compared(dataset.sel({name: list(values) for name, values in order.items()}), config)
 
 
 def measure(config: Spectra, unit: Unit, key: jax.Array) -> jrnn.LyapunovSpectrum:
@@ -171,7 +165,9 @@ def measure(config: Spectra, unit: Unit, key: jax.Array) -> jrnn.LyapunovSpectru
     # Autonomous networks get noise of size zero: one compiled program serves all kinds.
     noise = jax.random.normal(noise_key, (num_steps, width), dtype)
     return jrnn.lyapunov_spectrum(
-        jrnn.Recurrence(step, float(unit.gain) * kernel_of(unit.kernel, width, dtype, weights_key)),
+        jrnn.Recurrence(
+            step, float(unit.gain) * kernel_of(unit.kernel, width, dtype, weights_key), jacobian
+        ),
         jnp.tanh(jax.random.normal(state_key, (width,), dtype)),
         config.input_std_of(unit.drive) * noise,
         num_warmup=config.num_warmup,
@@ -184,10 +180,13 @@ def step(weights, h, noise):
 
     With pre-activations as the state slopes scale columns, which W mixes. Over many steps exponents
     are the same, but with slopes of 1e-11 elimination keeps five digits of the growth of volume.
-    Either way slopes are 1 − h², which of 1e-11 has five digits itself: sums agree with log|det J|
-    to more only where both are compiled to round h alike, as the default preset's are.
     """
     return jnp.tanh(weights @ h + noise)
+
+
+def jacobian(weights, h, noise):
+    """Return the Jacobian of a step, with all digits of the slopes of saturated units."""
+    return tanh_slope(weights @ h + noise)[:, None] * weights
 
 
 def kernel_of(kind: str, width: int, dtype, key: jax.Array) -> jax.Array:
@@ -210,23 +209,6 @@ def summary_of(exponents: np.ndarray) -> SpectrumSummary:
     )
 
 
-def joined(parts: dict[Unit, xr.Dataset], config: Spectra) -> xr.Dataset:
-    """Join all units; NaN where a width has fewer networks or exponents than another."""
-    size = {"network": range(max(config.num_networks)), "index": range(max(config.widths))}
-    dataset = xr.concat([part.reindex(size) for part in parts.values()], "unit", data_vars="all")
-    units = list(parts)
-    dataset = dataset.assign_coords(
-        kernel=("unit", [unit.kernel for unit in units]),
-        drive=("unit", [unit.drive for unit in units]),
-        gain=("unit", [float(unit.gain) for unit in units]),
-        width=("unit", [int(unit.width) for unit in units]),
-    )
-    dataset = dataset.set_index(unit=[*CASE, "width"]).unstack("unit")
-    return dataset.transpose(*CASE, "width", "network", "index", "quantity").sel(
-        kernel=list(config.kernels), drive=list(config.drives)
-    )
-
-
 def compared(dataset: xr.Dataset, config: Spectra) -> xr.Dataset:
     """Add means over networks, theory, and the slope of the error of λ₁ against 1/N."""
     measured = dataset["measured"]
@@ -239,9 +221,7 @@ def compared(dataset: xr.Dataset, config: Spectra) -> xr.Dataset:
     slopes = (error * dataset["width"]).stack(any=("width", "network"))
     dataset = dataset.merge(theory).assign(
         average=measured.mean("network"),
-        # None for means over exponents of which some are lost.
-        standard_error=measured.where(np.isfinite(measured)).std("network", ddof=1)
-        / np.sqrt(num_networks),
+        standard_error=measured.std("network", ddof=1) / np.sqrt(num_networks),
         slope=slopes.mean("any"),
         slope_error=slopes.std("any", ddof=1) / np.sqrt(slopes.notnull().sum("any")),
     )
@@ -324,13 +304,12 @@ def show(dataset: xr.Dataset, console: Console) -> None:
         name = (kernel, drive, f"g = {gain:g}")
         for line, (quantity, label) in itertools.zip_longest(name, LABELS.items(), fillvalue=""):
             at = one.isel(width=-1).sel(quantity=quantity)
-            known = np.isfinite(float(at["average"]))
             summaries.add_row(
                 line,
                 label,
-                _with_error(at["average"], at["standard_error"]) if known else "lost to rounding",
+                _with_error(at["average"], at["standard_error"]),
                 f"{float(at['theory']):+.4f}",
-                f"{float(at['average'] - at['theory']):+.4f}" if known else "",
+                f"{float(at['average'] - at['theory']):+.4f}",
             )
         summaries.add_section()
         largest = one.sel(quantity="largest")
@@ -371,16 +350,8 @@ def checks(dataset: xr.Dataset) -> list[str]:
             )
     else:
         lines.append(f"targets are for N = {TARGET_WIDTH}, which was not measured")
-    for gain in dataset["gain"].to_numpy():
-        one = dataset.sel(gain=gain)
-        worst = float(one["sum_rule_residual"].max())
-        lost = (one["exponents"] == -np.inf).sum("index")
-        lines.append(
-            f"g = {gain:g}: largest sum rule residual {worst:.0e} nats per step"
-            if not lost.any()
-            else f"g = {gain:g}: up to {int(lost.max())} exponents of a network are lost, because "
-            "saturated slopes round to exactly zero; they count as −inf, and no sum rule holds"
-        )
+    worst = float(dataset["sum_rule_residual"].max())
+    lines.append(f"largest sum rule residual {worst:.0e} nats per step")
     return lines
 
 

@@ -7,32 +7,30 @@ its sign is not that of a measurement whose interval excludes zero.
 """
 
 import dataclasses
-import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from flax import linen as nn
+from annotated_types import Ge
+from pydantic import FiniteFloat
 from rich.console import Console
 from rich.table import Table
 from scipy.special import stdtrit
 
 import jacobian_rnn as jrnn
-from experiments import networks, results
-from experiments.units import run_units
-from jacobian_rnn.cells.changes import with_gain, with_gate_bias
-from jacobian_rnn.mean_field.cell_units import Gate, GRUUnits, LSTMUnits
+from experiments import drawing, gaussian_cells
+from experiments.arrangement import arrange
+from experiments.gaussian_cells import Cell
+from experiments.runner.experiment import Axis, Count, Dtype, Positive, Report, Seed
 from jacobian_rnn.mean_field.fresh_weights import fresh_growth
 from jacobian_rnn.mean_field.kept_weights import frozen_growth, kept_growth
 
-NAME = "gated_growth"
 LEVEL = 0.95
-CELLS = ("GRUCell", "LSTMCell")
 THEORIES = {
     "kept": "same weights",
     "fresh": "fresh weights",
@@ -46,12 +44,13 @@ class Growth:
     """What is measured and computed.
 
     Attributes:
-        gains: recurrent entries of each gate have standard deviation gain/√N, ascending.
-        biases: of the gate that keeps the state (LSTM: forget, GRU: update), ascending; all other
-            biases are zero.
+        cells: Flax cells: LSTMCell is OptimizedLSTMCell, the same equations.
+        gains: recurrent entries of each gate have standard deviation gain/√N.
+        biases: of the gate that keeps the state (LSTM: forget, GRU: update); all other biases are
+            zero.
         input_std: standard deviation of what the input adds to each gate's pre-activations.
-        width: hidden units, and as many channels of white input.
-        num_networks: drawn afresh at each point, at least 2.
+        width: hidden units N, and as many channels of white input.
+        num_networks: drawn afresh at each point.
         num_steps: measured steps.
         num_warmup: steps before them.
         theory_units: size of the populations of the theory with the same weights, at least four
@@ -59,21 +58,33 @@ class Growth:
         theory_populations: number of these populations.
         theory_steps: their steps, for each bias; the first half of them settles.
         seed: of all draws.
-        dtype: of the networks; theory is always computed in float64.
+        dtype: precision of the networks; theory is always computed in float64.
     """
 
-    gains: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-    biases: tuple[float, ...] = (0.0, 1.0, 3.0)
-    input_std: float = 0.3**0.5
-    width: int = 128
-    num_networks: int = 16
-    num_steps: int = 3000
-    num_warmup: int = 500
-    theory_units: int = 1600
-    theory_populations: int = 4
-    theory_steps: tuple[int, ...] = (160, 200, 400)
-    seed: int = 0
-    dtype: str = "float32"
+    cells: Axis[Cell] = ("GRUCell", "LSTMCell")
+    gains: Axis[Positive] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+    biases: Axis[FiniteFloat] = (0.0, 1.0, 3.0)
+    input_std: Positive = 0.3**0.5
+    width: Count = 128
+    num_networks: Annotated[int, Ge(2)] = 16
+    num_steps: Count = 3000
+    num_warmup: Count = 500
+    theory_units: Count = 1600
+    theory_populations: Annotated[int, Ge(2)] = 4
+    theory_steps: tuple[Annotated[int, Ge(8)], ...] = (160, 200, 400)
+    seed: Seed = 0
+    dtype: Dtype = "float32"
+
+    def __post_init__(self):
+        """Check that every bias has its steps of theory, and populations are large enough."""
+        if len(self.theory_steps) != len(self.biases):
+            expected = f"one number for each of the {len(self.biases)} biases"
+            msg = f"--theory-steps: received {self.theory_steps}, expected {expected}"
+            raise ValueError(msg)
+        if self.theory_units < 4 * max(self.theory_steps):
+            expected = f"four for each of the {max(self.theory_steps)} steps of theory"
+            msg = f"--theory-units: received {self.theory_units}, expected {expected}"
+            raise ValueError(msg)
 
 
 PRESETS = {
@@ -104,7 +115,7 @@ PRESETS = {
 
 
 class Unit(NamedTuple):
-    """What one worker does at a time: all gains of one cell and bias."""
+    """What a worker does at a time: all gains of one cell and bias."""
 
     cell: str
     bias: str
@@ -118,35 +129,13 @@ class Prediction(NamedTuple):
     settled: bool  # of the theory of kept weights
 
 
-def run(config: Growth, preset: str, *, num_workers: int, console: Console) -> int:
-    """Measure, compare, write one NetCDF file; return the number of failed units."""
-    started = time.perf_counter()
-    # The largest bias needs the longest theory: first, so that the workers finish together.
-    units = [Unit(cell, f"{bias:g}") for bias in reversed(config.biases) for cell in CELLS]
-    parts, failures = run_units(
-        work, config, units, results.directory(NAME), num_workers=num_workers, console=console
-    )
-    for unit, error in failures.items():
-        console.print(f"[red]{'-'.join(unit)} failed: {error}")
-    if failures:
-        console.print("finished units are saved; the same command makes the others again")
-        return len(failures)
-    dataset = xr.concat([parts[unit] for unit in units], "unit", data_vars="all").assign_coords(
-        cell=("unit", [unit.cell for unit in units]),
-        bias=("unit", [float(unit.bias) for unit in units]),
-    )
-    dataset = dataset.set_index(unit=["cell", "bias"]).unstack("unit")
-    dataset = compared(dataset.transpose(*POINT, "network", "theory"))
-    seconds = time.perf_counter() - started
-    device = str(jax.devices()[0].device_kind)
-    dataset = results.described(dataset, config, device=device, seconds=seconds)
-    path = results.write(dataset, results.path_of(NAME, preset, config.dtype))
-    show(dataset, console)
-    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
-    return 0
+def units(config: Growth) -> list[Unit]:
+    """List cells and biases; the largest bias needs the longest theory, and comes first."""
+    biases = sorted(config.biases, reverse=True)
+    return [Unit(cell, f"{bias:g}") for bias in biases for cell in config.cells]
 
 
-def work(config: Growth, unit: Unit, report: Callable[[str, float], None]) -> xr.Dataset:
+def work(config: Growth, unit: Unit, report: Report) -> xr.Dataset:
     """Measure the networks of one cell and bias at all gains, and compute all theories."""
     bias = float(unit.bias)
     exponents, predictions = [], []
@@ -156,19 +145,7 @@ def work(config: Growth, unit: Unit, report: Callable[[str, float], None]) -> xr
         name = f"{'-'.join(unit)}-{gain:g}"
         key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode()))
         keys = jax.random.split(key, config.num_networks)
-        exponents.append(
-            measure(
-                unit.cell,
-                gain,
-                bias,
-                keys,
-                width=config.width,
-                input_std=config.input_std,
-                num_steps=config.num_steps,
-                num_warmup=config.num_warmup,
-                dtype=config.dtype,
-            )
-        )
+        exponents.append(measure(config, unit.cell, gain, bias, keys))
         predictions.append(predict(config, unit.cell, gain, bias))
     exponents = np.asarray(exponents, float)
     if not np.isfinite(exponents).all():
@@ -192,68 +169,34 @@ def work(config: Growth, unit: Unit, report: Callable[[str, float], None]) -> xr
     )
 
 
-@partial(
-    jax.jit,
-    static_argnames=("cell_name", "width", "input_std", "num_steps", "num_warmup", "dtype"),
-)
-def measure(
-    cell_name: str,
-    gain: float,
-    bias: float,
-    keys: jax.Array,
-    *,
-    width: int,
-    input_std: float,
-    num_steps: int,
-    num_warmup: int,
-    dtype: str,
-) -> jax.Array:
+def combine(config: Growth, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
+    """Join all cells and biases, and score the theories."""
+    dataset = arrange(parts, {"cell": str, "bias": float})
+    return compared(dataset.sel(cell=list(config.cells), bias=list(config.biases)))
+
+
+@partial(jax.jit, static_argnames=("config", "cell_name"))
+def measure(config: Growth, cell_name: str, gain, bias, keys: jax.Array) -> jax.Array:
     """Measure λ₁ of one network for each key, each under white noise of its own."""
+    width, dtype = config.width, jnp.dtype(config.dtype)
 
     def one(key):
         draw_key, input_key = jax.random.split(key)
-        network = draw(cell_name, width, gain, bias, input_std, dtype=dtype, key=draw_key)
-        xs = jax.random.normal(input_key, (num_warmup + num_steps, width), jnp.dtype(dtype))
-        carry = networks.zero_carry(cell_name, width, dtype)
-        return jrnn.largest_exponent(network, carry, xs, num_warmup=num_warmup)
+        network = gaussian_cells.draw(
+            cell_name, width, gain, bias, config.input_std, dtype=dtype, key=draw_key
+        )
+        xs = jax.random.normal(input_key, (config.num_warmup + config.num_steps, width), dtype)
+        carry = drawing.zero_carry(cell_name, width, dtype)
+        return jrnn.largest_exponent(network, carry, xs, num_warmup=config.num_warmup)
 
     return jax.vmap(one)(keys)
 
 
-def draw(
-    cell_name: str, width: int, gain, bias, input_std: float, *, dtype: str, key: jax.Array
-) -> jrnn.Recurrence:
-    """Draw a network whose gates' pre-activations are those that theory assumes.
-
-    Every gate has a Gaussian recurrent kernel and a Gaussian input kernel of its own; under as many
-    channels of white noise of unit variance as units the latter adds nearly independent noise to
-    every gate and unit.
-    """
-    cell = networks.CELLS[cell_name](
-        width,
-        kernel_init=nn.initializers.normal(input_std / width**0.5),
-        recurrent_kernel_init=nn.initializers.normal(1 / width**0.5),
-        param_dtype=jnp.dtype(dtype),
-    )
-    carry = networks.zero_carry(cell_name, width, dtype)
-    network = jrnn.from_linen(cell, cell.init(key, carry, jnp.zeros(width, dtype)))
-    return with_gate_bias(with_gain(network, gain), "forget", bias)
-
-
-def units_of(cell_name: str, gain: float, bias: float, input_std: float) -> GRUUnits | LSTMUnits:
-    """Describe these networks to the theories."""
-    gate = Gate(weight_std=gain, input_std=input_std)
-    keeps = gate._replace(bias_mean=bias)
-    if cell_name == "GRUCell":
-        return GRUUnits(reset=gate, update=keeps, candidate=gate)
-    return LSTMUnits(input=gate, forget=keeps, candidate=gate, output=gate)
-
-
 def predict(config: Growth, cell_name: str, gain: float, bias: float) -> Prediction:
-    """Compute all theories at one point."""
+    """Compute all theories at one point, in float64 whatever the networks have."""
     num_steps = config.theory_steps[config.biases.index(bias)]
     with jax.enable_x64(True):
-        units = units_of(cell_name, gain, bias, config.input_std)
+        units = gaussian_cells.units_of(cell_name, gain, bias, config.input_std)
         kept_key, frozen_key = jax.random.split(jax.random.key(config.seed))
         kept = kept_growth(
             units,

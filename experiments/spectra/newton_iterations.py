@@ -10,24 +10,22 @@ about T if it is chaotic (X. Gonzalez, L. Kozachkov, D. Zoltowski, K. Clarkson a
 
 import dataclasses
 import itertools
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from annotated_types import Ge
 from jax import lax
 from rich.console import Console
 from rich.table import Table
 
 import jacobian_rnn as jrnn
-from experiments import results
-from experiments.units import run_units
+from experiments.runner.experiment import Axis, Count, Dtype, Positive, Range, Report, Seed
 
-NAME = "newton_iterations"
 FEW = 20  # iterations that count as few
 MARGIN = 0.1  # nats per step from zero beyond which λ₁ counts as clearly stable or unstable
 LEVELS = {"few": "20 iterations", "half": "T/2 iterations"}
@@ -38,36 +36,51 @@ class Newton:
     """What is solved.
 
     Attributes:
-        gains: entries of W have variance gain²/width, ascending.
+        gains: lowest and highest; entries of W have variance gain²/width.
+        num_gains: how many, evenly.
         width: D, units.
-        num_networks: directions of W, inputs and guesses drawn afresh, at least 2; each is solved
-            at every gain.
+        num_networks: directions of W, inputs and guesses drawn afresh; each is solved at every
+            gain.
         lengths: T, ascending; sequences of a network start at the same state.
         tolerance: of the residual max |h_t − f(h_{t−1}, x_t)| at which iteration stops.
         num_warmup: steps before the sequence, from a random state, in which the network settles.
         num_steps: steps over which λ₁ is measured; they begin as the sequences do.
         max_amplitude: the input is a sine of an amplitude up to this, as in Gonzalez et al.
-        frequencies: range of its angular frequency, per step.
+        frequencies: lowest and highest angular frequency of the sine, per step.
         seed: of all draws.
-        dtype: of everything.
+        dtype: precision of everything.
     """
 
-    gains: tuple[float, ...] = tuple(float(gain) for gain in np.linspace(0.5, 3.35, 20).round(2))
-    width: int = 32
-    num_networks: int = 8
-    lengths: tuple[int, ...] = (100, 300)
-    tolerance: float = 1e-10
-    num_warmup: int = 1000
-    num_steps: int = 4000
-    max_amplitude: float = 0.2
-    frequencies: tuple[float, float] = (0.5, 3.0)
-    seed: int = 0
-    dtype: str = "float64"
+    gains: Range = (0.5, 3.35)
+    num_gains: Annotated[int, Ge(2)] = 20
+    width: Count = 32
+    num_networks: Annotated[int, Ge(2)] = 8
+    lengths: Axis[Count] = (100, 300)
+    tolerance: Positive = 1e-10
+    num_warmup: Count = 1000
+    num_steps: Count = 4000
+    max_amplitude: Positive = 0.2
+    frequencies: Range = (0.5, 3.0)
+    seed: Seed = 0
+    dtype: Dtype = "float64"
+
+    def __post_init__(self):
+        """Check that λ₁ is measured for as long as the sequences last, and the longest is last."""
+        if list(self.lengths) != sorted(self.lengths) or self.lengths[-1] > self.num_steps:
+            expected = f"ascending lengths, up to the {self.num_steps} steps of --num-steps"
+            msg = f"--lengths: received {self.lengths}, expected {expected}"
+            raise ValueError(msg)
+
+
+def gains_of(config: Newton) -> np.ndarray:
+    """Return the gains, ascending."""
+    return np.linspace(*config.gains, config.num_gains)
 
 
 PRESETS = {
     "quick": Newton(
-        gains=(0.5, 1.0, 3.0, 6.0),
+        gains=(0.5, 6.0),
+        num_gains=4,
         width=16,
         num_networks=2,
         lengths=(60,),
@@ -77,7 +90,8 @@ PRESETS = {
     "default": Newton(),
     # Chaotic sequences take minutes each on a processor core: meant for a GPU.
     "full": Newton(
-        gains=tuple(float(gain) for gain in np.linspace(0.5, 3.0, 50).round(3)),
+        gains=(0.5, 3.0),
+        num_gains=50,
         width=100,
         num_networks=20,
         lengths=(300, 1000),
@@ -87,7 +101,7 @@ PRESETS = {
 
 
 class Unit(NamedTuple):
-    """What one worker does at a time: one network at all gains and lengths."""
+    """What a worker does at a time: one network at all gains and lengths."""
 
     network: str
 
@@ -106,62 +120,51 @@ class Solution(NamedTuple):
     residual: jax.Array
 
 
-def run(config: Newton, preset: str, *, num_workers: int, console: Console) -> int:
-    """Solve, count, write one NetCDF file; return the number of failed units."""
-    started = time.perf_counter()
-    units = [Unit(f"network_{number}") for number in range(config.num_networks)]
-    parts, failures = run_units(
-        work, config, units, results.directory(NAME), num_workers=num_workers, console=console
-    )
-    for unit, error in failures.items():
-        console.print(f"[red]{'-'.join(unit)} failed: {error}")
-    if failures:
-        console.print("finished units are saved; the same command makes the others again")
-        return len(failures)
-    dataset = xr.concat([parts[unit] for unit in units], "network")
-    dataset = compared(dataset.assign_coords(network=np.arange(config.num_networks)))
-    seconds = time.perf_counter() - started
-    device = str(jax.devices()[0].device_kind)
-    dataset = results.described(dataset, config, device=device, seconds=seconds)
-    path = results.write(dataset, results.path_of(NAME, preset, config.dtype))
-    show(dataset, console)
-    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
-    return 0
+def units(config: Newton) -> list[Unit]:
+    """List the networks, which take about the same time."""
+    return [Unit(f"network_{number}") for number in range(config.num_networks)]
 
 
-def work(config: Newton, unit: Unit, report: Callable[[str, float], None]) -> xr.Dataset:
+def work(config: Newton, unit: Unit, report: Report) -> xr.Dataset:
     """Measure λ₁ and count the iterations of one network at all gains."""
     number = int(unit.network.removeprefix("network_"))
-    shape = (len(config.gains), len(config.lengths))
-    exponents = np.zeros((shape[0], 2))
-    iterations = np.zeros(shape, np.int64)
-    residuals, errors = np.zeros(shape), np.zeros(shape)
-    with jax.enable_x64(config.dtype == "float64"):
-        key = jax.random.fold_in(jax.random.key(config.seed), number)
-        for row, gain in enumerate(config.gains):
-            report(f"gain {gain:g}", row / shape[0])
-            network, carry, xs, guess = problem(config, gain, key)
-            spectrum = jrnn.lyapunov_spectrum(network, carry, xs, num_exponents=1, qr_every=1)
-            exponents[row] = spectrum.exponents[0], spectrum.standard_errors[0]
-            states = jrnn.trajectory(network, carry, xs[: config.lengths[-1]])[1:]
-            for column, length in enumerate(config.lengths):
-                solution = solve(
-                    network, carry, xs[:length], guess[:length], tolerance=config.tolerance
-                )
-                iterations[row, column] = solution.num_iterations
-                residuals[row, column] = solution.residual
-                errors[row, column] = jnp.max(jnp.abs(solution.states - states[:length]))
+    key = jax.random.fold_in(jax.random.key(config.seed), number)
+    gains = gains_of(config)
+    points = []
+    for place, gain in enumerate(gains):
+        report(f"gain {gain:g}", place / len(gains))
+        points.append(at_gain(config, gain, key))
+    return xr.concat(points, "gain").assign_coords(gain=gains)
+
+
+def at_gain(config: Newton, gain: float, key: jax.Array) -> xr.Dataset:
+    """Measure λ₁ of one network at one gain, and solve all its sequences."""
+    network, carry, xs, guess = problem(config, gain, key)
+    spectrum = jrnn.lyapunov_spectrum(network, carry, xs, num_exponents=1, qr_every=1)
+    states = jrnn.trajectory(network, carry, xs[: config.lengths[-1]])[1:]
+    solutions = [
+        solve(network, carry, xs[:length], guess[:length], tolerance=config.tolerance)
+        for length in config.lengths
+    ]
+    residuals = np.array([float(solution.residual) for solution in solutions])
+    errors = [float(jnp.max(jnp.abs(one.states - states[: len(one.states)]))) for one in solutions]
     return xr.Dataset(
         {
-            "exponent": ("gain", exponents[:, 0]),
-            "exponent_error": ("gain", exponents[:, 1]),
-            "iterations": (("gain", "length"), iterations),
-            "residual": (("gain", "length"), residuals),
-            "converged": (("gain", "length"), residuals < config.tolerance),
-            "state_error": (("gain", "length"), errors),
+            "exponent": float(spectrum.exponents[0]),
+            "exponent_error": float(spectrum.standard_errors[0]),
+            "iterations": ("length", [int(solution.num_iterations) for solution in solutions]),
+            "residual": ("length", residuals),
+            "converged": ("length", residuals < config.tolerance),
+            "state_error": ("length", errors),
         },
-        coords={"gain": list(config.gains), "length": list(config.lengths)},
+        coords={"length": list(config.lengths)},
     )
+
+
+def combine(config: Newton, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
+    """Join all networks, and say where the number of iterations rises."""
+    dataset = xr.concat([parts[unit] for unit in units(config)], "network")
+    return compared(dataset.assign_coords(network=np.arange(config.num_networks)))
 
 
 def step(params, carry, x):

@@ -8,26 +8,26 @@ populations from which they come, and predicts the real end of the spectrum with
 """
 
 import dataclasses
-import time
 import zlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from annotated_types import Ge
+from pydantic import FiniteFloat
 from rich.console import Console
 from rich.table import Table
 from scipy.optimize import root_scalar
 
 import jacobian_rnn as jrnn
-from experiments import gated_growth, networks, results
-from experiments.units import run_units
+from experiments import drawing, gaussian_cells
+from experiments.arrangement import arrange
+from experiments.gaussian_cells import Cell
+from experiments.runner.experiment import Axis, Count, Dtype, Positive, Report, Seed
 from jacobian_rnn.mean_field.kept_weights import frozen_growth
-
-NAME = "jacobian_eigenvalues"
-POINT = ("cell", "bias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,35 +35,41 @@ class Clouds:
     """What is measured.
 
     Attributes:
-        cells: "GRUCell", "LSTMCell".
+        cells: Flax cells: LSTMCell is OptimizedLSTMCell, the same equations.
         biases: of the gate that keeps the state (LSTM: forget, GRU: update), ascending; all other
             biases are zero.
         gain: recurrent entries of each gate have standard deviation gain/√N.
         input_std: standard deviation of what white input adds to each gate's pre-activations.
         width: N, hidden units; an LSTM has 2N states.
-        num_networks: drawn afresh at each point, at least 2.
+        num_networks: drawn afresh at each point.
         num_warmup: steps before the one whose Jacobian is taken.
         radius: eigenvalues at most so far from one count as slow modes.
         num_angles: points of the edge in the upper half plane.
         theory_steps: steps after which mean-field populations are taken.
-        theory_populations: their number, at least 2, each of N units.
+        theory_populations: their number, each of N units.
         seed: of all draws.
-        dtype: "float32" or "float64".
+        dtype: precision.
     """
 
-    cells: tuple[str, ...] = ("GRUCell", "LSTMCell")
-    biases: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
-    gain: float = 3.0
-    input_std: float = 0.3**0.5
-    width: int = 800
-    num_networks: int = 12
-    num_warmup: int = 500
-    radius: float = 0.1
-    num_angles: int = 60
-    theory_steps: int = 120
-    theory_populations: int = 4
-    seed: int = 0
-    dtype: str = "float64"
+    cells: Axis[Cell] = ("GRUCell", "LSTMCell")
+    biases: Axis[FiniteFloat] = (0.0, 1.0, 2.0, 4.0)
+    gain: Positive = 3.0
+    input_std: Positive = 0.3**0.5
+    width: Count = 800
+    num_networks: Annotated[int, Ge(2)] = 8
+    num_warmup: Count = 500
+    radius: Positive = 0.1
+    num_angles: Count = 60
+    theory_steps: Annotated[int, Ge(8)] = 120
+    theory_populations: Annotated[int, Ge(2)] = 4
+    seed: Seed = 0
+    dtype: Dtype = "float64"
+
+    def __post_init__(self):
+        """Check that biases ascend."""
+        if list(self.biases) != sorted(self.biases):
+            msg = f"--biases: received {self.biases}, expected ascending ones"
+            raise ValueError(msg)
 
 
 PRESETS = {
@@ -90,7 +96,7 @@ PRESETS = {
 
 
 class Unit(NamedTuple):
-    """What one worker does at a time: all networks of one cell and bias."""
+    """What a worker does at a time: all networks of one cell and bias."""
 
     cell: str
     bias: str
@@ -108,60 +114,35 @@ class Slopes(NamedTuple):
     slopes: np.ndarray
 
 
-def run(config: Clouds, preset: str, *, num_workers: int, console: Console) -> int:
-    """Measure, compare, write one NetCDF file; return the number of failed units."""
-    started = time.perf_counter()
-    # LSTMs have more states: first, so that the workers finish together.
-    units = [Unit(cell, f"{bias:g}") for cell in reversed(config.cells) for bias in config.biases]
-    parts, failures = run_units(
-        work, config, units, results.directory(NAME), num_workers=num_workers, console=console
-    )
-    for unit, error in failures.items():
-        console.print(f"[red]{'-'.join(unit)} failed: {error}")
-    if failures:
-        console.print("finished units are saved; the same command makes the others again")
-        return len(failures)
-    dataset = xr.concat([parts[unit] for unit in units], "unit", data_vars="all", join="outer")
-    dataset = dataset.assign_coords(
-        cell=("unit", [unit.cell for unit in units]),
-        bias=("unit", [float(unit.bias) for unit in units]),
-    )
-    dataset = dataset.set_index(unit=[*POINT]).unstack("unit")
-    dataset = dataset.transpose(*POINT, ...).sel(cell=list(config.cells))
-    dataset = compared(dataset, config)
-    seconds = time.perf_counter() - started
-    device = str(jax.devices()[0].device_kind)
-    dataset = results.described(dataset, config, device=device, seconds=seconds)
-    path = results.write(dataset, results.path_of(NAME, preset, config.dtype))
-    show(dataset, console)
-    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
-    return 0
+def units(config: Clouds) -> list[Unit]:
+    """List cells and biases; LSTMs have more states, and come first."""
+    cells = sorted(config.cells, reverse=True)
+    return [Unit(cell, f"{bias:g}") for cell in cells for bias in config.biases]
 
 
-def work(config: Clouds, unit: Unit, report: Callable[[str, float], None]) -> xr.Dataset:
+def work(config: Clouds, unit: Unit, report: Report) -> xr.Dataset:
     """Compute eigenvalues and edges of all networks of one cell and bias."""
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32("-".join(unit).encode()))
     spectra, edges, rightmost, outside, carriers = [], [], [], [], []
     angles = np.linspace(0, np.pi, config.num_angles)
-    with jax.enable_x64(config.dtype == "float64"):
-        for network, network_key in enumerate(jax.random.split(key, config.num_networks)):
-            report(f"network {network + 1}", network / (config.num_networks + 1))
-            jacobian, slopes = snapshot(config, unit, network_key)
-            eigenvalues = np.linalg.eigvals(jacobian)
-            spectra.append(eigenvalues)
-            outside.append(np.mean([gain_at(slopes, config.gain, z) < 1 for z in eigenvalues]))
-            centre = float(np.mean(np.diagonal(slopes.blocks, axis1=1, axis2=2)[:, 0]))
-            edges.append([edge(slopes, config.gain, centre, angle) for angle in angles])
-            rightmost.append(real_edge(slopes, config.gain))
-            carriers.append(participation(slopes, rightmost[-1]))
-        report("mean field", config.num_networks / (config.num_networks + 1))
-        theory = frozen_growth(
-            gated_growth.units_of(unit.cell, config.gain, float(unit.bias), config.input_std),
-            key=key,
-            num_units=config.width,
-            num_steps=config.theory_steps,
-            num_populations=config.theory_populations,
-        )
+    for network, network_key in enumerate(jax.random.split(key, config.num_networks)):
+        report(f"network {network + 1}", network / (config.num_networks + 1))
+        jacobian, slopes = snapshot(config, unit, network_key)
+        eigenvalues = np.linalg.eigvals(jacobian)
+        spectra.append(eigenvalues)
+        outside.append(np.mean([gain_at(slopes, config.gain, z) < 1 for z in eigenvalues]))
+        centre = float(np.mean(np.diagonal(slopes.blocks, axis1=1, axis2=2)[:, 0]))
+        edges.append([edge(slopes, config.gain, centre, angle) for angle in angles])
+        rightmost.append(real_edge(slopes, config.gain))
+        carriers.append(participation(slopes, rightmost[-1]))
+    report("mean field", config.num_networks / (config.num_networks + 1))
+    theory = frozen_growth(
+        gaussian_cells.units_of(unit.cell, config.gain, float(unit.bias), config.input_std),
+        key=key,
+        num_units=config.width,
+        num_steps=config.theory_steps,
+        num_populations=config.theory_populations,
+    )
     spectra, edges = np.stack(spectra), np.array(edges)
     return xr.Dataset(
         {
@@ -188,21 +169,22 @@ def work(config: Clouds, unit: Unit, report: Callable[[str, float], None]) -> xr
     )
 
 
+def combine(config: Clouds, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
+    """Join all cells and biases; NaN where a cell has fewer eigenvalues than another."""
+    dataset = arrange(parts, {"cell": str, "bias": float})
+    return compared(dataset.sel(cell=list(config.cells)), config)
+
+
 def snapshot(config: Clouds, unit: Unit, key: jax.Array) -> tuple[np.ndarray, Slopes]:
     """Run a network under white input; return the next step's Jacobian and what units do in it."""
     draw_key, input_key = jax.random.split(key)
     dtype, width = jnp.dtype(config.dtype), config.width
-    network = gated_growth.draw(
-        unit.cell,
-        width,
-        config.gain,
-        float(unit.bias),
-        config.input_std,
-        dtype=config.dtype,
-        key=draw_key,
+    bias = float(unit.bias)
+    network = gaussian_cells.draw(
+        unit.cell, width, config.gain, bias, config.input_std, dtype=dtype, key=draw_key
     )
     xs = jax.random.normal(input_key, (config.num_warmup + 1, width), dtype)
-    carry = networks.zero_carry(unit.cell, width, dtype)
+    carry = drawing.zero_carry(unit.cell, width, dtype)
     state = jrnn.trajectory(network, carry, xs[:-1])[-1]
     if unit.cell == "LSTMCell":
         state = (state[:width], state[width:])

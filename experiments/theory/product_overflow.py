@@ -7,8 +7,9 @@ checked at a length beyond both limits, against a plain product that is rescaled
 """
 
 import dataclasses
-import time
+from collections.abc import Mapping
 from functools import cache, partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 import jacobian_rnn as jrnn
-from experiments import results
+from experiments.runner.experiment import Axis, Count, Dtype, Positive, Report, Seed
 from jacobian_rnn.mean_field import newman_exponents
 
-NAME = "product_overflow"
 PRECISIONS = ("float32", "float64")
 
 
@@ -32,19 +32,25 @@ class Overflow:
 
     Attributes:
         sizes: d, ascending.
-        num_chains: chains of each size, in each precision.
-        checked_sizes: those of them at which the library's product is checked.
+        num_chains: chains of each size, the same in both precisions.
+        checked_sizes: sizes at which the library's product is checked.
         beyond: length of the chain for that, in units of float64's T*.
         seed: of all draws.
-        dtype: in which matrices are drawn; they are multiplied in float32 and in float64.
+        dtype: in which matrices are drawn. They are multiplied in float32 and in float64.
     """
 
-    sizes: tuple[int, ...] = (8, 16, 32, 64, 128)
-    num_chains: int = 20
-    checked_sizes: tuple[int, ...] = sizes
-    beyond: float = 2.0
-    seed: int = 0
-    dtype: str = "float64"
+    sizes: Axis[Count] = (8, 16, 32, 64, 128)
+    num_chains: Count = 20
+    checked_sizes: Axis[Count] = (8, 16, 32, 64, 128)
+    beyond: Positive = 2.0
+    seed: Seed = 0
+    dtype: Dtype = "float64"
+
+    def __post_init__(self):
+        """Check that what is to be checked is measured."""
+        if absent := set(self.checked_sizes) - set(self.sizes):
+            msg = f"--checked-sizes: received {sorted(absent)}, expected some of {self.sizes}"
+            raise ValueError(msg)
 
 
 PRESETS = {
@@ -58,27 +64,35 @@ PRESETS = {
 }
 
 
-def run(config: Overflow, preset: str, *, num_workers: int, console: Console) -> int:
-    """Measure, compare, write one NetCDF file; return the number of failed units: none."""
-    del num_workers  # of seconds of work
-    started = time.perf_counter()
+class Unit(NamedTuple):
+    """What a worker does at a time: all chains of one size."""
+
+    size: str
+
+
+def units(config: Overflow) -> list[Unit]:
+    """List the sizes, the largest first."""
+    return [Unit(str(size)) for size in sorted(config.sizes, reverse=True)]
+
+
+def work(config: Overflow, unit: Unit, report: Report) -> xr.Dataset:
+    """Find the longest finite products of one size, and check the library beyond them."""
+    size = int(unit.size)
+    key = jax.random.fold_in(jax.random.key(config.seed), size)
+    report("multiplying", 0.0)
+    # In both precisions, whatever that of the draws is.
     with jax.enable_x64(True):
-        parts: list[xr.Dataset] = []
-        for place, size in enumerate(config.sizes):
-            console.print(f"d = {size}", highlight=False)
-            key = jax.random.fold_in(jax.random.key(config.seed), place)
-            part = chains(config, size, key)
-            if size in config.checked_sizes:
-                part = part.assign(library_check(config, size, key))
-            parts.append(part)
-    dataset = labelled(xr.concat(parts, "size", data_vars="all"))
-    seconds = time.perf_counter() - started
-    device = str(jax.devices()[0].device_kind)
-    dataset = results.described(dataset, config, device=device, seconds=seconds)
-    path = results.write(dataset, results.path_of(NAME, preset, config.dtype))
-    show(dataset, console)
-    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
-    return 0
+        part = chains(config, size, key)
+        if size in config.checked_sizes:
+            report("checking", 0.5)
+            part = part.assign(library_check(config, size, key))
+    return part
+
+
+def combine(config: Overflow, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
+    """Join all sizes; NaN where the library is not checked."""
+    by_size = [parts[Unit(str(size))] for size in config.sizes]
+    return labelled(xr.concat(by_size, "size", data_vars="all"))
 
 
 @cache

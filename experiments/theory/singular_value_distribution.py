@@ -7,26 +7,24 @@ linear Gaussian layers the moments at the width itself are known too.
 """
 
 import dataclasses
-import time
 import zlib
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from annotated_types import Ge
 from rich.console import Console
 from rich.table import Table
 
 import jacobian_rnn as jrnn
-from experiments import results
-from experiments.units import run_units
+from experiments.runner.experiment import Axis, Count, Dtype, Report, Seed
 from jacobian_rnn.mean_field.exact_products import fuss_catalan_moment
 from jacobian_rnn.mean_field.finite_depth import squared_singular_values
 from jacobian_rnn.mean_field.vanilla import order_parameters
 
-NAME = "singular_value_distribution"
 ORDERS = (1, 2, 3)
 # Partitions (3), (2, 1), (1, 1, 1) and so on: coefficients of tr Aᵏ in zonal polynomials.
 ZONAL = {
@@ -34,6 +32,15 @@ ZONAL = {
     2: {(2,): 1.0, (1, 1): -1 / 2},
     3: {(3,): 1.0, (2, 1): -1 / 4, (1, 1, 1): 1 / 4},
 }
+
+
+EnsembleName = Literal[
+    "linear_gaussian",
+    "linear_orthogonal",
+    "tanh_gaussian",
+    "tanh_orthogonal",
+    "tanh_orthogonal_small",
+]
 
 
 class Ensemble(NamedTuple):
@@ -68,24 +75,36 @@ class Depths:
     """What is measured.
 
     Attributes:
-        ensembles: names of `ENSEMBLES`.
+        ensembles: activation and kernel; the "small" one is nearly linear.
         width: N.
-        num_networks: drawn afresh in each ensemble, at least 2.
+        num_networks: drawn afresh in each ensemble.
         depths: L, ascending; all of a network are the last L layers of its deepest chain.
         slope_depth: depths up to this one tell the growth of the variance per layer.
-        moment_depth: depths up to this one are compared with Fuss-Catalan moments.
+        moment_depth: depths up to this one are compared with the moments of theory.
         seed: of all draws.
-        dtype: "float32" or "float64".
+        dtype: precision.
     """
 
-    ensembles: tuple[str, ...] = tuple(ENSEMBLES)
-    width: int = 200
-    num_networks: int = 12
-    depths: tuple[int, ...] = (1, 2, 3, 5, 10, 20, 50)
-    slope_depth: int = 5
-    moment_depth: int = 5
-    seed: int = 0
-    dtype: str = "float64"
+    ensembles: Axis[EnsembleName] = (
+        "linear_gaussian",
+        "linear_orthogonal",
+        "tanh_gaussian",
+        "tanh_orthogonal",
+        "tanh_orthogonal_small",
+    )
+    width: Count = 200
+    num_networks: Annotated[int, Ge(2)] = 12
+    depths: Axis[Count] = (1, 2, 3, 5, 10, 20, 50)
+    slope_depth: Count = 5
+    moment_depth: Count = 5
+    seed: Seed = 0
+    dtype: Dtype = "float64"
+
+    def __post_init__(self):
+        """Check that depths ascend."""
+        if list(self.depths) != sorted(self.depths):
+            msg = f"--depths: received {self.depths}, expected ascending ones"
+            raise ValueError(msg)
 
 
 PRESETS = {
@@ -101,46 +120,25 @@ PRESETS = {
 
 
 class Unit(NamedTuple):
-    """What one worker does at a time: all networks of one ensemble."""
+    """What a worker does at a time: all networks of one ensemble."""
 
     ensemble: str
 
 
-def run(config: Depths, preset: str, *, num_workers: int, console: Console) -> int:
-    """Measure, compare, write one NetCDF file; return the number of failed units."""
-    started = time.perf_counter()
-    units = [Unit(ensemble) for ensemble in config.ensembles]
-    parts, failures = run_units(
-        work, config, units, results.directory(NAME), num_workers=num_workers, console=console
-    )
-    for unit, error in failures.items():
-        console.print(f"[red]{'-'.join(unit)} failed: {error}")
-    if failures:
-        console.print("finished units are saved; the same command makes the others again")
-        return len(failures)
-    dataset = xr.concat([parts[unit] for unit in units], "ensemble")
-    dataset = dataset.assign_coords(ensemble=list(config.ensembles))
-    with jax.enable_x64(True):
-        dataset = compared(dataset, config)
-    seconds = time.perf_counter() - started
-    device = str(jax.devices()[0].device_kind)
-    dataset = results.described(dataset, config, device=device, seconds=seconds)
-    path = results.write(dataset, results.path_of(NAME, preset, config.dtype))
-    show(dataset, console)
-    console.print(f"{seconds:.0f} s; wrote {path.relative_to(results.ROOT.parent)}")
-    return 0
+def units(config: Depths) -> list[Unit]:
+    """List the ensembles, which take about the same time."""
+    return [Unit(ensemble) for ensemble in config.ensembles]
 
 
-def work(config: Depths, unit: Unit, report: Callable[[str, float], None]) -> xr.Dataset:
+def work(config: Depths, unit: Unit, report: Report) -> xr.Dataset:
     """Measure the singular values of all networks of one ensemble."""
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(unit.ensemble.encode()))
     values = []
-    with jax.enable_x64(config.dtype == "float64"):
-        for network, network_key in enumerate(jax.random.split(key, config.num_networks)):
-            report(f"network {network + 1}", network / config.num_networks)
-            chain, carry, layers = draw(ENSEMBLES[unit.ensemble], config, network_key)
-            spectra = jrnn.log_singular_values_by_lag(chain, carry, layers, lags=config.depths)
-            values.append(np.asarray(spectra))
+    for network, network_key in enumerate(jax.random.split(key, config.num_networks)):
+        report(f"network {network + 1}", network / config.num_networks)
+        chain, carry, layers = draw(ENSEMBLES[unit.ensemble], config, network_key)
+        spectra = jrnn.log_singular_values_by_lag(chain, carry, layers, lags=config.depths)
+        values.append(np.asarray(spectra))
     values = np.stack(values)
     if np.isnan(values).any():
         msg = f"{unit.ensemble}: {np.isnan(values).sum()} singular values are not numbers"
@@ -153,6 +151,15 @@ def work(config: Depths, unit: Unit, report: Callable[[str, float], None]) -> xr
             "index": np.arange(config.width),
         },
     )
+
+
+def combine(config: Depths, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
+    """Join all ensembles, and lay theory beside them."""
+    dataset = xr.concat([parts[unit] for unit in units(config)], "ensemble")
+    dataset = dataset.assign_coords(ensemble=list(config.ensembles))
+    # Roots of theory are found to float64's digits, whatever the networks have.
+    with jax.enable_x64(True):
+        return compared(dataset, config)
 
 
 def draw(

@@ -11,6 +11,7 @@ from jacobian_rnn.cells._own_cells import OWN_LAYERS, check_sizes, normal_kernel
 from jacobian_rnn.cells.closed_form import of_one_part
 from jacobian_rnn.cells.layout import Layout
 from jacobian_rnn.cells.recurrence import Recurrence
+from jacobian_rnn.cells.slopes import with_slope
 from jacobian_rnn.checks import check_number
 
 
@@ -80,7 +81,7 @@ class AntisymmetricStep:
 
     def parts(self, params, carry, x):
         """Return the parts of the Jacobian of one step."""
-        slope = params["step_size"] * (1 - jnp.tanh(self._pre(params, carry, x)) ** 2)
+        slope = params["step_size"] * with_slope(jnp.tanh, self._pre(params, carry, x))[1]
         weights = OWN_LAYERS.read(params, 1)._replace(recurrent=(self._kernel(params),))
         return of_one_part(weights, jnp.ones_like(carry), [slope], [slope])
 

@@ -76,8 +76,3 @@ def pre_activations(weights: Weights, h: Array, x: Array, num_gates: int | None 
     """Compute U x + W h + b of the first gates, or of all gates by default."""
     gates = zip(weights.inputs, weights.recurrent, weights.biases, strict=True)
     return [x @ u + h @ w + b for u, w, b in list(gates)[:num_gates]]
-
-
-def with_slope(function: Callable, pre: Array) -> tuple[Array, Array]:
-    """Return the values and the slopes of a function that acts on each unit alone."""
-    return jax.jvp(function, (pre,), (jnp.ones_like(pre),))

@@ -6,8 +6,9 @@ Both gates are σ(U x + W h + b), each with its own kernels. The cell of nnx has
 from flax import linen as nn
 from flax import nnx
 
-from jacobian_rnn.cells.closed_form import of_one_part, pre_activations, with_slope
+from jacobian_rnn.cells.closed_form import of_one_part, pre_activations
 from jacobian_rnn.cells.layout import ForeignLayer, Layers, Layout
+from jacobian_rnn.cells.slopes import with_slope
 
 
 def gru_jacobian(weights, carry, x, gate_fn, activation_fn):

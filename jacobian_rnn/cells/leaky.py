@@ -11,6 +11,7 @@ from jacobian_rnn.cells._own_cells import OWN_LAYERS, check_sizes, normal_kernel
 from jacobian_rnn.cells.closed_form import of_one_part, pre_activations
 from jacobian_rnn.cells.layout import Layout
 from jacobian_rnn.cells.recurrence import Recurrence
+from jacobian_rnn.cells.slopes import with_slope
 from jacobian_rnn.checks import check_number
 
 
@@ -76,12 +77,12 @@ class LeakyStep:
     def __call__(self, params, carry, x):
         """Return the new carry."""
         leak = params["leak"]
-        return (1 - leak) * carry + leak * self._rate(params, carry, x)
+        return (1 - leak) * carry + leak * jnp.tanh(self._pre(params, carry, x))
 
     def parts(self, params, carry, x):
         """Return the parts of the Jacobian of one step."""
         leak = params["leak"]
-        slope = leak * (1 - self._rate(params, carry, x) ** 2)
+        slope = leak * with_slope(jnp.tanh, self._pre(params, carry, x))[1]
         kept = (1 - leak) * jnp.ones_like(carry)
         return of_one_part(OWN_LAYERS.read(params, 1), kept, [slope], [slope])
 
@@ -89,9 +90,9 @@ class LeakyStep:
         """Return a carry of the right shape."""
         return params["recurrent"]["bias"]
 
-    def _rate(self, params, carry, x):
+    def _pre(self, params, carry, x):
         (pre,) = pre_activations(OWN_LAYERS.read(params, 1), carry, x)
-        return jnp.tanh(pre)
+        return pre
 
 
 LAYOUT = Layout(gates="h", layers={LeakyStep: OWN_LAYERS})

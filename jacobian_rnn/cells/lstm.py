@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 
-from jacobian_rnn.cells.closed_form import pre_activations, with_slope
+from jacobian_rnn.cells.closed_form import pre_activations
 from jacobian_rnn.cells.gated_jacobian import GatedJacobian
 from jacobian_rnn.cells.layout import ForeignLayer, Layers, Layout
+from jacobian_rnn.cells.slopes import with_slope
 
 
 def lstm_jacobian(weights, carry, x, gate_fn, activation_fn):

@@ -5,8 +5,9 @@ f = σ(U_f x + W_f h + b_f). Without its reset gate n = φ(U_n x + W_n h + b_n).
 
 from flax import linen as nn
 
-from jacobian_rnn.cells.closed_form import of_one_part, pre_activations, with_slope
+from jacobian_rnn.cells.closed_form import of_one_part, pre_activations
 from jacobian_rnn.cells.layout import Layers, Layout
+from jacobian_rnn.cells.slopes import with_slope
 
 
 def mgu_jacobian(weights, carry, x, gate_fn, activation_fn):

@@ -12,6 +12,7 @@ from jacobian_rnn.cells._own_cells import OWN_LAYERS, check_sizes, normal_kernel
 from jacobian_rnn.cells.gated_jacobian import GatedJacobian
 from jacobian_rnn.cells.layout import Layout
 from jacobian_rnn.cells.recurrence import Recurrence
+from jacobian_rnn.cells.slopes import with_slope
 
 
 def minimal_rnn(
@@ -66,15 +67,15 @@ class MinimalStep:
 
     def __call__(self, params, carry, x):
         """Return the new carry."""
-        z, gate, _ = self._gate(params, carry, x)
+        (z, _), (gate, _) = self._with_slopes(params, carry, x)
         return gate * carry + (1 - gate) * z
 
     def parts(self, params, carry, x):
         """Return the parts of the Jacobian of one step."""
-        z, gate, shown = self._gate(params, carry, x)
-        slope = (carry - z) * gate * (1 - gate)
+        (z, z_slope), (gate, gate_slope) = self._with_slopes(params, carry, x)
+        slope = (carry - z) * gate_slope
         # x acts through z alone: z enters the new state and also the gate.
-        through = shown[None] * params["embedding"]["kernel"]
+        through = z_slope[None] * params["embedding"]["kernel"]
         return GatedJacobian(
             diagonals=gate[None, None],
             slopes=slope[None, None],
@@ -87,10 +88,11 @@ class MinimalStep:
         """Return a carry of the right shape."""
         return params["recurrent"]["bias"]
 
-    def _gate(self, params, carry, x):
-        z = jnp.tanh(x @ params["embedding"]["kernel"] + params["embedding"]["bias"])
+    def _with_slopes(self, params, carry, x):
+        pre_z = x @ params["embedding"]["kernel"] + params["embedding"]["bias"]
+        z, z_slope = with_slope(jnp.tanh, pre_z)
         pre = carry @ params["recurrent"]["kernel"] + z @ params["input"]["kernel"]
-        return z, jax.nn.sigmoid(pre + params["recurrent"]["bias"]), 1 - z**2
+        return (z, z_slope), with_slope(jax.nn.sigmoid, pre + params["recurrent"]["bias"])
 
 
 LAYOUT = Layout(

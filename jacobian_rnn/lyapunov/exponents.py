@@ -194,12 +194,19 @@ def _run_along(system, run, num_warmup, qr_every, factorization):
     def push_by_jacobian(state, rows, x):
         return system.step(state, x), matmul(rows, system.jacobian(state, x).T)
 
-    # Measurements say that a closed form pays where a step has many more weights than its Jacobian
-    # has entries. That is so for a GRU with its three kernels (N = 64, from n/4 tangents on), and
-    # not for SimpleCell and LSTM.
+    def push_by_parts(state, rows, x):
+        return system.step(state, x), system.parts(state, x).push(rows)
+
+    # Closed forms have digits of slopes that differentiated steps lose, and the determinants that
+    # volumes are compared with come from them. Measurements say that their matrix pays where a step
+    # has many more weights than its Jacobian has entries. That is so for a GRU with its three
+    # kernels (N = 64, from n/4 tangents on), and not for SimpleCell and LSTM.
+    push = push_by_parts if system.has_parts else system.push
     num_weights = sum(leaf.size for leaf in jax.tree.leaves(system.recurrence.params))
-    dense = system.recurrence.jacobian is not None and 4 * k >= n and num_weights > 2 * n**2
-    tangents = Tangents(push_by_jacobian if dense else system.push, system.log_abs_det)
+    pays = num_weights > 2 * n**2 or not system.has_parts
+    if system.recurrence.jacobian is not None and 4 * k >= n and pays:
+        push = push_by_jacobian
+    tangents = Tangents(push, system.log_abs_det)
     run = _count(tangents, run, system.xs, system.num_steps, num_warmup, qr_every, factorization)
     return run, system.unravel(run.state)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jacobian_rnn.cells.slopes import tanh_slope, with_slope
 from jacobian_rnn.checks import check_at_least, refuse
 from jacobian_rnn.mean_field.cell_units import GRUUnits, LSTMUnits, MinimalUnits, check_units
 from jacobian_rnn.mean_field.quadrature import gaussian_nodes, known_average
@@ -193,7 +194,7 @@ def _gru(units):
         m_square = (r * size * centered / variance) ** 2 + size * drive / variance
         slopes = (candidate.weight_std * r) ** 2
         slopes += (reset.weight_std * r * (1 - r)) ** 2 * m_square
-        return (1 - jnp.tanh(u) ** 2) ** 2 * slopes
+        return tanh_slope(u) ** 2 * slopes
 
     keeping = _gate_averages(update, activity)
     mean, square = candidate_moments(activity)
@@ -215,14 +216,17 @@ def _lstm(units, num_steps, num_units=NUM_UNITS):
         normal = jax.random.normal(key, (4, num_units), dtype)
         stds = jnp.sqrt(jnp.stack([gate.variance(activity) for gate in units]))
         i, f, g, o = means[:, None] + stds[:, None] * normal
-        i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+        (i, i_slope), (f, f_slope), (o, o_slope) = (
+            with_slope(jax.nn.sigmoid, pre) for pre in (i, f, o)
+        )
+        g, g_slope = with_slope(jnp.tanh, g)
         kept = jnp.mean(f**2)
-        slopes = jnp.stack([g * i * (1 - i), c * f * (1 - f), i * (1 - g**2)])
+        slopes = jnp.stack([g * i_slope, c * f_slope, i * g_slope])
         c = f * c + i * g
         energy = f**2 * energy + jnp.sum((scales[:3, None] * slopes) ** 2, axis=0) * output_energy
-        t = jnp.tanh(c)
-        from_gate = (scales[3] * t * o * (1 - o)) ** 2 * output_energy
-        output_energy = jnp.mean((o * (1 - t**2)) ** 2 * energy + from_gate)
+        t, t_slope = with_slope(jnp.tanh, c)
+        from_gate = (scales[3] * t * o_slope) ** 2 * output_energy
+        output_energy = jnp.mean((o * t_slope) ** 2 * energy + from_gate)
         total = jnp.mean(energy) + output_energy
         activity = jnp.mean((o * t) ** 2)
         carried = (c, activity, energy / total, output_energy / total)

@@ -1,94 +1,82 @@
 """Iterations of a parallel-in-time Newton solve against λ₁, and per step of the sequence."""
 
-import json
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from experiments.spectra.newton_iterations import FEW, MARGIN
+from paper_figures import style
 from paper_figures.claims import Claim
-from paper_figures.style import COLOURS, MARKERS, WIDTH
 
 SOURCE = "Gonzalez, Kozachkov, Zoltowski, Clarkson and Linderman (2025)"
+CAPTION = (
+    "{num_networks} tanh networks of {width} units, each at {num_gains} gains from {gains[0]:g} to "
+    "{gains[1]:g}, under a weak sine; guesses are random. Solved when every step's\nresidual is "
+    "below {tolerance:.0e}; hollow: not solved after T iterations ({failed} of {solves}). Grey: "
+    "|λ₁| at most {margin:g}, where no claim is made. λ₁ is\nmeasured over {num_steps:,} steps."
+)
 
 
 def draw(dataset: xr.Dataset) -> Figure:
     """Draw iterations against λ₁, and as a fraction of T; hollow where T did not suffice."""
-    configuration = json.loads(dataset.attrs["configuration"])
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.5), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(style.WIDTH, 3.5), layout="constrained")
     exponent = dataset["exponent"].to_numpy()
-    for length, colour, marker in zip(dataset["length"].to_numpy(), COLOURS, MARKERS, strict=False):
+    handles = []
+    for length, colour, marker in zip(
+        dataset["length"].to_numpy(), style.COLOURS, style.MARKERS, strict=False
+    ):
         one = dataset.sel(length=length)
+        done = one["converged"].to_numpy().astype(bool)
+        looks = (
+            (done, {"markerfacecolor": colour, "markeredgecolor": "white", "markeredgewidth": 0.4}),
+            (~done, {"markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 0.8}),
+        )
         for axes, quantity in ((left, "iterations"), (right, "fraction")):
             values = one[quantity].to_numpy()
-            done = one["converged"].to_numpy().astype(bool)
-            for chosen, face in ((done, colour), (~done, "none")):
+            for chosen, look in looks:
                 axes.plot(
-                    exponent[chosen],
-                    values[chosen],
-                    marker,
-                    color=colour,
-                    markerfacecolor=face,
-                    markersize=3.2,
-                    markeredgewidth=0.4 if face == colour else 0.8,
-                    markeredgecolor="white" if face == colour else colour,
-                    zorder=3,
+                    exponent[chosen], values[chosen], marker, markersize=3.2, zorder=3, **look
                 )
-        left.axhline(length, color=colour, linewidth=0.9, linestyle="--", zorder=1)
-        left.annotate(
-            f"T = {length}",
-            (0.01, length),
-            xycoords=left.get_yaxis_transform(),
-            textcoords="offset points",
-            xytext=(0, 2),
-            color=colour,
-            fontsize=7,
-        )
-        right.plot([], [], marker, color=colour, markersize=4, label=f"T = {length} steps")
-    left.axhline(FEW, color="0.4", linewidth=0.9, linestyle=":", zorder=1)
-    left.annotate(
-        f"{FEW} iterations",
-        (0.01, FEW),
-        xycoords=left.get_yaxis_transform(),
-        textcoords="offset points",
-        xytext=(0, 2),
-        color="0.3",
-        fontsize=7,
-    )
-    left.set_yscale("log")
+        _level(left, length, f"T = {length}", colour, "--")
+        label = f"T = {length} steps"
+        points: dict[str, Any] = {
+            "color": colour,
+            "marker": marker,
+            "markersize": 4,
+            "linestyle": "",
+        }
+        handles.append(Line2D([], [], label=label, **points))
+    _level(left, FEW, f"{FEW} iterations", "0.3", ":")
+    left.set(yscale="log", ylabel="Newton iterations")
     left.yaxis.set_minor_formatter(NullFormatter())
     left.set_ylim(1, 1.6 * float(dataset["length"].max()))
-    right.set_ylim(-0.03, 1.05)
+    right.set(ylim=(-0.03, 1.05), ylabel="Newton iterations / T")
     for axes in (left, right):
         axes.axvline(0, color="0.6", linewidth=0.6, zorder=0)
         axes.axvspan(-MARGIN, MARGIN, color="0.93", zorder=0, linewidth=0)
         axes.set_xlabel("largest Lyapunov exponent λ₁ (nats per step)")
-    left.set_ylabel("Newton iterations")
-    right.set_ylabel("Newton iterations / T")
-    failed = int((~dataset["converged"].astype(bool)).sum())
-    handles, labels = right.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=len(handles),
-        frameon=False,
-        title=(
-            f"{dataset.sizes['network']} tanh networks of {configuration['width']} units, each at "
-            f"{dataset.sizes['gain']} gains from {configuration['gains'][0]:g} to "
-            f"{configuration['gains'][-1]:g}, under a weak sine; guesses are random. Solved when "
-            "every step's\nresidual is below "
-            f"{configuration['tolerance']:.0e}; hollow: not solved after T iterations "
-            f"({failed} of {dataset['converged'].size}). Grey: |λ₁| at most {MARGIN:g}, where no "
-            "claim is made. λ₁ is measured over "
-            f"{configuration['num_steps']:,} steps."
-        ),
-        title_fontsize=6.5,
-    )
+    converged = dataset["converged"].astype(bool)
+    counts = {"failed": int((~converged).sum()), "solves": converged.size}
+    style.legend_below(figure, handles, style.caption(dataset, CAPTION, margin=MARGIN, **counts))
     return figure
+
+
+def _level(axes, height, label, colour, line):
+    axes.axhline(height, color=colour, linewidth=0.9, linestyle=line, zorder=1)
+    axes.annotate(
+        label,
+        (0.01, height),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        xytext=(0, 2),
+        color=colour,
+        fontsize=7,
+    )
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:

@@ -1,6 +1,6 @@
 """Eigenvalues of one step's Jacobian of random GRUs and LSTMs, and the edge of theory."""
 
-import json
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,23 +8,30 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from paper_figures import style
 from paper_figures.claims import Claim
-from paper_figures.style import BLUE, GREEN, VERMILION, WIDTH
 
 SOURCE = "Can, Krishnamurthy and Schwab (2020)"
 GATES = {"GRUCell": "update", "LSTMCell": "forget"}
 NAMES = {"GRUCell": "GRU", "LSTMCell": "LSTM"}
 TOLERANCE = 0.02  # of the edge
+CAPTION = (
+    "Flax linen cells of width N = {width}, Gaussian recurrent kernels of standard deviation "
+    "{gain:g}/√N in each gate; white Gaussian\ninput adds noise of standard deviation "
+    "{input_std:.2f} to each gate. Jacobian of the step after {num_warmup} steps; states of an "
+    "LSTM: c and h.\nSlow modes: eigenvalues within {radius:g} of one, in the small black circle; "
+    "mean over {n_network} networks drawn afresh,\nbars: standard error."
+)
 
 
 def draw(dataset: xr.Dataset) -> Figure:
     """Draw one network's eigenvalues for each cell and bias, and slow modes against bias."""
-    configuration = json.loads(dataset.attrs["configuration"])
+    radius = style.configuration(dataset)["radius"]
     cells, biases = dataset["cell"].to_numpy(), dataset["bias"].to_numpy()
     figure, grid = plt.subplots(
         len(cells),
         len(biases) + 1,
-        figsize=(WIDTH, 1.15 + 1.45 * len(cells)),
+        figsize=(style.WIDTH, 1.35 + 1.45 * len(cells)),
         layout="constrained",
         squeeze=False,
     )
@@ -32,66 +39,52 @@ def draw(dataset: xr.Dataset) -> Figure:
     right = max(float(everything.sel(part="real").max()), float(dataset["mean_field_edge"].max()))
     top = 1.1 * max(1.0, float(everything.sel(part="imaginary").max()))
     for (*row, last), cell in zip(grid, cells, strict=True):
+        name, gate, one = NAMES[str(cell)], GATES[str(cell)], dataset.sel(cell=cell)
         for axes, bias in zip(row, biases, strict=True):
-            _cloud(axes, dataset.sel(cell=cell, bias=bias), configuration["radius"])
+            _cloud(axes, one.sel(bias=bias), radius)
             axes.set(xlim=(-1.1, max(1.1, 1.1 * right)), ylim=(-top, top), aspect="equal")
-            axes.set_title(f"{NAMES[str(cell)]}, {GATES[str(cell)]} bias {bias:g}", fontsize=7)
+            axes.set_title(f"{name}, {gate} bias {bias:g}", fontsize=7)
             if bias != biases[0]:
                 axes.set_yticklabels([])
         row[0].set_ylabel("imaginary part")
-        one = dataset.sel(cell=cell)
+        look = style.CELLS[str(cell)]
         last.errorbar(
             biases,
             one["near_one_mean"],
             yerr=one["near_one_error"],
-            fmt="o-",
-            color=BLUE,
+            marker=look.marker,
+            linestyle=look.line,
+            color=look.colour,
             markersize=3.5,
             linewidth=0.8,
             elinewidth=0.8,
         )
         last.set(ylim=(0, None), box_aspect=1)
         last.margins(x=0.12)
-        last.set_title(f"{NAMES[str(cell)]}, slow modes / N", fontsize=7)
+        last.set_title(f"{name}, slow modes / N", fontsize=7)
     for axes in grid[-1, :-1]:
         axes.set_xlabel("real part")
     grid[-1, -1].set_xlabel("gate bias")
+    dots: dict[str, Any] = {"color": style.BLUE, "marker": ".", "linestyle": "", "markersize": 5}
+    diamond: dict[str, Any] = {
+        "color": style.GREEN,
+        "marker": "D",
+        "linestyle": "",
+        "markerfacecolor": "none",
+    }
     handles = [
-        Line2D([], [], color=BLUE, marker=".", linestyle="", markersize=5),
-        Line2D([], [], color=VERMILION, linewidth=1.2),
-        Line2D([], [], color=GREEN, marker="D", linestyle="", markersize=5, markerfacecolor="none"),
-        Line2D([], [], color="0.5", linewidth=0.7, linestyle="--"),
+        Line2D([], [], label="eigenvalues of one network", **dots),
+        Line2D([], [], color=style.VERMILION, linewidth=1.2, label="edge, given its gates"),
+        Line2D([], [], label="real edge, mean field", markersize=5, **diamond),
+        Line2D([], [], color="0.5", linewidth=0.7, linestyle="--", label="unit circle"),
     ]
-    labels = [
-        "eigenvalues of one network",
-        "edge, given its gates",
-        "real edge, mean field",
-        "unit circle",
-    ]
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        columnspacing=1.2,
-        title=(
-            f"Flax linen cells of width N = {configuration['width']}, Gaussian recurrent kernels "
-            f"of standard deviation {configuration['gain']:g}/√N in each gate; white Gaussian "
-            "input adds noise of\nstandard deviation "
-            f"{configuration['input_std']:.2f} to each gate. Jacobian of the step after "
-            f"{configuration['num_warmup']} steps; states of an LSTM: c and h. Slow modes: "
-            f"eigenvalues within {configuration['radius']:g} of one,\nin the small black circle; "
-            f"mean over {dataset.sizes['network']} networks drawn afresh, bars: standard error."
-        ),
-        title_fontsize=6.5,
-    )
+    style.legend_below(figure, handles, style.caption(dataset, CAPTION))
     return figure
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
     """Check the edge of each cell's spectrum, and that open gates gather eigenvalues at one."""
-    configuration = json.loads(dataset.attrs["configuration"])
+    configuration = style.configuration(dataset)
     made = []
     for cell in dataset["cell"].to_numpy():
         one, gate = dataset.sel(cell=cell), GATES[str(cell)]
@@ -154,15 +147,15 @@ def _cloud(axes, one, radius):
     angle = np.linspace(0, 2 * np.pi, 200)
     axes.plot(np.cos(angle), np.sin(angle), color="0.5", linewidth=0.7, linestyle="--", zorder=1)
     real, imaginary = one["eigenvalue"].isel(network=0).dropna("index").to_numpy()
-    axes.plot(real, imaginary, ".", color=BLUE, markersize=1.6, zorder=2, rasterized=True)
+    axes.plot(real, imaginary, ".", color=style.BLUE, markersize=1.6, zorder=2, rasterized=True)
     real, imaginary = one["edge"].isel(network=0).to_numpy()
     for sign in (1, -1):
-        axes.plot(real, sign * imaginary, color=VERMILION, linewidth=1.2, zorder=3)
+        axes.plot(real, sign * imaginary, color=style.VERMILION, linewidth=1.2, zorder=3)
     axes.plot(
         float(one["mean_field_edge"]),
         0,
         "D",
-        color=GREEN,
+        color=style.GREEN,
         markerfacecolor="none",
         markersize=5,
         zorder=4,

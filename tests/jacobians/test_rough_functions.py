@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,34 +41,53 @@ def test_a_slope_that_is_a_difference_of_rounded_numbers_shows_its_digits():
     assert np.ptp([float(rough(slope, jnp.int32(i))(point / 8)) for i in range(20)]) < 1e-5
 
 
-def saturated(dtype):
-    cell = nn.SimpleCell(16, param_dtype=dtype)
-    xs = jnp.asarray(normal(0, (3, 60, 3)), dtype)
-    variables = cell.init(jax.random.key(1), jnp.zeros(16, dtype), xs[0, 0])
-    variables["params"]["i"]["bias"] = jnp.full(16, 8, dtype)
-    return from_linen(cell, variables), jnp.zeros(16, dtype), xs
+def saturated(dtype, *, closed_form):
+    """Make a network whose Jacobian has the slopes 1 − h², or those of the closed form."""
+    xs = jnp.asarray(normal(0, (3, 60, 3)), jnp.float32)
+    variables = nn.SimpleCell(16).init(jax.random.key(1), jnp.zeros(16, xs.dtype), xs[0, 0])
+    variables["params"]["i"]["bias"] = jnp.full(16, 8, xs.dtype)
+    # The same weights in every dtype.
+    variables, xs = jax.tree.map(lambda a: jnp.asarray(a, dtype), (variables, xs))
+    network = from_linen(nn.SimpleCell(16, param_dtype=dtype), variables)
+    network = network if closed_form else dataclasses.replace(network, jacobian=None)
+    return network, jnp.zeros(16, dtype), xs
 
 
 @pytest.mark.parametrize("method", ["probes", "exact"])
 def test_a_saturated_network_is_flagged_in_float32_and_known_in_float64(method):
-    flagged = predict_regime(*saturated(jnp.float32), horizon=40, method=method)
+    options = {"horizon": 40, "method": method}
+    flagged = predict_regime(*saturated(jnp.float32, closed_form=False), **options)
     assert bool(flagged.borderline)
-    assert float(flagged.log_growth_error.max()) > 0.01
-    assert "rounding has taken" in str(flagged)
-    known = predict_regime(*saturated(jnp.float64), horizon=40, method=method)
+    # Where all digits are lost, neither growth nor error is a number.
+    assert float(np.nanmax(flagged.log_growth_error)) > 0.01
+    assert "rounding" in str(flagged)
+    known = predict_regime(*saturated(jnp.float64, closed_form=False), **options)
     assert np.all(np.isfinite(known.log_growth))
     assert 1e-9 < float(known.log_growth_error.max()) < 1e-2
 
 
+def test_a_closed_form_knows_a_saturated_network_in_float32_and_says_so():
+    options = {"horizon": 40, "method": "exact"}
+    coarse = predict_regime(*saturated(jnp.float32, closed_form=True), **options)
+    fine = predict_regime(*saturated(jnp.float64, closed_form=True), **options)
+    assert not bool(coarse.borderline)
+    errors = np.abs(np.asarray(coarse.log_growth, float) - fine.log_growth)
+    assert errors.max() < float(coarse.log_growth_error.max()) < 0.01
+
+
 def test_products_and_profiles_of_a_saturated_network_say_how_much_they_know():
-    network, carry, xs = saturated(jnp.float32)
-    double = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (network, carry, xs))
-    coarse, fine = (
-        jacobian_product(network, carry, xs[0]),
-        jacobian_product(*double[:2], double[2][0]),
+    (network, carry, xs), double = (
+        saturated(dtype, closed_form=False) for dtype in (jnp.float32, jnp.float64)
     )
-    error = abs(float(coarse.log_norm()) - float(fine.log_norm()))
+    exact = saturated(jnp.float64, closed_form=True)
+    coarse, fine, exact = (
+        jacobian_product(*one[:2], one[2][0]) for one in ((network, carry, xs), double, exact)
+    )
+    error = abs(float(coarse.log_norm()) - float(exact.log_norm()))
     assert 0.1 < error < 10 * float(coarse.log_growth_error)
+    error = abs(float(fine.log_norm() - exact.log_norm()))
+    assert 1e-10 < error < 10 * float(fine.log_growth_error) < 1e-5
+    assert float(exact.log_growth_error) < 1e-10
     key = jax.random.key(0)
     assert float(backward_profile(network, carry, xs[0], key=key).rounding_error[-1]) > 1
     assert float(backward_profile(*double[:2], double[2][0], key=key).rounding_error[-1]) < 1e-2

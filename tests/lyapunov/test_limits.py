@@ -5,8 +5,15 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from jacobian_rnn import Recurrence, lyapunov_spectrum, lyapunov_spectrum_of, trajectory
+from jacobian_rnn import (
+    Recurrence,
+    from_linen,
+    lyapunov_spectrum,
+    lyapunov_spectrum_of,
+    trajectory,
+)
 from jacobian_rnn.linalg.frames import generic_columns
 from tests.chains import benettin, chaotic_jacobians, gaussian, tanh_step
 from tests.networks import mostly_slow, normal
@@ -40,6 +47,26 @@ def test_saturated_networks_keep_their_most_negative_exponents(gain, qr_every):
     mixed = lyapunov_spectrum_of(jnp.asarray(weights * sech2[:, None, :]), qr_every=qr_every)
     assert mixed.first_lost_step >= 0
     assert mixed.exponents[-1] == -jnp.inf
+
+
+@pytest.mark.parametrize("num_inputs", [1, 60])
+def test_the_closed_form_of_a_saturated_network_gives_tangents_their_digits(num_inputs):
+    # With 60 inputs there are so many weights that the matrix is formed.
+    xs, n = jnp.zeros((300, num_inputs)), 16
+    variables = nn.SimpleCell(n, param_dtype=jnp.float64).init(
+        jax.random.key(0), jnp.zeros(n), xs[0]
+    )
+    variables["params"]["h"]["kernel"] = gaussian(n, 10.0).T
+    network = from_linen(nn.SimpleCell(n, param_dtype=jnp.float64), variables)
+    options = {"qr_every": 1, "factorization": "elimination"}
+    spectrum = lyapunov_spectrum(network, jnp.ones(n), xs, **options)
+    states = np.asarray(trajectory(network, jnp.ones(n), xs))[:-1]
+    weights = np.asarray(gaussian(n, 10.0))
+    size = np.abs(states @ weights.T)
+    log_sech2 = 2 * (np.log(2) - size - np.log1p(np.exp(-2 * size)))
+    exact = np.linalg.slogdet(weights)[1] + np.mean(np.sum(log_sech2, axis=1))
+    assert float(jnp.sum(spectrum.exponents)) == pytest.approx(exact, abs=1e-9)
+    assert spectrum.sum_rule_residual < 1e-9
 
 
 def test_derivatives_that_round_to_zero_lose_the_last_directions_only():

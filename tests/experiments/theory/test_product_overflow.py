@@ -1,15 +1,13 @@
 import dataclasses
-import io
 
 import jax
 import mpmath
 import numpy as np
 import pytest
-from rich.console import Console
 
-from experiments import product_overflow as experiment
-from experiments import results
-from paper_figures import product_overflow as figure
+from experiments.theory import product_overflow as experiment
+from paper_figures.theory import product_overflow as figure
+from tests.experiments.in_process import check_drawing, result_of, text_of
 
 CONFIG = dataclasses.replace(
     experiment.PRESETS["quick"], sizes=(4, 8), num_chains=6, checked_sizes=(8,)
@@ -17,13 +15,9 @@ CONFIG = dataclasses.replace(
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    text = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "ROOT", tmp_path_factory.mktemp("overflow") / "results")
-        console = Console(file=text, width=80)
-        assert experiment.run(CONFIG, "quick", num_workers=1, console=console) == 0
-        return text.getvalue(), results.read(results.path_of(experiment.NAME, "quick", "float64"))
+def dataset():
+    with jax.enable_x64(True):
+        return result_of(experiment, CONFIG)
 
 
 def test_the_expected_length_is_that_of_the_tables():
@@ -34,9 +28,8 @@ def test_the_expected_length_is_that_of_the_tables():
 
 
 @pytest.mark.slow
-def test_counts_are_those_of_numpy_multiplying_until_overflow(ran):
-    _, dataset = ran
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(CONFIG.seed), 1), CONFIG.num_chains)
+def test_counts_are_those_of_numpy_multiplying_until_overflow(dataset):
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(CONFIG.seed), 8), CONFIG.num_chains)
     for chain, key in enumerate(keys[:2]):
         factors = [
             np.asarray(experiment.factor_of(key, index, 8, "float64")) for index in range(900)
@@ -65,8 +58,7 @@ def test_the_rescaled_product_has_the_norm_that_arbitrary_precision_finds():
 
 
 @pytest.mark.slow
-def test_the_library_goes_on_where_both_floats_overflow(ran):
-    _, dataset = ran
+def test_the_library_goes_on_where_both_floats_overflow(dataset):
     checked = dataset.sel(size=8)
     assert checked["library_length"] > 1.5 * checked["longest"].max()
     assert checked["rescaled_log_norm"] > 1.5 * np.log(np.finfo(np.float64).max)
@@ -80,11 +72,11 @@ def test_the_library_goes_on_where_both_floats_overflow(ran):
     assert dataset["library_length"].sel(size=4).isnull()
 
 
-def test_claims_fail_for_chains_that_are_too_short_and_for_a_lost_product(ran):
-    _, dataset = ran
-    shorter = dataset.assign(average=0.96 * dataset["expected"])
+def test_claims_fail_for_chains_that_are_too_short_and_for_a_lost_product(dataset):
+    exact = dataset.assign(standard_error=0 * dataset["standard_error"])
+    shorter = exact.assign(average=0.96 * dataset["expected"])
     assert [claim.verdict for claim in figure.claims(shorter)[:2]] == ["fails"] * 2
-    good = dataset.assign(average=0.98 * dataset["expected"])
+    good = exact.assign(average=0.98 * dataset["expected"])
     assert [claim.verdict for claim in figure.claims(good)] == ["holds"] * 4
     lost = dataset["library_error"].copy()
     lost.loc[{"size": 8, "precision": "float32"}] = np.nan
@@ -92,9 +84,8 @@ def test_claims_fail_for_chains_that_are_too_short_and_for_a_lost_product(ran):
     assert verdicts[2:] == ["not measured", "holds"]
 
 
-def test_the_figure_shows_what_was_measured(ran, tmp_path):
-    text, dataset = ran
-    assert "…" not in text
+def test_the_figure_shows_what_was_measured(dataset, tmp_path):
+    assert "product_of over" in text_of(experiment, dataset)
     drawing = figure.draw(dataset)
     chains, ratios = drawing.axes
     single = dataset.sel(precision="float32")
@@ -102,5 +93,9 @@ def test_the_figure_shows_what_was_measured(ran, tmp_path):
     for axes, expected in ((chains, single["average"]), (ratios, ratio)):
         drawn = np.asarray(axes.containers[0].lines[0].get_ydata(), float)
         np.testing.assert_allclose(drawn, expected)
-    drawing.savefig(tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    check_drawing(drawing, tmp_path)
+
+
+def test_only_what_is_measured_can_be_checked():
+    with pytest.raises(ValueError, match=r"--checked-sizes: received \[32\]"):
+        dataclasses.replace(CONFIG, checked_sizes=(8, 32))

@@ -1,15 +1,13 @@
 import dataclasses
-import io
 
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
-from experiments import gaussian_products as experiment
-from experiments import results
+from experiments.theory import gaussian_products as experiment
 from jacobian_rnn.mean_field import ginibre_exponents
-from paper_figures import gaussian_products as figure
+from paper_figures.theory import gaussian_products as figure
+from tests.experiments.in_process import check_drawing, result_of, text_of
 
 CONFIG = dataclasses.replace(
     experiment.PRESETS["quick"], widths=(3,), num_factors=256, bias_width=3, bias_lengths=(1, 40)
@@ -17,13 +15,9 @@ CONFIG = dataclasses.replace(
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    text = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "ROOT", tmp_path_factory.mktemp("products") / "results")
-        console = Console(file=text, width=80)
-        assert experiment.run(CONFIG, "quick", num_workers=1, console=console) == 0
-        return text.getvalue(), results.read(results.path_of(experiment.NAME, "quick", "float64"))
+def dataset():
+    with jax.enable_x64(True):
+        return result_of(experiment, CONFIG)
 
 
 def complex_factors(blocks):
@@ -44,9 +38,8 @@ def test_complex_matrices_are_held_as_blocks_that_multiply_like_them():
 
 
 @pytest.mark.slow
-def test_exponents_of_complex_products_are_those_of_complex_qr(ran):
-    _, dataset = ran
-    key = jax.random.fold_in(jax.random.key(CONFIG.seed), 1)
+def test_exponents_of_complex_products_are_those_of_complex_qr(dataset):
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(CONFIG.seed), 3), 1)
     total = np.zeros(3)
     for chain_key in jax.random.split(key, CONFIG.num_chains):
         frame = np.eye(3, dtype=complex)
@@ -61,10 +54,9 @@ def test_exponents_of_complex_products_are_those_of_complex_qr(ran):
 
 
 @pytest.mark.slow
-def test_variances_and_scores_are_those_of_numpy(ran):
-    _, dataset = ran
+def test_variances_and_scores_are_those_of_numpy(dataset):
     one = dataset.sel(ensemble="real", width=3)
-    key = jax.random.key(CONFIG.seed)
+    key = jax.random.fold_in(jax.random.key(CONFIG.seed), 3)
     growth = []
     for chain_key in jax.random.split(jax.random.fold_in(key, 0), CONFIG.num_chains):
         frame = np.eye(3)
@@ -85,7 +77,7 @@ def test_variances_and_scores_are_those_of_numpy(ran):
     assert abs(one["score"]).max() < 4
 
 
-def test_the_limit_of_the_bias_is_what_a_uniform_frame_loses(ran):
+def test_the_limit_of_the_bias_is_what_a_uniform_frame_loses(dataset):
     # log |det| of the leading blocks of uniform orthogonal matrices, in differences.
     random = np.random.default_rng(0).standard_normal((20_000, 4, 4))
     uniform = np.linalg.qr(random)[0]
@@ -96,7 +88,6 @@ def test_the_limit_of_the_bias_is_what_a_uniform_frame_loses(ran):
     assert np.all(abs(-loss.mean(axis=0) - limit) < 4 * error)
     assert limit.sum() == pytest.approx(0, abs=1e-12)
 
-    _, dataset = ran
     longest = dataset.sel(length=40)
     assert np.all(abs(longest["bias"] - longest["bias_limit"]) < 4 * longest["bias_error"])
     # Determinants are multiplicative: what one singular value gains, the others lose.
@@ -104,32 +95,38 @@ def test_the_limit_of_the_bias_is_what_a_uniform_frame_loses(ran):
     assert dataset["bias"].sel(length=1, bias_index=1) < longest["bias"].sel(bias_index=1)
 
 
-def test_claims_fail_for_wrong_exponents_variances_errors_and_bias(ran):
-    _, dataset = ran
-    wrong = dataset.assign(
-        score=dataset["score"] + 7,
-        variance=2 * dataset["exact_variance"],
-        own_variance=3 * dataset["exact_variance"],
+def test_claims_fail_for_wrong_exponents_variances_errors_and_bias(dataset):
+    # As certain as many more products would make them.
+    sure = dataset.assign(
+        exact_error=0.01 * dataset["exact_error"],
+        degrees_of_freedom=10_000 * dataset["degrees_of_freedom"],
+        bias_error=0.01 * dataset["bias_error"],
+    )
+    wrong = sure.assign(
+        exponents=dataset["exact"] + 0.04,
+        variance=1.06 * dataset["exact_variance"],
+        own_variance=1.4 * dataset["exact_variance"],
         pair_mismatch=dataset["pair_mismatch"] + 1e-6,
-        bias=dataset["bias_limit"] + 5 * dataset["bias_error"],
+        bias=dataset["bias_limit"] + 0.12,
     )
     assert {claim.verdict for claim in figure.claims(wrong)} == {"fails"}
-    right = dataset.assign(
-        variance=dataset["exact_variance"], own_variance=1.1 * dataset["exact_variance"]
+    right = sure.assign(
+        exponents=dataset["exact"] + 0.02,
+        variance=1.04 * dataset["exact_variance"],
+        own_variance=1.2 * dataset["exact_variance"],
+        bias=dataset["bias_limit"] - 0.08,
     )
     found = figure.claims(right)
-    assert len(found) == 10
+    assert len(found) == 8
     assert {claim.verdict for claim in found} == {"holds"}
 
 
-def test_the_figure_shows_what_was_measured(ran, tmp_path):
-    text, dataset = ran
-    assert "…" not in text
+def test_the_figure_shows_what_was_measured(dataset, tmp_path):
+    assert "limit" in text_of(experiment, dataset)
     drawing = figure.draw(dataset)
     spectra, _, _, bias = drawing.axes
     drawn = np.asarray(spectra.containers[0].lines[0].get_ydata(), float)
     np.testing.assert_allclose(drawn, dataset["exponents"].sel(ensemble="real", width=3))
     drawn = np.asarray(bias.containers[2].lines[0].get_ydata(), float)
     np.testing.assert_allclose(drawn, dataset["bias"].sel(bias_index=3))
-    drawing.savefig(tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    check_drawing(drawing, tmp_path)

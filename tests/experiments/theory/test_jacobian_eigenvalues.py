@@ -1,16 +1,15 @@
 import dataclasses
-import io
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from rich.console import Console
 
-from experiments import gated_growth, networks, results
-from experiments import jacobian_eigenvalues as experiment
-from paper_figures import jacobian_eigenvalues as figure
+from experiments import drawing, gaussian_cells
+from experiments.theory import jacobian_eigenvalues as experiment
+from paper_figures.theory import jacobian_eigenvalues as figure
+from tests.experiments.in_process import check_drawing, described, result_of, text_of
 
 SMALL = dataclasses.replace(experiment.PRESETS["quick"], width=6, num_warmup=7, num_angles=5)
 
@@ -21,10 +20,10 @@ def test_slopes_and_kernels_of_the_units_make_up_the_jacobian(cell):
     unit, key = experiment.Unit(cell, "1"), jax.random.key(0)
     jacobian, (blocks, slopes) = experiment.snapshot(SMALL, unit, key)
     draw_key, input_key = jax.random.split(key)
-    network = gated_growth.draw(
+    network = gaussian_cells.draw(
         cell, 6, SMALL.gain, 1.0, SMALL.input_std, dtype="float64", key=draw_key
     )
-    carry = networks.zero_carry(cell, 6, jnp.dtype("float64"))
+    carry = drawing.zero_carry(cell, 6, jnp.dtype("float64"))
     xs = jax.random.normal(input_key, (8, 6))
     for x in xs[:-1]:
         carry = network.step(network.params, carry, x)
@@ -63,7 +62,7 @@ def _step(network, cell, state, x):
     [("GRUCell", 0, 2), ("GRUCell", 4, 2), ("LSTMCell", 0, 2), ("LSTMCell", 1, 1.0757656854799804)],
 )
 def test_the_edge_of_a_network_at_rest_reaches_one_at_the_critical_gain(cell, bias, critical):
-    at_rest = dataclasses.replace(SMALL, input_std=0.0, gain=critical)
+    at_rest = dataclasses.replace(SMALL, input_std=1e-30, gain=critical)
     _, slopes = experiment.snapshot(at_rest, experiment.Unit(cell, str(bias)), jax.random.key(0))
     np.testing.assert_allclose(experiment.real_edge(slopes, critical), 1, rtol=1e-9)
     assert experiment.real_edge(slopes, 1.1 * critical) > 1
@@ -109,8 +108,7 @@ def constructed(radii, near, outside):
         coords={"cell": ["GRUCell"], "bias": biases, "part": ["real", "imaginary"]},
     )
     config = dataclasses.replace(SMALL, biases=tuple(biases), width=4)
-    dataset = experiment.compared(dataset, config)
-    return results.described(dataset, config, device="none", seconds=0)
+    return described(experiment.compared(dataset, config), config)
 
 
 @pytest.mark.parametrize(
@@ -128,17 +126,15 @@ def test_claims_hold_or_fail_by_edge_and_slow_modes(radii, near, outside, verdic
 
 
 @pytest.mark.slow
-def test_the_experiment_measures_and_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    both = dataclasses.replace(SMALL, cells=("GRUCell", "LSTMCell"), biases=(0.0, 1.0))
-    text = io.StringIO()
-    console = Console(file=text, width=80)
-    assert experiment.run(both, "quick", num_workers=0, console=console) == 0
-    assert "…" not in text.getvalue()
-    dataset = results.read(results.path_of(experiment.NAME, "quick", "float64"))
-    assert all(dataset[name].attrs.keys() == {"long_name", "units"} for name in dataset)
+def test_the_experiment_measures_and_is_drawn(tmp_path):
+    both = dataclasses.replace(SMALL, cells=("LSTMCell", "GRUCell"), biases=(0.0, 1.0))
+    dataset = result_of(experiment, both)
+    assert "near one" in text_of(experiment, dataset)
     counts = dataset["eigenvalue"].isel(bias=0, network=0, part=0).notnull().sum("index")
-    np.testing.assert_array_equal(counts, [6, 12])
-    drawing = figure.draw(dataset)
-    drawing.savefig(tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    np.testing.assert_array_equal(counts, [12, 6])
+    check_drawing(figure.draw(dataset), tmp_path)
+
+
+def test_biases_have_to_ascend():
+    with pytest.raises(ValueError, match=r"--biases: received \(1.0, 0.0\)"):
+        dataclasses.replace(SMALL, biases=(1.0, 0.0))

@@ -1,17 +1,15 @@
 import dataclasses
-import io
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from rich.console import Console
 
 import jacobian_rnn as jrnn
-from experiments import newton_iterations as experiment
-from experiments import results
-from paper_figures import newton_iterations as figure
+from experiments.spectra import newton_iterations as experiment
+from paper_figures.spectra import newton_iterations as figure
+from tests.experiments.in_process import check_drawing, result_of, text_of
 
 SMALL = dataclasses.replace(
     experiment.PRESETS["quick"], width=5, lengths=(24,), num_warmup=24, num_steps=40
@@ -122,15 +120,13 @@ def test_claims_hold_or_fail_by_what_was_counted(iterations, verdicts):
 
 
 @pytest.mark.slow
-def test_the_experiment_counts_and_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    text = io.StringIO()
-    console = Console(file=text, width=80)
-    assert experiment.run(SMALL, "quick", num_workers=0, console=console) == 0
-    assert "…" not in text.getvalue()
-    dataset = results.read(results.path_of(experiment.NAME, "quick", "float64"))
+def test_the_experiment_counts_and_is_drawn(tmp_path):
+    dataset = result_of(experiment, SMALL)
+    assert "Newton iterations" in text_of(experiment, dataset)
     assert dataset["iterations"].sizes == {"network": 2, "gain": 4, "length": 1}
-    assert all(dataset[name].attrs.keys() == {"long_name", "units"} for name in dataset)
-    drawing = figure.draw(dataset)
-    drawing.savefig(tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    check_drawing(figure.draw(dataset), tmp_path)
+
+
+def test_sequences_are_no_longer_than_the_run_that_measures_the_exponent():
+    with pytest.raises(ValueError, match=r"--lengths: received \(24, 50\)"):
+        dataclasses.replace(SMALL, lengths=(24, 50))

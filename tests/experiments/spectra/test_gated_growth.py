@@ -1,19 +1,18 @@
-import io
-import json
+import dataclasses
 
 import jax
 import numpy as np
 import pytest
 import xarray as xr
-from rich.console import Console
 
 import jacobian_rnn as jrnn
-from experiments import gated_growth as experiment
-from experiments import networks, results
+from experiments import drawing, gaussian_cells
+from experiments.spectra import gated_growth as experiment
 from jacobian_rnn.mean_field.cell_units import Gate, GRUUnits, LSTMUnits
 from jacobian_rnn.mean_field.fresh_weights import fresh_growth
 from jacobian_rnn.mean_field.kept_weights import frozen_growth, kept_growth
-from paper_figures import gated_growth as figure
+from paper_figures.spectra import gated_growth as figure
+from tests.experiments.in_process import check_drawing, described, result_of, text_of
 from tests.networks import mostly_slow
 
 QUICK = experiment.PRESETS["quick"]
@@ -29,7 +28,9 @@ STD = QUICK.input_std
 )
 def test_networks_have_the_statistics_that_they_are_described_by(cell, recurrent, inputs, keeps):
     width, gain, bias = 200, 2.0, 3.0
-    network = experiment.draw(cell, width, gain, bias, STD, dtype="float64", key=jax.random.key(0))
+    network = gaussian_cells.draw(
+        cell, width, gain, bias, STD, dtype="float64", key=jax.random.key(0)
+    )
     params = network.params["params"]
     noise = 4 * np.sqrt(2 / width**2)
     for name in recurrent:
@@ -47,36 +48,30 @@ def test_networks_have_the_statistics_that_they_are_described_by(cell, recurrent
 
 def test_theory_is_told_which_gate_keeps_the_state():
     gate, keeps = Gate(2.0, 0.5), Gate(2.0, 0.5, 3.0)
-    assert experiment.units_of("GRUCell", 2.0, 3.0, 0.5) == GRUUnits(gate, keeps, gate)
-    assert experiment.units_of("LSTMCell", 2.0, 3.0, 0.5) == LSTMUnits(gate, keeps, gate, gate)
+    assert gaussian_cells.units_of("GRUCell", 2.0, 3.0, 0.5) == GRUUnits(gate, keeps, gate)
+    assert gaussian_cells.units_of("LSTMCell", 2.0, 3.0, 0.5) == LSTMUnits(gate, keeps, gate, gate)
 
 
 @pytest.mark.parametrize("cell", mostly_slow(["GRUCell", "LSTMCell"], ["LSTMCell"]))
 def test_without_recurrence_the_open_gate_alone_keeps_gradients(cell):
     # Next to no gain and input: λ₁ = log σ(3).
-    rates = experiment.measure(
-        cell,
-        1e-6,
-        3.0,
-        jax.random.split(jax.random.key(0), 2),
-        width=8,
-        input_std=1e-6,
-        num_steps=200,
-        num_warmup=400,
-        dtype="float64",
+    quiet = dataclasses.replace(
+        QUICK, width=8, input_std=1e-6, num_steps=200, num_warmup=400, dtype="float64"
     )
+    keys = jax.random.split(jax.random.key(0), 2)
+    rates = experiment.measure(quiet, cell, 1e-6, 3.0, keys)
     np.testing.assert_allclose(rates, -np.log1p(np.exp(-3)), atol=1e-4)
 
 
 @pytest.mark.slow
 def test_measured_rates_are_those_of_the_networks_that_are_drawn():
     key = jax.random.key(3)
-    options = {"width": 6, "input_std": STD, "num_steps": 50, "num_warmup": 10}
-    rates = experiment.measure("LSTMCell", 1.5, 1.0, key[None], dtype="float64", **options)
+    few = dataclasses.replace(QUICK, width=6, num_steps=50, num_warmup=10, dtype="float64")
+    rates = experiment.measure(few, "LSTMCell", 1.5, 1.0, key[None])
     draw_key, input_key = jax.random.split(key)
-    network = experiment.draw("LSTMCell", 6, 1.5, 1.0, STD, dtype="float64", key=draw_key)
+    network = gaussian_cells.draw("LSTMCell", 6, 1.5, 1.0, STD, dtype="float64", key=draw_key)
     xs = jax.random.normal(input_key, (60, 6))
-    carry = networks.zero_carry("LSTMCell", 6, "float64")
+    carry = drawing.zero_carry("LSTMCell", 6, "float64")
     expected = jrnn.lyapunov_spectrum(network, carry, xs, num_warmup=10, qr_every=1)
     # Another starting tangent: after 50 steps not the same to the last digit.
     np.testing.assert_allclose(rates[0], expected.exponents[0], atol=0.05)
@@ -119,9 +114,8 @@ def test_theories_are_scored_against_the_mean_over_networks():
     np.testing.assert_allclose(dataset["rms_error"].squeeze(), rms, atol=1e-12)
     assert dataset["num_wrong"].squeeze().to_numpy().tolist() == [0, 1, 1]
 
-    text = io.StringIO()
-    experiment.show(dataset, Console(file=text, width=80))
-    explodes, vanishes = (line for line in text.getvalue().splitlines() if line.startswith("│GRU"))
+    text = text_of(experiment, dataset)
+    explodes, vanishes = (line for line in text.splitlines() if line.startswith("│GRU"))
     assert "-0.1000!" in explodes
     assert explodes.count("!") == 1
     assert "†" not in explodes
@@ -129,9 +123,19 @@ def test_theories_are_scored_against_the_mean_over_networks():
     assert "+0.1000†" in vanishes
     assert "-0.2000?" in vanishes
     assert "!" not in vanishes
-    assert "fresh (fresh weights). GRUCell: rms error 0.3000" in text.getvalue()
+    assert "fresh (fresh weights). GRUCell: rms error 0.3000" in text
 
-    dataset.attrs["configuration"] = json.dumps({"width": 8, "input_std": 0.5})
+    dataset = described(dataset, QUICK)
+    right, finding = figure.claims(dataset)
+    assert (right.verdict, right.measured) == ("holds", 0)
+    assert (finding.verdict, finding.measured) == ("holds", pytest.approx(0.2))
+    # Where theory has the wrong sign next to zero, no harm is done; and farther off there is.
+    for mean, verdict in ((0.009, "holds"), (0.012, "fails")):
+        means = dataset["mean_exponent"].where(dataset["gain"] == 1.0, mean)
+        sure = dataset.assign(mean_exponent=means, standard_error=0.0 * means + 1e-5)
+        assert figure.claims(sure)[0].verdict == verdict
+    calm = dataset.assign(mean_exponent=0 * dataset["mean_exponent"] - 0.1)
+    assert figure.claims(calm)[1].verdict == "fails"
     (panel,) = figure.draw(dataset).axes
     rings = [ring.get_offsets().tolist() for ring in panel.collections[:6] if len(_offsets(ring))]
     assert [[1.0, -0.1]] in rings
@@ -144,23 +148,11 @@ def _offsets(collection):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
-def test_the_experiment_resumes_and_lays_theory_over_what_it_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")  # for the workers
-
-    def run():
-        text = io.StringIO()
-        console = Console(file=text, width=80)
-        assert experiment.run(QUICK, "quick", num_workers=2, console=console) == 0
-        path = results.path_of(experiment.NAME, "quick", "float32")
-        return text.getvalue(), results.read(path)
-
-    text, first = run()
-    assert "…" not in text  # no column is cut
-    assert "gates stand still" in text
-    assert json.loads(first.attrs["configuration"])["width"] == QUICK.width
+def test_the_experiment_lays_theory_over_what_it_measured(tmp_path):
+    first = result_of(experiment, QUICK)
+    assert "gates stand still" in text_of(experiment, first)
     one = first.sel(cell="LSTMCell", bias=0.0, gain=4.0)
-    units = experiment.units_of("LSTMCell", 4.0, 0.0, STD)
+    units = gaussian_cells.units_of("LSTMCell", 4.0, 0.0, STD)
     kept_key, frozen_key = jax.random.split(jax.random.key(QUICK.seed))
     kept = kept_growth(
         units, key=kept_key, num_units=200, num_steps=40, num_warmup=20, num_populations=2
@@ -171,26 +163,17 @@ def test_the_experiment_resumes_and_lays_theory_over_what_it_measured(tmp_path, 
     # Networks this small are noisy, but below criticality gradients vanish.
     assert (first["interval"].sel(gain=0.5) < 0).all()
 
-    parts = tmp_path / "results" / experiment.NAME / "parts"
-    saved = next(parts.glob("GRUCell-0-*.nc"))
-    next(parts.glob("LSTMCell-0-*.nc")).unlink()
-    written = saved.stat().st_mtime_ns
-    text, again = run()
-    assert "1 of 2 units were already done" in text
-    assert saved.stat().st_mtime_ns == written
-    xr.testing.assert_equal(again, first)
-
     drawing = figure.draw(first)
     panel = drawing.axes[1]
     assert panel.get_title() == "OptimizedLSTMCell, forget bias 0"
     (bars,) = panel.containers
     mean = first["mean_exponent"].sel(cell="LSTMCell", bias=0.0)
     np.testing.assert_allclose(bars.lines[0].get_ydata(), mean)
-    drawing.savefig(tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    check_drawing(drawing, tmp_path)
 
 
 def test_every_bias_has_its_number_of_theory_steps_and_populations_large_enough_for_them():
-    for preset in experiment.PRESETS.values():
-        assert len(preset.theory_steps) == len(preset.biases)
-        assert preset.theory_units >= 4 * max(preset.theory_steps)
+    with pytest.raises(ValueError, match=r"--theory-steps: received \(40,\), expected one number"):
+        dataclasses.replace(QUICK, biases=(0.0, 1.0))
+    with pytest.raises(ValueError, match=r"--theory-units: received 159"):
+        dataclasses.replace(QUICK, theory_units=159)

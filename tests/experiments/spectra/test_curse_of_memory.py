@@ -1,15 +1,14 @@
 import dataclasses
-import io
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
-from rich.console import Console
 from scipy.linalg import solve_discrete_lyapunov
 
-from experiments import curse_of_memory as experiment
-from experiments import results
-from paper_figures import curse_of_memory as figure
+from experiments.spectra import curse_of_memory as experiment
+from paper_figures.spectra import curse_of_memory as figure
+from tests.experiments.in_process import check_drawing, result_of, text_of
 
 CONFIG = dataclasses.replace(
     experiment.PRESETS["quick"], memories=(2, 10, 20), autocorrelations=(0.0, 0.9)
@@ -17,13 +16,9 @@ CONFIG = dataclasses.replace(
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    text = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "ROOT", tmp_path_factory.mktemp("curse") / "results")
-        console = Console(file=text, width=80)
-        assert experiment.run(CONFIG, "quick", num_workers=1, console=console) == 0
-        return text.getvalue(), results.read(results.path_of(experiment.NAME, "quick", "float64"))
+def dataset():
+    with jax.enable_x64(True):
+        return result_of(experiment, CONFIG)
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.99])
@@ -43,9 +38,8 @@ def test_formulas_solve_the_lyapunov_equation_of_input_state_and_sensitivity(dec
     np.testing.assert_allclose(reparametrised, weights @ covariance @ weights, rtol=1e-7)
 
 
-def test_the_simulation_has_the_moments_of_theory_and_errors_of_the_right_size(ran):
-    _, dataset = ran
-    score = dataset["score"].to_numpy()
+def test_the_simulation_has_the_moments_of_theory_and_errors_of_the_right_size(dataset):
+    score = ((dataset["ratio"] - 1) / dataset["ratio_error"]).to_numpy()
     assert np.abs(score).max() < 4
     # The root mean square of true standard scores is one; 18 of them are correlated in groups.
     assert 0.3 < np.sqrt((score**2).mean()) < 2
@@ -74,22 +68,29 @@ def test_the_slope_is_that_of_a_power_law():
     np.testing.assert_allclose(compared["slope_error"], 0.1 / (np.log(10) * 2**0.5), rtol=1e-12)
 
 
-def test_claims_fail_where_the_curse_is_weaker_than_cubic(ran):
-    _, dataset = ran
-    found = figure.claims(dataset)
-    assert len(found) == 5
+def test_claims_fail_where_a_point_is_off_and_the_curse_is_weaker_than_cubic(dataset):
+    sure = dataset.assign(
+        ratio=0 * dataset["ratio"] + 1.05,
+        ratio_error=0 * dataset["ratio_error"] + 0.01,
+        slope_error=0 * dataset["slope_error"] + 0.01,
+    )
     white = dataset["slope"].copy()
-    white.loc[{"quantity": "sensitivity", "autocorrelation": 0.0}] = -2.8
-    weaker = dataset.assign(slope=white, score=dataset["score"] * 0 + 3.1)
-    assert [claim.verdict for claim in figure.claims(weaker)[:4]] == ["fails"] * 4
-    exact = dataset.assign(slope=white * 0 - 3, score=dataset["score"] * 0 - 2.9)
-    assert [claim.verdict for claim in figure.claims(exact)] == ["holds"] * 4 + ["fails"]
+    white.loc[{"autocorrelation": 0.0}] = [-1, -2.95, 0.05]
+    found = figure.claims(sure.assign(slope=white))
+    assert [claim.verdict for claim in found] == ["holds"] * 5
+    off, weaker = sure["ratio"].copy(), white.copy()
+    off.loc[{"autocorrelation": 0.9, "memory": 10}] = 0.85
+    weaker.loc[{"autocorrelation": 0.0}] = [-1, -2.8, -0.2]
+    found = figure.claims(sure.assign(ratio=off, slope=weaker))
+    assert [claim.verdict for claim in found] == ["fails"] * 5
+    assert "ρ = 0.9 and a memory of 10 steps" in found[0].quantity
+    lost = off.where(off["memory"] != 20)
+    assert figure.claims(sure.assign(ratio=lost))[0].verdict == "not measured"
 
 
 @pytest.mark.slow
-def test_the_figure_shows_theory_as_lines_and_simulation_as_points(ran, tmp_path):
-    text, dataset = ran
-    assert "…" not in text
+def test_the_figure_shows_theory_as_lines_and_simulation_as_points(dataset, tmp_path):
+    assert "LRU" in text_of(experiment, dataset)
     drawing = figure.draw(dataset)
     sensitivity = drawing.axes[1]
     one = dataset.sel(quantity="sensitivity", autocorrelation=0.9)
@@ -97,5 +98,4 @@ def test_the_figure_shows_theory_as_lines_and_simulation_as_points(ran, tmp_path
     np.testing.assert_allclose(drawn, one["moment"])
     curves = [line for line in sensitivity.lines if len(line.get_xdata()) == CONFIG.num_curve]
     np.testing.assert_allclose(curves[1].get_ydata(), one["curve"])
-    drawing.savefig(tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    check_drawing(drawing, tmp_path)
