@@ -66,7 +66,7 @@ class Running(NamedTuple):
     """
 
     name: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     started: float
     output: IO[str] | None
     errors: IO[str]
@@ -197,7 +197,7 @@ def _contents(file: IO[str]) -> str:
         return file.read()
 
 
-def _stop(processes: list[subprocess.Popen[str]]) -> None:
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
     """Let experiments save what they have, and end those that do not end by themselves."""
     for process in processes:
         process.send_signal(signal.SIGINT)

@@ -204,7 +204,7 @@ def test_flossing_precedes_training_and_the_figure_shows_both(tmp_path):
     shown = [line.get_ydata() for line in flossing.lines]
     expected = [*drawn["log_condition"].T, *flossed["log_condition"].T]
     np.testing.assert_allclose(shown, expected)
-    ends = [line.get_ydata()[1] for line in training.lines]
+    ends = [np.asarray(line.get_ydata())[1] for line in training.lines]
     expected = [*drawn["log_condition_trained"], *flossed["log_condition_trained"]]
     np.testing.assert_allclose(ends, expected)
     drawing.savefig(tmp_path / "figure.png")
