@@ -71,7 +71,7 @@ class Flossing(Training):
     width: Count = 32
     num_steps: Count = 100
     delay: Count = 10
-    num_seeds: _arms.Seeds = 6
+    num_seeds: _arms.Seeds = 10
     num_updates: Count = 4000
     learning_rate: Positive = 0.001
     batch_size: Count = 16
@@ -128,7 +128,6 @@ PRESETS = {
     "full": Flossing(
         width=80,
         num_steps=300,
-        num_seeds=10,
         num_updates=10_000,
         num_exponents=75,
         num_flossings=500,

@@ -23,7 +23,7 @@ def draw_curves(axes: Axes, dataset: xr.Dataset, arms: Mapping[str, Arm]) -> Non
     axes.axvspan(*configuration["plateau"], color="0.92", linewidth=0, zorder=0)
     draw_networks(axes, dataset["smoothed"], arms)
     baseline = float(dataset["baseline"])
-    axes.axhline(baseline, color="0.2", linewidth=0.9, linestyle=":", label="no memory, theory")
+    axes.axhline(baseline, color="0.6", linewidth=0.8, zorder=1, label="no memory, theory")
     axes.set(yscale="log", xlim=(0, configuration["num_updates"]), xlabel="updates")
 
 

@@ -40,8 +40,8 @@ def draw(dataset: xr.Dataset) -> Figure:
             markersize=5,
             clip_on=False,
         )
-    growths.axhline(1, color="0.2", linewidth=0.9, linestyle=":")
-    growths.set(yscale="log", xlabel=f"log growth over {length} steps, untrained (nats)")
+    growths.axhline(1, color="0.6", linewidth=0.8, zorder=1)
+    growths.set(yscale="log", xlabel="log growth, untrained (nats)")
     growths.set_ylabel("held-out loss / baseline, trained")
     growths.set_title("one point per network")
     growths.margins(x=0.12, y=0.12)
@@ -88,8 +88,8 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             *mean_and_error(np.log(lstm["test_loss"] / linear["test_loss"])),
         ),
         Claim(
-            "An orthogonal kernel alone is no help: with tanh in front, the network remembers "
-            "nothing after the same training.",
+            "An orthogonal kernel alone is no help: with tanh, a network remembers nothing after "
+            "the same training.",
             "this package",
             "held-out loss of the tanh network after training, in units of that loss",
             "within",
