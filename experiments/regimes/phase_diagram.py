@@ -199,27 +199,40 @@ class RankCorrelation(NamedTuple):
         return f"{self.value:+.3f} [{low:+.3f}, {high:+.3f}], {self.num_networks} networks"
 
 
-def rank_correlation(dataset: xr.Dataset, *, num_resamples: int = 1000) -> RankCorrelation:
+def rank_correlation(
+    dataset: xr.Dataset, *, at_equal_horizon: bool = False, num_resamples: int = 1000
+) -> RankCorrelation:
     """Correlate success with −|median log growth|; all networks of a cell and gain are one group.
 
     Networks whose prediction or training is missing are left out.
+
+    Args:
+        dataset: of one cell or several.
+        at_equal_horizon: whether networks are ranked among those of their horizon alone. Long
+            horizons are hard to learn by themselves, and growths are large over them.
+        num_resamples: of the groups, for the interval.
     """
     flat = dataset[["log_growth", "outcome"]].stack(group=("cell", "gain"), member=NETWORK[1::2])
     median = flat["log_growth"].median("sequence", skipna=True)
-    gain = np.abs(median.transpose("group", "member").to_numpy())
+    magnitude = np.abs(median.transpose("group", "member").to_numpy())
     outcome = flat["outcome"].transpose("group", "member").to_numpy()
-    there = ~np.isnan(gain) & ~np.isnan(outcome)
+    horizon = np.broadcast_to(flat["horizon"].to_numpy(), magnitude.shape)
+    there = ~np.isnan(magnitude) & ~np.isnan(outcome)
     learned = outcome == jrnn.Outcome.LEARNED
 
     def of(groups):
         kept = there[groups]
-        x, y = rankdata(-gain[groups][kept]), rankdata(learned[groups][kept])
-        if np.ptp(x) == 0 or np.ptp(y) == 0:
-            return np.nan
-        return float(np.corrcoef(x, y)[0, 1])
+        told = np.stack([-magnitude[groups][kept], learned[groups][kept]])
+        where = horizon[groups][kept] if at_equal_horizon else np.zeros(told.shape[1])
+        ranks = np.zeros(told.shape)
+        for value in np.unique(where):
+            alike = where == value
+            own = rankdata(told[:, alike], axis=1)
+            ranks[:, alike] = own - own.mean(axis=1, keepdims=True)
+        return float(np.corrcoef(ranks)[0, 1]) if np.ptp(ranks, axis=1).all() else np.nan
 
     generator = np.random.default_rng(0)
-    num_groups = len(gain)
+    num_groups = len(magnitude)
     drawn = [of(generator.integers(0, num_groups, num_groups)) for _ in range(num_resamples)]
     known = [value for value in drawn if not np.isnan(value)]
     low, high = np.quantile(known, [0.025, 0.975]) if known else (np.nan, np.nan)
@@ -244,10 +257,12 @@ def show(dataset: xr.Dataset, console: Console) -> None:
                 log_growth.sel(at).to_numpy().tolist(),
                 strict=True,
             )
-            table.add_row(f"{gain:.2f}", *(f"{share:.2f} ({nats:+.1f})" for share, nats in pairs))
+            table.add_row(f"{gain:.2f}", *(f"{share:.2f} ({nats:+.0f})" for share, nats in pairs))
         console.print(table)
     console.print("Spearman correlation of training success with -|predicted log growth|:")
-    console.print(f"  all cells: {rank_correlation(dataset)}", highlight=False)
+    equal = rank_correlation(dataset, at_equal_horizon=True)
+    lines = {"all cells": rank_correlation(dataset), "all cells, at equal horizon": equal}
     for cell in dataset["cell"].to_numpy().tolist():
-        line = f"  {cell}: {rank_correlation(dataset.sel(cell=[cell]))}"
-        console.print(line, highlight=False)
+        lines[cell] = rank_correlation(dataset.sel(cell=[cell]))
+    for name, correlation in lines.items():
+        console.print(f"  {name}: {correlation}", highlight=False)

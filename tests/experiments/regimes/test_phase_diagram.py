@@ -142,6 +142,18 @@ def test_rank_correlation_is_high_where_success_follows_the_prediction_and_low_w
     assert np.isnan(phase_diagram.rank_correlation(dataset, num_resamples=10).value)
 
 
+def test_at_equal_horizon_the_horizon_alone_correlates_with_nothing():
+    dataset = phase_diagram.combine(*made_up(num_gains=8))
+    dataset["outcome"][:] = np.where(dataset["horizon"] == 10, 0, -1)[:, None, None]
+    alone = phase_diagram.rank_correlation(dataset, num_resamples=10)
+    assert alone.value > 0.3
+    equal = phase_diagram.rank_correlation(dataset, at_equal_horizon=True, num_resamples=10)
+    assert np.isnan(equal.value)
+    dataset["outcome"][:] = np.where(np.abs(dataset["log_growth"].isel(sequence=0)) < 5, 0, -1)
+    equal = phase_diagram.rank_correlation(dataset, at_equal_horizon=True, num_resamples=10)
+    assert equal.value > 0.6
+
+
 def test_every_cell_has_a_panel_and_theory_only_the_plain_one():
     config, parts = made_up()
     dataset = phase_diagram.combine(config, parts)
