@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jacobian_rnn as jrnn
-from experiments.arrangement import arrange
+from experiments.arrangement import arrange, label
 from experiments.runner.experiment import Axis, Count, Dtype, Positive, Report, Seed
 from jacobian_rnn.cells.slopes import tanh_slope
 from jacobian_rnn.mean_field.singular_values import SpectrumSummary, full_spectrum, spectrum_summary
@@ -226,25 +226,26 @@ def compared(dataset: xr.Dataset, config: Spectra) -> xr.Dataset:
         slope_error=slopes.std("any", ddof=1) / np.sqrt(slopes.notnull().sum("any")),
     )
     dataset["fraction"] = (dataset["index"] + 0.5) / dataset["width"]
-    for name, meaning, unit in (
-        ("exponents", "all Lyapunov exponents of each network, descending", "nats per step"),
-        ("fraction", "fraction p of the spectrum at which an exponent stands", "1"),
-        ("measured", "summary of each network's spectrum, per unit", "nats per step, or 1"),
-        ("average", "its mean over networks", "nats per step, or 1"),
-        ("standard_error", "of that mean over networks", "nats per step, or 1"),
-        ("theory", "the same at infinite width", "nats per step, or 1"),
-        ("curve", "exponent of the theory at `curve_fraction`", "nats per step"),
-        ("error_over_time", "standard error of λ₁ over time", "nats per step"),
-        ("sum_rule_residual", "mean |growth of volume - log|det J||", "nats per step"),
-        ("slope", "mean over all networks of N (λ₁ - theory)", "nats per step"),
-        ("slope_error", "its standard error over networks", "nats per step"),
-        (
-            "theory_slope",
-            "the same in theory, for weights drawn afresh at every step",
-            "nats per step",
-        ),
-    ):
-        dataset[name].attrs = {"long_name": meaning, "units": unit}
+    label(
+        dataset,
+        {
+            "exponents": ("all Lyapunov exponents of each network, descending", "nats per step"),
+            "fraction": ("fraction p of the spectrum at which an exponent stands", "1"),
+            "measured": ("summary of each network's spectrum, per unit", "nats per step, or 1"),
+            "average": ("its mean over networks", "nats per step, or 1"),
+            "standard_error": ("of that mean over networks", "nats per step, or 1"),
+            "theory": ("the same at infinite width", "nats per step, or 1"),
+            "curve": ("exponent of the theory at `curve_fraction`", "nats per step"),
+            "error_over_time": ("standard error of λ₁ over time", "nats per step"),
+            "sum_rule_residual": ("mean |growth of volume - log|det J||", "nats per step"),
+            "slope": ("mean over all networks of N (λ₁ - theory)", "nats per step"),
+            "slope_error": ("its standard error over networks", "nats per step"),
+            "theory_slope": (
+                "the same in theory, for weights drawn afresh at every step",
+                "nats per step",
+            ),
+        },
+    )
     return dataset
 
 
@@ -302,11 +303,11 @@ def show(dataset: xr.Dataset, console: Console) -> None:
     for kernel, drive, gain in cases(dataset):
         one = dataset.sel(kernel=kernel, drive=drive, gain=gain)
         name = (kernel, drive, f"g = {gain:g}")
-        for line, (quantity, label) in itertools.zip_longest(name, LABELS.items(), fillvalue=""):
+        for line, (quantity, words) in itertools.zip_longest(name, LABELS.items(), fillvalue=""):
             at = one.isel(width=-1).sel(quantity=quantity)
             summaries.add_row(
                 line,
-                label,
+                words,
                 _with_error(at["average"], at["standard_error"]),
                 f"{float(at['theory']):+.4f}",
                 f"{float(at['average'] - at['theory']):+.4f}",

@@ -24,7 +24,7 @@ from scipy.special import stdtrit
 
 import jacobian_rnn as jrnn
 from experiments import drawing, gaussian_cells
-from experiments.arrangement import arrange
+from experiments.arrangement import arrange, label
 from experiments.gaussian_cells import Cell
 from experiments.runner.experiment import Axis, Count, Dtype, Positive, Report, Seed
 from jacobian_rnn.mean_field.fresh_weights import fresh_growth
@@ -67,7 +67,7 @@ class Growth:
     input_std: Positive = 0.3**0.5
     width: Count = 128
     num_networks: Annotated[int, Ge(2)] = 16
-    num_steps: Count = 3000
+    num_steps: Count = 2000
     num_warmup: Count = 500
     theory_units: Count = 1600
     theory_populations: Annotated[int, Ge(2)] = 4
@@ -231,19 +231,21 @@ def compared(dataset: xr.Dataset) -> xr.Dataset:
         rms_error=np.sqrt(((dataset["rate"] - mean) ** 2).mean(("bias", "gain"))),
         num_wrong=wrong.sum(("bias", "gain")),
     )
-    for name, meaning, unit in (
-        ("exponent", "largest Lyapunov exponent of each network", "nats per step"),
-        ("mean_exponent", "its mean over networks", "nats per step"),
-        ("standard_error", "of that mean over networks", "nats per step"),
-        ("interval", "95 % interval of that mean", "nats per step"),
-        ("rate", "the same in theory", "nats per step"),
-        ("rate_error", "standard error of the theory's own random numbers", "nats per step"),
-        ("settled", "whether the populations of the theory of kept weights had settled", "1"),
-        ("wrong", "theory has the other sign than an interval that excludes zero", "1"),
-        ("rms_error", "root mean square of theory minus mean, over points", "nats per step"),
-        ("num_wrong", "number of points of wrong sign", "1"),
-    ):
-        dataset[name].attrs = {"long_name": meaning, "units": unit}
+    label(
+        dataset,
+        {
+            "exponent": ("largest Lyapunov exponent of each network", "nats per step"),
+            "mean_exponent": ("its mean over networks", "nats per step"),
+            "standard_error": ("of that mean over networks", "nats per step"),
+            "interval": ("95 % interval of that mean", "nats per step"),
+            "rate": ("the same in theory", "nats per step"),
+            "rate_error": ("standard error of the theory's own random numbers", "nats per step"),
+            "settled": ("whether the populations of the theory of kept weights had settled", "1"),
+            "wrong": ("theory has the other sign than an interval that excludes zero", "1"),
+            "rms_error": ("root mean square of theory minus mean, over points", "nats per step"),
+            "num_wrong": ("number of points of wrong sign", "1"),
+        },
+    )
     return dataset
 
 

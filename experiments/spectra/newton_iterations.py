@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jacobian_rnn as jrnn
+from experiments.arrangement import label
 from experiments.runner.experiment import Axis, Count, Dtype, Positive, Range, Report, Seed
 
 FEW = 20  # iterations that count as few
@@ -261,17 +262,19 @@ def compared(dataset: xr.Dataset) -> xr.Dataset:
         fraction=dataset["iterations"] / length,
         rise=(("network", "level", "length"), rises),
     ).assign_coords(level=list(LEVELS))
-    for name, meaning, unit in (
-        ("exponent", "largest Lyapunov exponent", "nats per step"),
-        ("exponent_error", "its standard error over time", "nats per step"),
-        ("iterations", "Newton iterations", "1"),
-        ("fraction", "Newton iterations per step of the sequence", "1"),
-        ("residual", "largest residual of a step after the last iteration", "1"),
-        ("converged", "whether the residual is below the tolerance", "1"),
-        ("state_error", "largest difference from the states of a sequential run", "1"),
-        ("rise", "λ₁ where iterations first exceed the level as gain grows", "nats per step"),
-    ):
-        dataset[name].attrs = {"long_name": meaning, "units": unit}
+    label(
+        dataset,
+        {
+            "exponent": ("largest Lyapunov exponent", "nats per step"),
+            "exponent_error": ("its standard error over time", "nats per step"),
+            "iterations": ("Newton iterations", "1"),
+            "fraction": ("Newton iterations per step of the sequence", "1"),
+            "residual": ("largest residual of a step after the last iteration", "1"),
+            "converged": ("whether the residual is below the tolerance", "1"),
+            "state_error": ("largest difference from the states of a sequential run", "1"),
+            "rise": ("λ₁ where iterations first exceed the level as gain grows", "nats per step"),
+        },
+    )
     return dataset
 
 

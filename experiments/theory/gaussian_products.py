@@ -26,6 +26,7 @@ from rich.table import Table
 from scipy.special import psi
 
 import jacobian_rnn as jrnn
+from experiments.arrangement import label
 from experiments.runner.experiment import Axis, Count, Dtype, Report, Seed
 from jacobian_rnn.mean_field import ginibre_exponents, newman_exponents
 
@@ -246,36 +247,35 @@ def singular_value_bias(config: GaussianProducts, key: jax.Array) -> xr.Dataset:
 
 def labelled(dataset: xr.Dataset) -> xr.Dataset:
     """Say what every variable is, and its unit."""
-    for name, meaning, unit in (
-        ("exponents", "mean growth over all blocks of all chains, by QR", "nats per step"),
-        ("exact", "exact Lyapunov exponents", "nats per step"),
-        ("exact_error", "exact standard error of the measured exponents", "nats per step"),
-        ("score", "measured minus exact exponent, in exact standard errors", "1"),
-        (
-            "variance",
-            "T times the variance of finite-time exponents, over blocks",
-            "nats² per step",
-        ),
-        ("exact_variance", "the same, exact", "nats² per step"),
-        (
-            "own_variance",
-            "T times the squared standard error over time that the library reports, chain by chain",
-            "nats² per step",
-        ),
-        ("degrees_of_freedom", "of the variance: blocks − 1", "1"),
-        ("num_factors", "factors in all chains", "1"),
-        ("block", "factors in a block", "1"),
-        (
-            "pair_mismatch",
-            "largest difference of the two real exponents of a complex one",
-            "nats per step",
-        ),
-        ("sum_rule_residual", "mean |growth of volume − log|det A||", "nats per step"),
-        ("bias", "T times the bias of log σ_i(P_T)/T as an exponent, N = bias_width", "nats"),
-        ("bias_error", "its standard error over products", "nats"),
-        ("bias_limit", "its limit for long products, c_i", "nats"),
-    ):
-        dataset[name].attrs = {"long_name": meaning, "units": unit}
+    label(
+        dataset,
+        {
+            "exponents": ("mean growth over all blocks of all chains, by QR", "nats per step"),
+            "exact": ("exact Lyapunov exponents", "nats per step"),
+            "exact_error": ("exact standard error of the measured exponents", "nats per step"),
+            "score": ("measured minus exact exponent, in exact standard errors", "1"),
+            "variance": (
+                "T times the variance of finite-time exponents, over blocks",
+                "nats² per step",
+            ),
+            "exact_variance": ("the same, exact", "nats² per step"),
+            "own_variance": (
+                "T times the squared standard error that the library reports, chain by chain",
+                "nats² per step",
+            ),
+            "degrees_of_freedom": ("of the variance: blocks − 1", "1"),
+            "num_factors": ("factors in all chains", "1"),
+            "block": ("factors in a block", "1"),
+            "pair_mismatch": (
+                "largest difference of the two real exponents of a complex one",
+                "nats per step",
+            ),
+            "sum_rule_residual": ("mean |growth of volume − log|det A||", "nats per step"),
+            "bias": ("T times the bias of log σ_i(P_T)/T as an exponent, N = bias_width", "nats"),
+            "bias_error": ("its standard error over products", "nats"),
+            "bias_limit": ("its limit for long products, c_i", "nats"),
+        },
+    )
     return dataset
 
 

@@ -24,7 +24,7 @@ from scipy.optimize import root_scalar
 
 import jacobian_rnn as jrnn
 from experiments import drawing, gaussian_cells
-from experiments.arrangement import arrange
+from experiments.arrangement import add_means, arrange, label
 from experiments.gaussian_cells import Cell
 from experiments.runner.experiment import Axis, Count, Dtype, Positive, Report, Seed
 from jacobian_rnn.mean_field.kept_weights import frozen_growth
@@ -56,7 +56,7 @@ class Clouds:
     gain: Positive = 3.0
     input_std: Positive = 0.3**0.5
     width: Count = 800
-    num_networks: Annotated[int, Ge(2)] = 8
+    num_networks: Annotated[int, Ge(2)] = 12
     num_warmup: Count = 500
     radius: Positive = 0.1
     num_angles: Count = 60
@@ -280,51 +280,37 @@ def compared(dataset: xr.Dataset, config: Clouds) -> xr.Dataset:
     # The edge's farthest point from zero; by symmetry of the upper half plane only.
     on_edge = (dataset["edge"] ** 2).sum("part").max("angle") ** 0.5
     predicted = on_edge.where(on_edge > dataset["real_edge"], dataset["real_edge"])
-    ratio = radius / predicted
-    root = np.sqrt(config.num_networks)
+    error = radius.std("network", ddof=1) / np.sqrt(config.num_networks)
     dataset = dataset.assign(
         radius=radius,
         predicted_radius=predicted,
-        ratio=ratio,
-        ratio_mean=ratio.mean("network"),
-        ratio_error=ratio.std("network", ddof=1) / root,
-        outside_mean=dataset["outside"].mean("network"),
-        outside_error=dataset["outside"].std("network", ddof=1) / root,
-        participation_mean=dataset["participation"].mean("network"),
-        participation_error=dataset["participation"].std("network", ddof=1) / root,
+        ratio=radius / predicted,
         near_one=near,
-        near_one_mean=near.mean("network"),
-        near_one_error=near.std("network", ddof=1) / root,
         mean_field_ratio=radius.mean("network") / dataset["mean_field_edge"],
         mean_field_ratio_error=np.hypot(
-            radius.std("network", ddof=1) / root / radius.mean("network"),
+            error / radius.mean("network"),
             dataset["mean_field_error"] / dataset["mean_field_edge"],
         ),
     )
-    for name, meaning, unit in (
-        ("eigenvalue", "eigenvalues of one step's Jacobian", "1"),
-        ("edge", "edge of the spectrum given the network's gates, upper half plane", "1"),
-        ("real_edge", "its largest real point", "1"),
-        ("mean_field_edge", "largest real point of the edge in mean-field theory", "1"),
-        ("mean_field_error", "its standard error over populations", "1"),
-        ("radius", "spectral radius", "1"),
-        ("predicted_radius", "largest modulus on the edge", "1"),
-        ("ratio", "spectral radius over that of the edge", "1"),
-        ("ratio_mean", "its mean over networks", "1"),
-        ("ratio_error", "standard error of that mean over networks", "1"),
-        ("outside", "fraction of eigenvalues outside the edge", "1"),
-        ("outside_mean", "its mean over networks", "1"),
-        ("outside_error", "standard error of that mean over networks", "1"),
-        ("participation", "units that carry the edge at its largest real point", "units"),
-        ("participation_mean", "their mean over networks", "units"),
-        ("participation_error", "standard error of that mean over networks", "units"),
-        ("near_one", "eigenvalues near one, per unit", "1"),
-        ("near_one_mean", "its mean over networks", "1"),
-        ("near_one_error", "standard error of that mean over networks", "1"),
-        ("mean_field_ratio", "mean spectral radius over the edge of mean-field theory", "1"),
-        ("mean_field_ratio_error", "its standard error over networks and populations", "1"),
-    ):
-        dataset[name].attrs = {"long_name": meaning, "units": unit}
+    label(
+        dataset,
+        {
+            "eigenvalue": ("eigenvalues of one step's Jacobian", "1"),
+            "edge": ("edge of the spectrum given the network's gates, upper half plane", "1"),
+            "real_edge": ("its largest real point", "1"),
+            "mean_field_edge": ("largest real point of the edge in mean-field theory", "1"),
+            "mean_field_error": ("its standard error over populations", "1"),
+            "radius": ("spectral radius", "1"),
+            "predicted_radius": ("largest modulus on the edge", "1"),
+            "ratio": ("spectral radius over that of the edge", "1"),
+            "outside": ("fraction of eigenvalues outside the edge", "1"),
+            "participation": ("units that carry the edge at its largest real point", "units"),
+            "near_one": ("eigenvalues near one, per unit", "1"),
+            "mean_field_ratio": ("mean spectral radius over the edge of mean-field theory", "1"),
+            "mean_field_ratio_error": ("its standard error over networks and populations", "1"),
+        },
+    )
+    add_means(dataset, ["ratio", "outside", "participation", "near_one"])
     return dataset
 
 

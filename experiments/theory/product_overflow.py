@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jacobian_rnn as jrnn
+from experiments.arrangement import label
 from experiments.runner.experiment import Axis, Count, Dtype, Positive, Report, Seed
 from jacobian_rnn.mean_field import newman_exponents
 
@@ -195,18 +196,23 @@ def rescaled_log_norm(factors: np.ndarray) -> float:
 
 def labelled(dataset: xr.Dataset) -> xr.Dataset:
     """Say what every variable is, and its unit."""
-    for name, meaning, unit in (
-        ("longest", "factors of the longest plain product that is finite", "1"),
-        ("average", "its mean over chains", "1"),
-        ("standard_error", "of that mean over chains", "1"),
-        ("expected", "T* = log(largest float) / λ₁", "1"),
-        ("rate", "λ₁, exact", "nats per factor"),
-        ("library_length", "factors of the chain that the library multiplies", "1"),
-        ("library_log_norm", "log σ₁ of it, by product_of", "nats"),
-        ("rescaled_log_norm", "the same, by a plain product rescaled after each factor", "nats"),
-        ("library_error", "their difference", "nats"),
-    ):
-        dataset[name].attrs = {"long_name": meaning, "units": unit}
+    label(
+        dataset,
+        {
+            "longest": ("factors of the longest plain product that is finite", "1"),
+            "average": ("its mean over chains", "1"),
+            "standard_error": ("of that mean over chains", "1"),
+            "expected": ("T* = log(largest float) / λ₁", "1"),
+            "rate": ("λ₁, exact", "nats per factor"),
+            "library_length": ("factors of the chain that the library multiplies", "1"),
+            "library_log_norm": ("log σ₁ of it, by product_of", "nats"),
+            "rescaled_log_norm": (
+                "the same, by a plain product rescaled after each factor",
+                "nats",
+            ),
+            "library_error": ("their difference", "nats"),
+        },
+    )
     return dataset
 
 

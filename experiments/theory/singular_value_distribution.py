@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jacobian_rnn as jrnn
+from experiments.arrangement import add_means, label
 from experiments.runner.experiment import Axis, Count, Dtype, Report, Seed
 from jacobian_rnn.mean_field.exact_products import fuss_catalan_moment
 from jacobian_rnn.mean_field.finite_depth import squared_singular_values
@@ -205,16 +206,10 @@ def compared(dataset: xr.Dataset, config: Depths) -> xr.Dataset:
             for name in config.ensembles
         ]
     )
-    root = np.sqrt(config.num_networks)
     dataset = dataset.assign(
         moment=moment,
-        moment_mean=moment.mean("network"),
-        moment_error=moment.std("network", ddof=1) / root,
         variance=variance,
-        variance_mean=variance.mean("network"),
-        variance_error=variance.std("network", ddof=1) / root,
-        slope=slope.mean("network"),
-        slope_error=slope.std("network", ddof=1) / root,
+        slope=slope,
         mean_theory=(("ensemble", "depth"), theory[..., 0]),
         variance_theory=(("ensemble", "depth"), theory[..., 1]),
         slope_theory=("ensemble", theory[:, 0, 1] / config.depths[0]),
@@ -230,23 +225,21 @@ def compared(dataset: xr.Dataset, config: Depths) -> xr.Dataset:
             ],
         ),
     )
-    for name, meaning, unit in (
-        ("log_singular_value", "log singular values of the last L layers, descending", "nats"),
-        ("moment", "mean power of squared singular values, per network", "1"),
-        ("moment_mean", "its mean over networks", "1"),
-        ("moment_error", "standard error of that mean over networks", "1"),
-        ("variance", "variance over squared mean of squared singular values", "1"),
-        ("variance_mean", "its mean over networks", "1"),
-        ("variance_error", "standard error of that mean over networks", "1"),
-        ("slope", "normalised variance per layer, at small depths", "1 per layer"),
-        ("slope_error", "its standard error over networks", "1 per layer"),
-        ("mean_theory", "mean squared singular value at infinite width", "1"),
-        ("variance_theory", "normalised variance at infinite width", "1"),
-        ("slope_theory", "normalised variance per layer at infinite width", "1 per layer"),
-        ("fuss_catalan", "moment of linear Gaussian layers at infinite width", "1"),
-        ("gaussian_moment", "moment of linear Gaussian layers at this width", "1"),
-    ):
-        dataset[name].attrs = {"long_name": meaning, "units": unit}
+    label(
+        dataset,
+        {
+            "log_singular_value": ("log singular values of the last L layers, descending", "nats"),
+            "moment": ("mean power of squared singular values, per network", "1"),
+            "variance": ("variance over squared mean of squared singular values", "1"),
+            "slope": ("normalised variance per layer, at small depths", "1 per layer"),
+            "mean_theory": ("mean squared singular value at infinite width", "1"),
+            "variance_theory": ("normalised variance at infinite width", "1"),
+            "slope_theory": ("normalised variance per layer at infinite width", "1 per layer"),
+            "fuss_catalan": ("moment of linear Gaussian layers at infinite width", "1"),
+            "gaussian_moment": ("moment of linear Gaussian layers at this width", "1"),
+        },
+    )
+    add_means(dataset, ["moment", "variance", "slope"])
     return dataset
 
 
@@ -308,7 +301,7 @@ def show(dataset: xr.Dataset, console: Console) -> None:
         one = dataset.sel(ensemble=name)
         table.add_row(
             str(name),
-            f"{float(one['slope']):.4f} ± {float(one['slope_error']):.4f}",
+            f"{float(one['slope_mean']):.4f} ± {float(one['slope_error']):.4f}",
             f"{float(one['slope_theory']):.4f}",
         )
     console.print(table)

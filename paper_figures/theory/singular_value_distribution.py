@@ -81,7 +81,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
                 "within",
                 expected,
                 SLOPE_TOLERANCE * expected,
-                float(one["slope"]),
+                float(one["slope_mean"]),
                 float(one["slope_error"]),
             )
         )

@@ -102,14 +102,14 @@ def constructed(change):
 
 def test_the_variance_per_layer_is_measured_and_judged():
     dataset = constructed(1.0)
-    np.testing.assert_allclose(dataset["slope"], 0.03423, rtol=1e-9)
+    np.testing.assert_allclose(dataset["slope_mean"], 0.03423, rtol=1e-9)
     np.testing.assert_allclose(dataset["variance_mean"].squeeze(), [0.03423, 0.06846, 0.13692])
     np.testing.assert_allclose(dataset["slope_theory"], 0.3423, atol=5e-5)  # as published
     verdicts = {
         claim.verdict for claim in figure.claims(dataset) if claim.statement.startswith("The var")
     }
     assert verdicts == {"fails"}
-    right = figure.claims(dataset.assign(slope=10.4 * dataset["slope"]))
+    right = figure.claims(dataset.assign(slope_mean=10.4 * dataset["slope_mean"]))
     assert [claim.verdict for claim in right] == ["not measured", "not measured", "holds"]
 
 
