@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -17,7 +18,7 @@ import tyro
 from rich.console import Console
 
 from experiments import catalogue
-from experiments.runner import environment, workers
+from experiments.runner import environment, stopping, workers
 from experiments.runner.environment import Settings
 
 Preset = Literal["quick", "default", "full"]
@@ -83,25 +84,28 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run_one(name: str, arguments: Sequence[str]) -> int:
-    settings = _settings(name, arguments)
+    known = _known(arguments)
+    settings = _settings(name, known)
     environment.settle(settings)
-    # After the environment is set, which JAX and NumPy read when they are imported.
-    from experiments.runner import frame
-    from experiments.runner.store import StoppedError
-
-    command = parse(name, arguments)
+    if {"-h", "--help"} & set(arguments):
+        parse(name, arguments)
     console = Console()
-    environment.stop_in_order()
+    stopping.stop_in_order()
+    # The environment is set, which JAX and NumPy read when they are imported. That takes as long as
+    # starting workers, so both go side by side.
+    threading.Thread(target=catalogue.module_of, args=(name,), daemon=True).start()
     try:
-        with _pool(command, settings, console) as pool:
+        with _pool(known, settings, console) as pool:
+            from experiments.runner import frame
+
+            command = parse(name, arguments)
+            experiment = catalogue.module_of(name)
+            if isinstance(pool, workers.Cluster):
+                pool.import_everywhere(experiment.__name__)
             failed = frame.run(
-                catalogue.module_of(name),
-                command.config,
-                pool,
-                console=console,
-                folder=command.folder,
+                experiment, command.config, pool, console=console, folder=command.folder
             )
-    except StoppedError as error:
+    except stopping.StoppedError as error:
         print(f"{name}: stopped: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -115,9 +119,9 @@ def parse(name: str, arguments: Sequence[str]) -> Command:
     from pydantic import TypeAdapter, ValidationError
 
     experiment = catalogue.module_of(name)
-    preset = _known(arguments).preset
-    default = experiment.PRESETS.get(preset, experiment.PRESETS["default"])
-    default = dataclasses.replace(default, dtype=_settings(name, arguments).dtype)
+    known = _known(arguments)
+    default = experiment.PRESETS.get(known.preset, experiment.PRESETS["default"])
+    default = dataclasses.replace(default, dtype=_settings(name, known).dtype)
     kind = type(default)
     try:
         command = tyro.cli(
@@ -132,12 +136,6 @@ def parse(name: str, arguments: Sequence[str]) -> Command:
         sys.exit("\n".join(map(_explained, error.errors())))
     except ValueError as error:  # of a dataclass about fields that do not fit each other
         sys.exit(str(error))
-    for option in ("workers", "slurm"):
-        number, least = getattr(command, option), 0 if option == "workers" else 1
-        if number is not None and number < least:
-            sys.exit(f"--{option}: received {number}, expected at least {least}")
-    if sum(one is not None for one in (command.workers, command.scheduler, command.slurm)) > 1:
-        sys.exit("--workers, --scheduler and --slurm: give one of them")
     return command
 
 
@@ -149,31 +147,39 @@ def _explained(error: Any) -> str:
 
 
 def _known(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read what has to be known before the options of an experiment are."""
+    """Read what has to be known before the options of an experiment are, and check it."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option, default in {"preset": "default", "device": "cpu", "dtype": None}.items():
         parser.add_argument(f"--{option}", default=default)
-    return parser.parse_known_args(arguments)[0]
+    parser.add_argument("--scheduler")
+    for option in ("workers", "slurm"):
+        parser.add_argument(f"--{option}", type=int)
+    known = parser.parse_known_args(arguments)[0]
+    for option, number, least in (("workers", known.workers, 0), ("slurm", known.slurm, 1)):
+        if number is not None and number < least:
+            sys.exit(f"--{option}: received {number}, expected at least {least}")
+    if sum(one is not None for one in (known.workers, known.scheduler, known.slurm)) > 1:
+        sys.exit("--workers, --scheduler and --slurm: give one of them")
+    return known
 
 
-def _settings(name: str, arguments: Sequence[str]) -> Settings:
-    known = _known(arguments)
+def _settings(name: str, known: argparse.Namespace) -> Settings:
     # Quick presets compile more than they compute.
     dtype = known.dtype or catalogue.dtype_of(name)
     return Settings(known.device, dtype, optimize=known.preset != "quick")
 
 
 @contextlib.contextmanager
-def _pool(command: Command, settings: Settings, console: Console):
+def _pool(known: argparse.Namespace, settings: Settings, console: Console):
     """Start, or find, what computes."""
-    number = command.workers
+    number = known.workers
     if number is None:
         gpus = len(environment.visible_gpus())
         number = gpus if settings.device == "gpu" else environment.num_cores()
-    if command.scheduler is not None:
-        chosen = workers.joined(settings, command.scheduler)
-    elif command.slurm is not None:
-        chosen = workers.slurm(settings, command.slurm)
+    if known.scheduler is not None:
+        chosen = workers.joined(settings, known.scheduler)
+    elif known.slurm is not None:
+        chosen = workers.slurm(settings, known.slurm)
     elif number == 0:
         chosen = contextlib.nullcontext(workers.Here())
     else:

@@ -1,7 +1,6 @@
 """What NumPy, JAX and XLA read from the environment when they are imported: set before that."""
 
 import os
-import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,13 +100,3 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def stop_in_order() -> None:
-    """Take the end of the session and a wish to terminate as Ctrl-C."""
-    # Also where a shell lets its background processes ignore Ctrl-C: experiments would inherit
-    # that, and could not be told to stop.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as by nohup
-        signal.signal(signal.SIGHUP, signal.default_int_handler)

@@ -14,7 +14,8 @@ from experiments.runner import chunks, results
 from experiments.runner.chunks import Chunk
 from experiments.runner.display import Display, duration
 from experiments.runner.experiment import Experiment
-from experiments.runner.store import ChunkStore, StoppedError, explained
+from experiments.runner.stopping import StoppedError
+from experiments.runner.store import ChunkStore, explained
 from experiments.runner.workers import Pool
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import catalogue
-from experiments.runner import environment, results
+from experiments.runner import environment, results, stopping
 from experiments.runner.display import duration
 
 MADE = "made"
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.preset == "quick" and options.device == "cpu" and workers is None:
         # They mostly compile, and each process of an experiment compiles the same.
         at_once, workers = min(environment.num_cores(), MOST_AT_ONCE), 0
-    environment.stop_in_order()
+    stopping.stop_in_order()
     return run(options, workers, at_once=at_once, console=Console())
 
 

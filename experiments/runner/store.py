@@ -13,10 +13,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.runner import results
-
-
-class StoppedError(Exception):
-    """A run cannot go on. The message says why and what to do. What was saved stays."""
+from experiments.runner.stopping import StoppedError
 
 
 class ChunkStore:

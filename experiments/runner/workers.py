@@ -4,6 +4,7 @@ Dask finds workers that join late, and gives the chunk of one that died to anoth
 """
 
 import contextlib
+import importlib
 import logging
 import pickle
 import threading
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from experiments.runner import environment
 from experiments.runner.environment import Settings
-from experiments.runner.store import StoppedError
+from experiments.runner.stopping import StoppedError
 
 TOPIC = "jacobian_rnn"  # of what workers say of their progress
 GLANCE = 0.5  # seconds between looks at which workers there are
@@ -104,6 +105,10 @@ class Cluster:
         """Tell whether any worker is there now."""
         return bool(self.client.nthreads())
 
+    def import_everywhere(self, module: str) -> None:
+        """Let every worker that is there import a module, and do not wait for it."""
+        self.client.run(_import, self.settings, module, wait=False)
+
     def call(self, work, report):
         """Compute one thing on any worker and wait for it."""
         del report
@@ -173,14 +178,23 @@ def _error_of(future):
     return future.exception()
 
 
+async def _import(settings: Settings, module: str, dask_worker: Any) -> None:
+    _settle(settings, dask_worker)
+    importlib.import_module(module)
+
+
+def _settle(settings: Settings, worker: Any) -> None:
+    """Set the environment of a worker of Dask. A number for its name chooses its GPU."""
+    environment.settle(settings, gpu=worker.name if isinstance(worker.name, int) else 0)
+
+
 def _in_worker(settings: Settings, name: str, work: bytes) -> Any:
     """Compute one thing in a worker of Dask."""
     import dask.config as dask_config
     from distributed import get_worker
 
     worker = get_worker()
-    number = worker.name if isinstance(worker.name, int) else 0
-    environment.settle(settings, gpu=number)
+    _settle(settings, worker)
     try:
         # Else xarray would ask the scheduler for a lock whenever it writes a file.
         with dask_config.set(scheduler="synchronous"):

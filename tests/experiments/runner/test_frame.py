@@ -11,7 +11,8 @@ from rich.console import Console
 
 from experiments.runner import chunks, frame, results, workers
 from experiments.runner.environment import Settings
-from experiments.runner.store import ChunkStore, StoppedError
+from experiments.runner.stopping import StoppedError
+from experiments.runner.store import ChunkStore
 from tests.experiments.runner import toy_networks, toy_units
 from tests.experiments.runner.toy_networks import Unit
 

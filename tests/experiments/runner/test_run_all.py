@@ -87,7 +87,7 @@ STOPPED = """
 import sys
 from rich.console import Console
 from experiments import catalogue
-from experiments.runner import environment, run_all
+from experiments.runner import run_all, stopping
 child = f'''
 import sys, tempfile, time
 try:
@@ -100,7 +100,7 @@ except KeyboardInterrupt:
 '''
 catalogue.EXPERIMENTS = dict.fromkeys(("first", "second", "third"), catalogue.Experiment("", ""))
 run_all._command = lambda name, *_: [sys.executable, "-c", child]
-environment.stop_in_order()
+stopping.stop_in_order()
 options = run_all.Options("quick")
 sys.exit(run_all.run(options, None, at_once=int(sys.argv[1]), console=Console()))
 """

@@ -6,7 +6,8 @@ import pytest
 import xarray as xr
 
 from experiments.runner import results
-from experiments.runner.store import ChunkStore, StoppedError, checksum
+from experiments.runner.stopping import StoppedError
+from experiments.runner.store import ChunkStore, checksum
 
 CHUNK = xr.Dataset({"a": ("network", np.array([0.1, np.nan, -0.0])), "b": ("network", [1, 2, 3])})
 
