@@ -10,7 +10,6 @@ import xarray as xr
 from rich.console import Console
 
 import jacobian_rnn as jrnn
-from experiments import results
 from experiments.benchmarks import (
     accuracy,
     dense_jacobians,
@@ -22,7 +21,9 @@ from experiments.benchmarks import (
 from experiments.benchmarks.__main__ import CAPTIONS, GPU_NOTE, WIDTH, tables_of
 from experiments.benchmarks.timing import Row, as_dataset, compare, timed_row
 from experiments.benchmarks.workloads import ChainCase, Sizes
+from experiments.runner import results
 from paper_figures import benchmarks as figure
+from tests.experiments.runner.toy_units import MADE_WITH
 
 TINY = Sizes(
     repeats=2,
@@ -189,7 +190,7 @@ def test_tables_and_figure_show_every_row_and_survive_a_round_trip(tmp_path):
     row = row._replace(seconds=1.0, ratio=1.0, error=float("inf"), log_range=123.4)
     rows += [row, row._replace(name=accuracy.ONE_PASS, error=1e-12, own_error=1e-11)]
     rows += [Row("W4 batch", "batch", "product_of", 8, 4, 10, 32, seconds=0.5, ratio=1.0)]
-    rows.append(Row("sweep", "overhead", sweeps.ENGINE, 24, 0, 100, 48, seconds=30.0, ratio=0.97))
+    rows.append(Row("sweep", "overhead", sweeps.FRAME, 24, 0, 100, 48, seconds=30.0, ratio=0.97))
     rows.append(Row("gpu", "all groups", "every row", 0, 0, 0, note=GPU_NOTE))
     dataset = as_dataset(rows).assign_attrs(dtype="float64")
     dataset = results.read(results.write(dataset, tmp_path / "tiny-float64.nc"))
@@ -209,14 +210,14 @@ def test_every_preset_lists_its_cases_under_different_names():
 
 
 @pytest.mark.parametrize(("other", "error"), [(1.0, 0.0), (1.0 + 1e-15, np.nan)])
-def test_devices_that_differ_in_a_bit_are_not_reported_as_the_same(monkeypatch, other, error):
-    def run(_, cores, *, num_devices=1, num_processes=1):
-        assert max(num_devices, num_processes) == len(cores)
-        return xr.Dataset({"skill": ("network", [1.0 if len(cores) == 1 else other])})
+def test_workers_that_differ_in_a_bit_are_not_reported_as_the_same(monkeypatch, other, error):
+    def run(_, cores, *, num_workers):
+        assert num_workers == len(cores)
+        return xr.Dataset({"skill": ("network", [1.0 if num_workers == 1 else other])})
 
     monkeypatch.setattr(sweeps, "_by_command_line", run)
     monkeypatch.setattr(sweeps.os, "sched_getaffinity", lambda _: {2, 5}, raising=False)
     monkeypatch.setattr(sweeps.os, "sched_setaffinity", None, raising=False)
-    rows = sweeps.devices(TINY)
-    assert [row.name for row in rows] == ["one core", "two devices", "two processes"]
-    np.testing.assert_equal([row.error for row in rows], [0.0, error, error])
+    rows = sweeps.by_workers(TINY)
+    assert [row.name for row in rows] == ["one worker on one core", "two workers"]
+    np.testing.assert_equal([row.error for row in rows], [0.0, error])

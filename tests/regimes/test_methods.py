@@ -180,7 +180,7 @@ def test_dead_units_leave_the_growth_of_the_others_known(dtype, bias):
     xs, carry = jnp.asarray(normal(0, (3, 60, 3)), dtype), jnp.zeros(8, dtype)
     variables = random_variables(cell, carry, xs[0, 0])
     # Four units take their candidate, which is saturated, at every step.
-    for layer, of_dead in (("iz", -bias), ("in", 100.0)):
+    for layer, of_dead in (("iz", -bias), ("in", 1000.0)):
         entries = variables["params"][layer]
         entries["bias"] = entries["bias"].at[:4].set(of_dead)
     network = from_linen(cell, variables)
