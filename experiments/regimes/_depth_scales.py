@@ -27,7 +27,7 @@ NAMES = {
     "settled": ("whether that theory's population had settled", "1"),
     "time_constant": ("time constant of the gate that keeps the state", "steps"),
     "depth_scale": ("depth scale", "steps"),
-    "correlation": ("Spearman correlation of mean skill with scale/T", "1"),
+    "correlation": ("Spearman correlation of the share that learned with scale/T", "1"),
     "beyond": ("that correlation minus the one with 1/T", "1"),
     "multiple": ("k: half of the networks learn at T = k times the scale", "1"),
     "kept_lead": ("correlation with the kept weights' ξ/T minus with the fresh ones'", "1"),
@@ -76,14 +76,19 @@ def depth(rate: Any) -> Any:
     return 1 / (2 * np.abs(rate))
 
 
-def rank_correlation(skill: np.ndarray, scale: np.ndarray, horizons: np.ndarray) -> float:
-    """Return Spearman's correlation of mean skill with scale/T over the points of a map.
+def rank_correlation(learned: np.ndarray, scale: np.ndarray, horizons: np.ndarray) -> float:
+    """Return Spearman's correlation of the share that learned with scale/T over all points.
 
-    Where many points are learned perfectly, or not at all, their ranks say little, and the
-    correlation stays below one however sharp the edge between them is. It is NaN if the scale is.
+    Where all networks of many points learn, or none, there are ties, and the correlation stays
+    below one however sharp the edge between them is. It is NaN if the scale is.
+
+    Args:
+        learned: which networks learned, `(columns, horizons, seeds)`.
+        scale: of each column, in steps.
+        horizons: T.
     """
     x = rankdata(scale[:, None] / horizons)
-    y = rankdata(skill.mean(axis=2))
+    y = rankdata(learned.mean(axis=2))
     told = np.isfinite(scale).all() and np.ptp(x) and np.ptp(y)
     return float(np.corrcoef(x, y)[0, 1]) if told else np.nan
 
@@ -149,11 +154,11 @@ def compared(dataset: xr.Dataset, *, learned_above: float, num_resamples: int) -
 
     def of_scales(one):
         """Return correlation, what it is beyond that of the horizon, and multiple of each scale."""
-        alone = rank_correlation(one.skill, np.ones(len(one.skill)), one.horizons)
         learned = one.skill >= learned_above
+        alone = rank_correlation(learned, np.ones(len(learned)), one.horizons)
         by_scale = [
             (
-                correlation := rank_correlation(one.skill, scale, one.horizons),
+                correlation := rank_correlation(learned, scale, one.horizons),
                 correlation - alone,
                 fitted_multiple(learned, scale, one.horizons),
             )
@@ -216,7 +221,7 @@ def lines(dataset: xr.Dataset) -> list[str]:
         for scale in of_cell["scale"].to_numpy()[of_cell["depth_scale"].notnull().any("column")]:
             one = of_cell.sel(scale=scale)
             written.append(
-                f"{cell}, {MEANINGS[str(scale)]}: Spearman correlation of skill with scale/T "
+                f"{cell}, {MEANINGS[str(scale)]}: Spearman correlation of success with scale/T "
                 f"{_said(one, 'correlation')}, minus that with 1/T {_said(one, 'beyond')}; half of "
                 f"the networks learn at T = k scale, k = {_said(one, 'multiple')}"
             )

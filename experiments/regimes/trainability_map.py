@@ -319,17 +319,17 @@ def show(dataset: xr.Dataset, console: Console) -> None:
         scales = one["scale"].to_numpy().tolist()
         table = Table(
             pad_edge=False,
-            title=f"{cell}: mean held-out skill of {one.sizes['seed']} networks, by horizon",
+            title=f"{cell}: mean held-out skill of {one.sizes['seed']} networks, by horizon T",
             caption="Scales: in steps, " + ", ".join(depth_scales.MEANINGS[s] for s in scales),
         )
         horizons = one["horizon"].to_numpy()
-        for column in ("value", *scales, *(f"T={horizon}" for horizon in horizons)):
+        for column in ("value", *scales, *map(str, horizons)):
             table.add_column(column, justify="right", no_wrap=True)
         for index in range(one.sizes["column"]):
             at = one.isel(column=index)
             table.add_row(
                 f"{float(at['value']):.3g}",
-                *(f"{float(steps):.3g}" for steps in at["depth_scale"]),
+                *(f"{float(steps):.{2 if steps < 10 else 0}f}" for steps in at["depth_scale"]),
                 *(f"{float(skill):.2f}" for skill in at["skill"].mean("seed")),
             )
         console.print(table)

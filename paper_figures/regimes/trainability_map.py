@@ -22,8 +22,8 @@ COLUMNS = {
 }
 # The lines, each with a style of its own, stand out from the colour map by a white edge.
 LINES: dict[str, tuple[str, Any, str, str]] = {
-    FRESH: (style.VERMILION, "-", "k times ξ, theory with fresh weights", "ξ, fresh\nweights"),
-    KEPT: (style.BLACK, "--", "k times ξ, measured, weights kept", "ξ, weights\nkept"),
+    FRESH: (style.VERMILION, "-", "k times ξ, theory with fresh weights", "ξ fresh"),
+    KEPT: (style.BLACK, "--", "k times ξ, measured, weights kept", "ξ kept"),
     GATE: (style.BLUE, (0, (1, 1)), "k times the gate's time constant τ", "gate's τ"),
 }
 RULE = 6.0  # Schoenholz et al. 2017: trainable up to about six depth scales
@@ -47,7 +47,6 @@ def draw(dataset: xr.Dataset) -> Figure:
     for place, cell in enumerate(cells):
         axes = figure.add_subplot(grid[divmod(place, 2)])
         mesh = _draw_map(axes, dataset.sel(cell=cell))
-        axes.set_title(class_name(cell))
         axes.set_xlabel(COLUMNS[cell])
         if place % 2 == 0:
             axes.set_ylabel("horizon T (steps)")
@@ -99,16 +98,16 @@ def _draw_map(axes, one):
         axes.plot(values, steps, color="white", linewidth=3.2, zorder=2)
         axes.plot(values, steps, color=colour, linestyle=line, linewidth=1.6, zorder=2.5)
         low, high = one["multiple_interval"].sel(scale=scale).to_numpy()
-        said.append(f"{short.replace(chr(10), ' ')}: k = {multiple:.2g} [{low:.2g}, {high:.2g}]")
+        said.append(f"{short}: {multiple:.2g} [{low:.2g}, {high:.2g}]")
+    axes.set_title(class_name(str(one["cell"].item())), pad=24)
     axes.text(
-        0.03,
-        0.97,
-        "\n".join(said),
+        0.5,
+        1.02,
+        f"k for {', '.join(said[:2])}\n{', '.join(said[2:])}" if said else "",
         transform=axes.transAxes,
-        va="top",
+        ha="center",
         fontsize=6.5,
-        bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5},
-        zorder=4,
+        linespacing=1.3,
     )
     axes.set_yscale("log")
     axes.set_xlim(x[0], x[-1])
@@ -147,13 +146,13 @@ def _draw_ratios(axes, dataset):
     axes.axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
     axes.set_xscale("log")
     axes.set_ylim(-0.15, 1.15)
-    axes.set_xlabel("T / ξ, theory with fresh weights")
+    axes.set_xlabel("T / ξ, fresh weights")
     axes.set_ylabel("mean held-out skill")
     axes.set_title("all points of the maps")
 
 
 def _draw_correlations(axes, dataset):
-    """Draw how much more the scales of each cell tell of its skill than the horizon does."""
+    """Draw how much more the scales of each cell tell of its success than the horizon does."""
     cells = dataset["cell"].to_numpy()
     for place, cell in enumerate(cells):
         look, one = style.CELLS[cell], dataset.sel(cell=cell)
@@ -173,8 +172,8 @@ def _draw_correlations(axes, dataset):
     axes.axhline(0, color="0.3", linestyle=":", linewidth=1.1, zorder=0)
     axes.set_xticks(range(len(SCALES)), [LINES[scale][3] for scale in SCALES])
     axes.set_xlim(-0.5, len(SCALES) - 0.5)
-    axes.set_ylabel("correlation with scale/T\nminus that with 1/T (Spearman)")
-    axes.set_title("what scales tell of skill")
+    axes.set_ylabel("correlation of success with\nscale/T minus that with 1/T")
+    axes.set_title("what scales tell of success")
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
@@ -194,8 +193,8 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
                 f"The {what} tells more of how long a task a {class_name(cell)} can be trained on "
                 "than the task's length by itself",
                 source,
-                f"Spearman correlation of mean skill with {symbol}/T minus that with 1/T, over "
-                f"{num_points} points",
+                f"Spearman correlation of the share that learned with {symbol}/T minus that with "
+                f"1/T, over {num_points} points",
                 "at least",
                 0,
                 0,
@@ -212,8 +211,8 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
                     f"λ₁ with the weights that a {class_name(cell)} keeps tells as much of how "
                     "well networks can be trained as theory with fresh weights",
                     "this package",
-                    "Spearman correlation of mean skill with ξ/T, ξ measured with kept weights "
-                    f"minus ξ in theory with fresh ones, over {num_points} points",
+                    "Spearman correlation of the share that learned with ξ/T, ξ measured with kept "
+                    f"weights minus ξ in theory with fresh ones, over {num_points} points",
                     "within",
                     0,
                     ALIKE,
@@ -241,13 +240,13 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             )
         )
     made += [_rule(dataset.sel(cell=cell), cell) for cell in cells if cell in (PLAIN, MINIMAL)]
+    made += [_reach(dataset.sel(cell=cell), cell) for cell in cells if cell in (GRU, LSTM)]
     if LSTM in cells:
         made.append(_bias_of_one(dataset.sel(cell=LSTM)))
     return made
 
 
 def _rule(one, cell):
-    at = one.sel(scale=FRESH)
     return Claim(
         f"A {class_name(cell)} can be trained over about six depth scales",
         "Schoenholz et al. 2017",
@@ -256,9 +255,27 @@ def _rule(one, cell):
         "within",
         float(np.log(RULE)),
         float(np.log(2)),
-        float(np.log(at["multiple"])),
-        standard_error(*np.log(at["multiple_interval"].to_numpy()).tolist()),
+        *_log_multiple(one, FRESH),
     )
+
+
+def _reach(one, cell):
+    return Claim(
+        f"A {class_name(cell)} learns tasks as long as the time constant of its gate",
+        TALLEC,
+        "log of k, where half of the networks learn at T = k τ",
+        "at least",
+        0,
+        0,
+        *_log_multiple(one, GATE),
+    )
+
+
+def _log_multiple(one, scale):
+    """Return log k and its standard error."""
+    at = one.sel(scale=scale)
+    low, high = np.log(at["multiple_interval"].to_numpy())
+    return float(np.log(at["multiple"])), standard_error(low, high)
 
 
 def _bias_of_one(one):

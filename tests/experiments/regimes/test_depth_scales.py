@@ -45,10 +45,10 @@ def test_nothing_is_said_of_a_scale_that_is_not_known():
 
 
 def test_the_correlation_is_spearmans_over_the_points_of_a_map():
-    skill = np.random.default_rng(0).normal(size=(5, 5, 3))
+    learned = np.random.default_rng(0).uniform(size=(5, 5, 3)) < 0.5
     x = [SCALE[i] / HORIZONS[j] for i in range(5) for j in range(5)]
-    y = [skill[i, j].sum() for i in range(5) for j in range(5)]
-    found = depth_scales.rank_correlation(skill, SCALE, HORIZONS)
+    y = [learned[i, j].sum() for i in range(5) for j in range(5)]
+    found = depth_scales.rank_correlation(learned, SCALE, HORIZONS)
     np.testing.assert_allclose(found, spearmanr(x, y).statistic, rtol=1e-12)
 
 

@@ -207,11 +207,11 @@ def constructed(*, as_said):
 @pytest.mark.slow
 def test_claims_hold_where_networks_learn_as_theory_says_and_fail_elsewhere():
     made = figure.claims(constructed(as_said=True))
-    assert [claim.verdict for claim in made] == ["holds"] * 10
+    assert [claim.verdict for claim in made] == ["holds"] * 12
     np.testing.assert_allclose([claim.measured for claim in made[7:9]], np.log(6), atol=0.2)
 
     made = figure.claims(constructed(as_said=False))
-    assert [claim.verdict for claim in made] == ["fails"] * 10
+    assert [claim.verdict for claim in made] == ["fails"] * 12
     # The plain networks' bands are wider here.
     assert made[6].measured < -0.5
 
@@ -240,7 +240,7 @@ def test_the_figure_lays_multiples_of_the_scales_over_the_skill(tmp_path):
     x, y = map(np.asarray, by_title["all points of the maps"].lines[0].get_data())
     np.testing.assert_allclose(x[0], 2 / (2 * 0.5**2))
     np.testing.assert_allclose(y[0], dataset["skill"][0, 0, 0].mean())
-    bars = by_title["what scales tell of skill"].containers[3]
+    bars = by_title["what scales tell of success"].containers[3]
     np.testing.assert_allclose(bars.lines[0].get_ydata(), one["beyond"])
     drawing.savefig(tmp_path / "figure.png")
     plt.close(drawing)
@@ -252,6 +252,6 @@ def test_the_map_is_printed():
     dataset = constructed(as_said=True)
     experiment.show(dataset, Console(file=text, width=100))
     rows = [[part.strip() for part in line.split("│")] for line in text.getvalue().splitlines()]
-    (row,) = (row for row in rows if row[1:3] == ["2", "8"])  # σ_w, and ξ
+    (row,) = (row for row in rows if row[1:3] == ["2", "8.00"])  # σ_w, and ξ
     assert f"{float(dataset['skill'].isel(cell=0, column=4, horizon=2).mean()):.2f}" in row
     assert "…" not in text.getvalue()
