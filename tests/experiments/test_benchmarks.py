@@ -23,7 +23,6 @@ from experiments.benchmarks.timing import Row, as_dataset, compare, timed_row
 from experiments.benchmarks.workloads import ChainCase, Sizes
 from experiments.runner import results
 from paper_figures import benchmarks as figure
-from tests.experiments.runner.toy_units import MADE_WITH
 
 TINY = Sizes(
     repeats=2,

@@ -3,7 +3,6 @@ import math
 
 import numpy as np
 import pytest
-import xarray as xr
 
 from paper_figures import claims
 from paper_figures.claims import Claim
