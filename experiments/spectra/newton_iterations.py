@@ -55,7 +55,7 @@ class Newton:
     gains: Range = (0.5, 3.35)
     num_gains: Annotated[int, Ge(2)] = 20
     width: Count = 32
-    num_networks: Annotated[int, Ge(2)] = 8
+    num_networks: Annotated[int, Ge(2)] = 16
     lengths: Axis[Count] = (100, 300)
     tolerance: Positive = 1e-10
     num_warmup: Count = 1000

@@ -57,7 +57,7 @@ class GaussianProducts:
     num_factors: Count = 1024
     bias_width: Count = 4
     bias_lengths: Axis[Count] = (1, 2, 5, 10, 20, 50, 100)
-    num_bias_chains: Count = 1000
+    num_bias_chains: Count = 4000
     seed: Seed = 0
     dtype: Dtype = "float64"
 

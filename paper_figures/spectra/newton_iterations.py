@@ -119,6 +119,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             0.25,
             fraction,
             fraction_error,
+            reason=_of_chaos(chaotic, dataset["exponent"]),
         ),
         Claim(
             f"Iterations begin to rise, above {FEW}, before λ₁ is positive",
@@ -161,6 +162,19 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             )
         )
     return made
+
+
+def _of_chaos(fraction, exponent):
+    """Say how the fraction of T goes with λ₁ in chaotic networks."""
+    if fraction.isnull().all():
+        return ""
+    chaotic = exponent.where(fraction.notnull())
+    ends = [fraction.isel(chaotic.argmin(...)), fraction.isel(chaotic.argmax(...))]
+    low, high = (f"{float(end):.2f} T" for end in ends)
+    return (
+        f"The number goes with λ₁: it is {low} at the smallest, {float(chaotic.min()):.2f}, and "
+        f"{high} at the largest, {float(chaotic.max()):.2f}."
+    )
 
 
 def _mean(of_networks):
