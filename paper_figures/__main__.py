@@ -46,7 +46,7 @@ def main(
         dtype: of the experiment whose results are drawn; by default that of the experiment.
         file: result file of the one figure that is named, for results of no preset.
         gallery: also write what is committed: the pictures of paper_figures/gallery/ and, of all
-            figures together, docs/claims.md.
+            figures of the default presets together, docs/claims.md.
     """
     if file is not None and len(names) != 1:
         sys.exit(f"--file: received {len(names)} names of figures, expected one")
@@ -81,7 +81,7 @@ def main(
     heading = f"Claims, preset {preset}" if file is None else f"Claims, {file}"
     stem = OUT / (f"claims{suffix}" if file is None else f"claims-{names[0]}{suffix}")
     claims.write(made, stem, heading)
-    if gallery and not names:
+    if gallery and label == "default" and set(made) >= set(PLACES):
         claims.write_table(made, PAGE, heading)
     print(f"\nclaims, in full in paper_figures/out/{stem.name}.md and .json")
     print(*claims.lines(made), sep="\n")
@@ -136,7 +136,10 @@ def drawn(
 
 if __name__ == "__main__":
     try:
-        tyro.cli(main, prog="python -m paper_figures")
+        try:
+            tyro.cli(main, prog="python -m paper_figures")
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:  # as by `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + 13)

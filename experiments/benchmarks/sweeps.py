@@ -190,7 +190,7 @@ def _by_command_line(config, cores, *, num_workers) -> xr.Dataset:
 
 
 def _result(folder):
-    (path,) = folder.glob("*.nc")
+    (path,) = folder.glob("*/*.nc")
     return results.read(path)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.runner.experiment import Experiment, Networks, Report, networks_of
+from experiments.runner.stopping import RefusedError, StoppedError
 from experiments.runner.store import ChunkStore
 
 MEMORY_SHARE = 0.6  # of a device's memory, at most, for one chunk
@@ -84,10 +85,18 @@ def origin() -> dict[str, str]:
     """Say what decides the last bits of numbers that this process computes.
 
     Another release, device, processor or compiler option rounds otherwise.
+
+    Raises:
+        StoppedError: there is no device of the kind that was asked for.
     """
     versions = {name: importlib.metadata.version(name) for name in NUMERIC_PACKAGES}
     options = {name: os.environ.get(name, "") for name in COMPILER_OPTIONS}
-    device = str(jax.devices()[0].device_kind)
+    try:
+        device = str(jax.devices()[0].device_kind)
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX has no plugin for it
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        msg = f"JAX finds no device here ({wanted}): {error}; a GPU needs jacobian_rnn[cuda]"
+        raise StoppedError(msg) from error
     return {"device": device, "machine": platform.machine(), **versions, **options}
 
 
@@ -112,14 +121,14 @@ def compute(
         report: is told what is being done.
 
     Raises:
-        RuntimeError: numbers of this process would be rounded otherwise than the others.
+        RefusedError: numbers of this process would be rounded otherwise than the others.
         StoppedError: the chunk cannot be saved.
     """
     if (own := origin()) != made_with:
         off = [f"{key} {own[key]!r} instead of {made_with[key]!r}" for key in own
                if own[key] != made_with.get(key)]  # fmt: skip
         msg = f"a worker would round otherwise than the first one: {', '.join(off)}"
-        raise RuntimeError(msg)
+        raise RefusedError(msg)
     report("starting", 0.0)
     experiment: Any = importlib.import_module(module)
     if chunk.size is None:

@@ -48,7 +48,7 @@ class Command(Generic[Config]):
         scheduler: of a running Dask cluster, `tcp://HOST:PORT`, whose workers do the work. They
             need the files of this project and a `--folder` that all share.
         slurm: jobs that Slurm starts to do the work, as dask-jobqueue is configured.
-        folder: of chunks and results; results/NAME by default.
+        folder: in place of results; chunks and result go into NAME below it.
     """
 
     config: tyro.conf.OmitArgPrefixes[Config]
@@ -91,9 +91,12 @@ def _run_one(name: str, arguments: Sequence[str]) -> int:
         parse(name, arguments)
     console = Console()
     stopping.stop_in_order()
-    # The environment is set, which JAX and NumPy read when they are imported. That takes as long as
-    # starting workers, so both go side by side.
-    threading.Thread(target=catalogue.module_of, args=(name,), daemon=True).start()
+    if known.scheduler is None and known.slurm is None:
+        # The environment is set, which JAX and NumPy read when they are imported. That takes as
+        # long as starting workers, so both go side by side.
+        threading.Thread(target=catalogue.module_of, args=(name,), daemon=True).start()
+    else:
+        parse(name, arguments)  # before anything is started elsewhere
     try:
         with _pool(known, settings, console) as pool:
             from experiments.runner import frame
@@ -148,7 +151,9 @@ def _explained(error: Any) -> str:
 
 def _known(arguments: Sequence[str]) -> argparse.Namespace:
     """Read what has to be known before the options of an experiment are, and check it."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "python -m experiments NAME", add_help=False, allow_abbrev=False
+    )
     for option, default in {"preset": "default", "device": "cpu", "dtype": None}.items():
         parser.add_argument(f"--{option}", default=default)
     parser.add_argument("--scheduler")
@@ -175,7 +180,7 @@ def _pool(known: argparse.Namespace, settings: Settings, console: Console):
     number = known.workers
     if number is None:
         gpus = len(environment.visible_gpus())
-        number = gpus if settings.device == "gpu" else environment.num_cores()
+        number = max(gpus, 1) if settings.device == "gpu" else environment.num_cores()
     if known.scheduler is not None:
         chosen = workers.joined(settings, known.scheduler)
     elif known.slurm is not None:

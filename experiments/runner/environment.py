@@ -1,6 +1,7 @@
 """What NumPy, JAX and XLA read from the environment when they are imported: set before that."""
 
 import os
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ class Settings(NamedTuple):
 
 
 _settled: Settings | None = None
+_LOCK = threading.Lock()  # workers settle in two threads
 
 
 def settle(settings: Settings, *, gpu: int | None = None) -> None:
@@ -47,13 +49,17 @@ def settle(settings: Settings, *, gpu: int | None = None) -> None:
     Raises:
         RuntimeError: this process was settled otherwise before.
     """
+    with _LOCK:
+        _settle(settings, gpu)
+
+
+def _settle(settings, gpu):
     global _settled
     if _settled not in (None, settings):
-        msg = f"this process computes with {_settled}, and now received {settings}: start another"
+        msg = f"it computed with {_settled} before, and cannot change to {settings}: restart it"
         raise RuntimeError(msg)
     if _settled == settings:
         return
-    _settled = settings
     use_one_thread()
     compile_fast(optimize=settings.optimize)
     os.environ["JAX_PLATFORMS"] = "cuda" if settings.device == "gpu" else "cpu"
@@ -61,9 +67,9 @@ def settle(settings: Settings, *, gpu: int | None = None) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jacobian_rnn"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", WORTH_KEEPING)
-    if gpu is not None and settings.device == "gpu":
-        visible = visible_gpus()
+    if gpu is not None and settings.device == "gpu" and (visible := visible_gpus()):
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[gpu % len(visible)]
+    _settled = settings
 
 
 def use_one_thread() -> None:

@@ -73,7 +73,7 @@ class Networks(NamedTuple):
 
 
 class Experiment(Protocol):
-    """What every module of an experiment has. See also `networks_of` and `check_of`."""
+    """What every module of an experiment has. See also `networks_of`."""
 
     __name__: str
     PRESETS: Mapping[str, Any]

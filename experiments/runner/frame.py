@@ -10,6 +10,7 @@ from typing import Any
 import xarray as xr
 from rich.console import Console
 
+from experiments import catalogue
 from experiments.runner import chunks, results
 from experiments.runner.chunks import Chunk
 from experiments.runner.display import Display, duration
@@ -36,16 +37,16 @@ def run(
         config: its configuration.
         pool: what computes.
         console: where progress and results are shown.
-        folder: of chunks and result, in place of `results/NAME`.
+        folder: in place of `results`. Chunks and result go into `NAME` below it.
 
     Raises:
         StoppedError: the experiment is running already, or cannot be saved.
     """
     started = time.perf_counter()
     name = experiment.__name__.rpartition(".")[2]
-    folder = folder or results.directory(name)
+    folder = (folder / name if folder else results.directory(name)).absolute()
     label = results.name_of(config, experiment.PRESETS)
-    made_with = pool.call(_origin, print)
+    made_with = pool.call(_origin, _silent)
     fingerprint = results.fingerprint(config, made_with)
     store = ChunkStore(folder / "chunks" / fingerprint, fingerprint)
     with store.locked():
@@ -64,13 +65,17 @@ def run(
     experiment.show(dataset, console)
     if failures:
         _tell_failures(failures, "units with a failed chunk are missing from the result", console)
-    _say_last(name, path, seconds, label, console)
+    _say_last(name, path, seconds, label, config.dtype, console)
     return len(failures)
 
 
 def _origin(report):
     del report
     return chunks.origin()
+
+
+def _silent(what, fraction):
+    del what, fraction
 
 
 def _with_chunk_size(experiment, config, pool, store, console):
@@ -81,7 +86,7 @@ def _with_chunk_size(experiment, config, pool, store, console):
     if not size:
         console.print("choosing the size of chunks by measurement", highlight=False)
         measure = partial(chunks.measure_chunk_size, experiment.__name__, config, pool.num_workers)
-        size, measured = pool.call(measure, print)
+        size, measured = pool.call(measure, _silent)
     if planned is None:
         store.write_plan({"chunk_size": size, "seconds_of_pilot": measured})
     return dataclasses.replace(config, chunk_size=size)
@@ -99,16 +104,13 @@ def _computed(
     """Compute the chunks that are not saved, and return every unit's dataset and every failure."""
 
     def load(chunk_name: str) -> xr.Dataset | None:
-        return store.load(chunk_name, partial(console.print, highlight=False))
+        return store.load(chunk_name, partial(_tell, console))
 
     saved = {chunk.name: dataset for chunk in planned if (dataset := load(chunk.name)) is not None}
     waiting = [chunk for chunk in planned if chunk.name not in saved]
     already = f", {len(saved)} of them done already" if saved else ""
-    console.print(
-        f"{len(planned)} chunks{already}; {pool.num_workers} at a time; kept in {store.folder}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    at_a_time = f"{pool.num_workers} at a time"
+    _tell(console, f"{len(planned)} chunks{already}; {at_a_time}; kept in {store.folder}")
     visited: dict[str, set[Any]] = {}
     failures: dict[str, str] = {}
 
@@ -135,6 +137,12 @@ def _computed(
             said = None if error is None else _in_one_line(error)
             if said is not None:
                 failures[chunk_name] = said
+            elif not store.has(chunk_name):
+                msg = (
+                    f"{chunk_name} was computed, but is not in {store.folder}: workers of other "
+                    "machines need a --folder that all share"
+                )
+                raise StoppedError(msg)
             display.finish(chunk_name, said)
     saved |= {
         chunk.name: dataset
@@ -143,8 +151,8 @@ def _computed(
     }
     if lost := [c.name for c in planned if c.name not in saved and c.name not in failures]:
         msg = (
-            f"{', '.join(lost[:3])}: computed, but not in {store.folder}: give the same command "
-            "again; workers of other machines need a --folder that all share"
+            f"{', '.join(lost[:3])}: changed while the experiment ran: give the same command "
+            "again, which computes what is missing"
         )
         raise StoppedError(msg)
     return chunks.gather(planned, saved.get), failures
@@ -156,23 +164,24 @@ def _in_one_line(error):
 
 def _tell_failures(failures, consequence, console):
     for chunk_name, error in failures.items():
-        console.print(f"[red]{chunk_name} failed:[/] {error}", highlight=False, soft_wrap=True)
-    console.print(
+        _tell(console, f"{chunk_name} failed: {error}", style="red")
+    _tell(
+        console,
         f"{len(failures)} chunks failed; {consequence}; finished chunks are saved, and the same "
         "command tries the others again",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
-def _say_last(name, path, seconds, label, console):
+def _say_last(name, path, seconds, label, dtype, console):
     draw = f"python -m paper_figures {name}"
-    if label.startswith(results.CUSTOM):
+    if path != results.path_of(name, label, dtype) or label.startswith(results.CUSTOM):
         draw += f" --file {results.shown(path)}"
-    elif label != "default":
-        draw += f" --preset {label}"
-    console.print(
-        f"\n{duration(seconds)}; wrote {results.shown(path)}; `{draw}` draws it",
-        highlight=False,
-        soft_wrap=True,
-    )
+    else:
+        draw += "" if label == "default" else f" --preset {label}"
+        draw += "" if dtype == catalogue.dtype_of(name) else f" --dtype {dtype}"
+    _tell(console, f"\n{duration(seconds)}; wrote {results.shown(path)}; `{draw}` draws it")
+
+
+def _tell(console, said, **options):
+    """Print a line as it is, however long, whatever brackets it has."""
+    console.print(said, highlight=False, markup=False, soft_wrap=True, **options)

@@ -125,6 +125,8 @@ def made_by(path: Path) -> str:
     name = path.parent.name
     if name != catalogue.BENCHMARKS and name not in catalogue.EXPERIMENTS:
         return ""
+    if dtype not in ("float32", "float64"):
+        return ""
     if preset.startswith(CUSTOM):
         return f"`python -m experiments {name} …`, with the options that it was made with"
     return f"`{catalogue.command(name, preset, dtype)}`"

@@ -129,6 +129,7 @@ def run(options: Options, workers: int | None, *, at_once: int, console: Console
     failed = sum(one.outcome != MADE for one in finished)
     if failed < len(finished):
         option = "" if options.preset == "default" else f" --preset {options.preset}"
+        option += "" if options.dtype is None else f" --dtype {options.dtype}"
         console.print(f"draw the results with `python -m paper_figures{option}`")
     return min(failed, 1)
 

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ class ChunkStore:
                     "it ends, or stop it"
                 )
                 raise StoppedError(msg) from None
+            except OSError as error:
+                msg = f"{self.folder}: this file system has no locks ({error}); choose a --folder"
+                raise StoppedError(msg) from error
             for path in self.folder.glob("*.part"):
                 path.unlink(missing_ok=True)
             yield
@@ -57,6 +61,14 @@ class ChunkStore:
     def path(self, name: str) -> Path:
         """Return the file of a chunk."""
         return self.folder / f"{name}.nc"
+
+    def has(self, name: str) -> bool:
+        """Tell whether a chunk is there. What another machine wrote may be seen a second later."""
+        for _ in range(10):
+            if self.path(name).is_file():
+                return True
+            time.sleep(0.1)
+        return False
 
     def save(self, name: str, chunk: xr.Dataset) -> None:
         """Write a chunk, whole or not at all.
@@ -140,9 +152,6 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "the disk is full" if full else f"cannot write ({error})"
-        msg = (
-            f"{what}: {path}; nothing saved is lost: make room and give the same command again, "
-            "which goes on from there"
-        )
+        what = "the disk is full; make room" if full else f"cannot write ({error})"
+        msg = f"{path}: {what}; nothing saved is lost, and the same command goes on from there"
         raise StoppedError(msg) from error

@@ -7,13 +7,15 @@ import contextlib
 import importlib
 import logging
 import pickle
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from experiments.runner import environment
 from experiments.runner.environment import Settings
-from experiments.runner.stopping import StoppedError
+from experiments.runner.stopping import RefusedError, StoppedError
 
 TOPIC = "jacobian_rnn"  # of what workers say of their progress
 GLANCE = 0.5  # seconds between looks at which workers there are
@@ -99,15 +101,15 @@ class Cluster:
     @property
     def num_workers(self) -> int:
         """Count the threads of all workers that are there now, at least 1."""
-        return max(sum(self.client.nthreads().values()), 1)
+        return max(sum(self._threads().values()), 1)
 
     def has_workers(self) -> bool:
         """Tell whether any worker is there now."""
-        return bool(self.client.nthreads())
+        return bool(self._threads())
 
     def import_everywhere(self, module: str) -> None:
         """Let every worker that is there import a module, and do not wait for it."""
-        self.client.run(_import, self.settings, module, wait=False)
+        self.client.run(_import, self.settings, module, wait=False, on_error="ignore")
 
     def call(self, work, report):
         """Compute one thing on any worker and wait for it."""
@@ -115,33 +117,51 @@ class Cluster:
         future = self._submitted("", work)
         while not future.done():
             self._check()
-            with contextlib.suppress(TimeoutError):
-                future.result(timeout=GLANCE)
+            time.sleep(GLANCE / 10)
+        self._check()
+        if (error := _error_of(future)) is not None:
+            msg = f"no worker could begin: {type(error).__name__}: {error}"
+            raise StoppedError(msg)
         return future.result()
 
     def compute(self, take, display):
         """Keep every thread of every worker busy, those that join late too."""
         self.display = display
-        running: dict[Any, tuple[str, str]] = {}  # by future: name, worker that it was given to
+        running: dict[Any, tuple[str, Work, str]] = {}  # by future: name, work, who it was given to
+        returned: list[tuple[str, Work]] = []
+        refused: set[str] = set()
         ended = threading.Event()
+
+        def next_for(place):
+            return returned.pop() if returned else take(place)
+
         is_left = True
-        while is_left or running:
+        while is_left or running or returned:
             ended.clear()
-            places = [place for _, place in running.values()]
+            places = [place for *_, place in running.values()]
             for place, num_threads in self._threads().items():
-                for _ in range(num_threads - places.count(place)):
-                    taken = take(place) if is_left else None
+                for _ in range(0 if place in refused else num_threads - places.count(place)):
+                    taken = next_for(place) if is_left or returned else None
                     if taken is None:
                         is_left = False
                         break
-                    future = self._submitted(taken[0], taken[1], place)
-                    running[future] = taken[0], place
+                    future = self._submitted(*taken, place)
+                    running[future] = *taken, place
                     future.add_done_callback(lambda _: ended.set())
             ended.wait(GLANCE)
             self._check()
             for future in [future for future in running if future.done()]:
-                name, _ = running.pop(future)
-                yield name, _error_of(future)
+                name, work, _ = running.pop(future)
+                error = _error_of(future)
+                if isinstance(error, RefusedError):
+                    refused.add(error.place)
+                    returned.append((name, work))
+                    print(f"{error.place} gets no more work: {error}", file=sys.stderr)
+                    if refused >= set(self._threads()):
+                        msg = f"no worker is left that could go on: {error}"
+                        raise StoppedError(msg)
+                else:
+                    yield name, error
 
     def _submitted(self, name, work, place=None):
         # As bytes, because what is in it imports JAX, which the environment has to be set before.
@@ -185,7 +205,7 @@ async def _import(settings: Settings, module: str, dask_worker: Any) -> None:
 
 def _settle(settings: Settings, worker: Any) -> None:
     """Set the environment of a worker of Dask. A number for its name chooses its GPU."""
-    environment.settle(settings, gpu=worker.name if isinstance(worker.name, int) else 0)
+    environment.settle(settings, gpu=worker.name if isinstance(worker.name, int) else None)
 
 
 def _in_worker(settings: Settings, name: str, work: bytes) -> Any:
@@ -194,11 +214,17 @@ def _in_worker(settings: Settings, name: str, work: bytes) -> Any:
     from distributed import get_worker
 
     worker = get_worker()
-    _settle(settings, worker)
+    try:
+        _settle(settings, worker)
+        do = pickle.loads(work)
+    except (RuntimeError, ImportError) as error:
+        raise RefusedError(str(error), worker.address) from error
     try:
         # Else xarray would ask the scheduler for a lock whenever it writes a file.
         with dask_config.set(scheduler="synchronous"):
-            return pickle.loads(work)(lambda *said: worker.log_event(TOPIC, (name, *said)))
+            return do(lambda *said: worker.log_event(TOPIC, (name, *said)))
+    except RefusedError as error:
+        raise RefusedError(str(error), worker.address) from error
     except SystemExit as error:  # which would end the worker
         raise RuntimeError(repr(error)) from error
 
@@ -233,8 +259,11 @@ def joined(settings: Settings, address: str) -> Iterator[Cluster]:
         StoppedError: nothing answers there.
     """
     from distributed import Client
+    from distributed.comm.addressing import parse_address
+    from distributed.comm.registry import get_backend
 
     try:
+        get_backend(parse_address(address)[0])
         client = Client(address, timeout=GONE, set_as_default=False)
     except (OSError, ValueError) as error:
         msg = f"--scheduler: received {address}, and no scheduler answers there: {error}"
@@ -246,11 +275,17 @@ def joined(settings: Settings, address: str) -> Iterator[Cluster]:
 @contextlib.contextmanager
 def slurm(settings: Settings, num_jobs: int) -> Iterator[Cluster]:
     """Let Slurm start jobs with workers, as the configuration of dask-jobqueue says."""
-    from dask_jobqueue.slurm import SLURMCluster
+    try:
+        from dask_jobqueue.slurm import SLURMCluster
+    except ImportError as error:
+        msg = f"--slurm: {error}; install the extra `slurm`"
+        raise StoppedError(msg) from error
     from distributed import Client
 
-    with (
-        SLURMCluster(n_workers=num_jobs) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    try:
+        cluster = SLURMCluster(n_workers=num_jobs)
+    except (ValueError, RuntimeError, OSError) as error:
+        msg = f"--slurm: no jobs could be started, see docs/cluster.md: {error}"
+        raise StoppedError(msg) from error
+    with cluster, Client(cluster, set_as_default=False) as client:
         yield Cluster(client, settings)

@@ -99,7 +99,7 @@ def wait_for(condition, seconds=90):
 
 
 def result_of(folder):
-    (path,) = Path(folder).glob("*.nc")
+    (path,) = Path(folder).glob("*/*.nc")
     return results.read(path).drop_attrs()
 
 
@@ -118,7 +118,7 @@ def test_workers_die_stop_and_join_and_the_scheduler_goes_and_all_bits_are_those
     wait_for(lambda: any(line.endswith(f" {late.pid}") for line in lines(log)))
     os.kill(workers[1].pid, signal.SIGCONT)
     wait_for(lambda: len(lines(log)) >= 6)
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("chunks/*/*.nc")}
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*/chunks/*/*.nc")}
     in_flight = 3  # one on each worker
     scheduler.kill()
     output = going.communicate(timeout=120)[0]
@@ -136,7 +136,7 @@ def test_workers_die_stop_and_join_and_the_scheduler_goes_and_all_bits_are_those
     output = again.communicate(timeout=120)[0]
     assert again.returncode == 0, output
     assert "of them done already" in output
-    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("chunks/*/*.nc")}
+    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*/chunks/*/*.nc")}
     assert len(after) == 11
     assert {name: after[name] for name in before} == before
     # Of those that were lost in flight, each was computed twice at most: one killed worker, one

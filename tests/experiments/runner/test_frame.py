@@ -1,17 +1,19 @@
 import contextlib
 import dataclasses
 import io
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from distributed import get_worker
 from rich.console import Console
 
 from experiments.runner import chunks, frame, results, workers
 from experiments.runner.environment import Settings
-from experiments.runner.stopping import StoppedError
+from experiments.runner.stopping import RefusedError, StoppedError
 from experiments.runner.store import ChunkStore
 from tests.experiments.runner import toy_networks, toy_units
 from tests.experiments.runner.toy_networks import Unit
@@ -22,13 +24,14 @@ def run(experiment, config, folder, pool=None):
     text = io.StringIO()
     console = Console(file=text, width=300)
     failed = frame.run(experiment, config, pool or workers.Here(), console=console, folder=folder)
+    folder = folder / experiment.__name__.rpartition(".")[2]
     found = list(folder.glob("*.nc"))
     result = results.read(max(found, key=lambda path: path.stat().st_mtime_ns)) if found else None
     return failed, result, text.getvalue()
 
 
 def chunk_files(folder):
-    return sorted(path.name for path in folder.glob("chunks/*/*.nc"))
+    return sorted(path.name for path in folder.glob("*/chunks/*/*.nc"))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def test_a_chunk_that_is_filled_up_has_the_numbers_of_a_full_one(tmp_path, refer
 def test_a_resumed_run_computes_only_what_is_missing_or_damaged(tmp_path, reference):
     config = toy_networks.Toy(log=str(tmp_path / "log"))
     run(toy_networks, config, tmp_path)
-    (folder,) = (tmp_path / "chunks").iterdir()
+    (folder,) = tmp_path.glob("*/chunks/*")
     (folder / "g0-000003-by-3.nc").unlink()
     (folder / "g1-000000-by-3.nc").write_bytes(b"half")
     (folder / "g0-000000-by-3.nc").write_bytes((folder / "g0-000006-by-3.nc").read_bytes())
@@ -134,11 +137,11 @@ def test_a_new_configuration_has_a_result_of_its_own_name_and_shares_no_chunk(tm
     assert (tmp_path / "log").read_text() == "ab"
     run(toy_units, dataclasses.replace(first, offset=3.0), tmp_path)
     assert (tmp_path / "log").read_text() == "abab"
-    assert len(list(tmp_path.glob("custom_*-float64.nc"))) == 2
+    assert len(list(tmp_path.glob("*/custom_*-float64.nc"))) == 2
     _, result, text = run(toy_units, toy_units.PRESETS["quick"], tmp_path)
     assert float(result["value"].sum()) == 6.0
-    assert (tmp_path / "quick-float64.nc").is_file()
-    assert text.endswith("`python -m paper_figures toy_units --preset quick` draws it\n")
+    assert (tmp_path / "toy_units" / "quick-float64.nc").is_file()
+    assert text.endswith("toy_units/quick-float64.nc` draws it\n")
 
 
 def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(tmp_path, reference, monkeypatch):
@@ -170,17 +173,40 @@ def test_a_chunk_that_a_worker_saved_elsewhere_ends_the_run_with_a_message(tmp_p
 def test_a_worker_that_would_round_otherwise_is_refused(tmp_path):
     made_with = chunks.origin() | {"jax": "0.0.1"}
     chunk = chunks.Chunk("a", toy_units.Unit("a"))
-    with pytest.raises(RuntimeError, match=r"jax .* instead of '0.0.1'"):
+    with pytest.raises(RefusedError, match=r"jax .* instead of '0.0.1'"):
         chunks.compute(
             toy_units.__name__, toy_units.Toy(), chunk, tmp_path, "abc", made_with, print
         )
+
+
+def refuse_on(address, report):
+    """Refuse to be computed by one worker."""
+    del report
+    if get_worker().address == address:
+        msg = "rounds otherwise"
+        raise RefusedError(msg)
+
+
+def test_what_a_refused_worker_was_given_goes_to_another_one(two_workers, capsys):
+    bad, good = two_workers.client.nthreads()
+    works = [(f"x{number}", partial(refuse_on, bad)) for number in range(6)]
+    done = dict(two_workers.compute(lambda _: works.pop() if works else None, None))
+    assert done == dict.fromkeys((f"x{number}" for number in range(6)), None)
+    assert capsys.readouterr().err.count("gets no more work: rounds otherwise") == 1
+    everywhere = [("x", partial(refuse_on, address)) for address in (bad, good)]
+
+    def refuse_all(place):
+        return ("x", partial(refuse_on, place)) if everywhere else None
+
+    with pytest.raises(StoppedError, match="no worker is left"):
+        list(two_workers.compute(refuse_all, None))
 
 
 def test_the_chunk_size_is_measured_once_and_never_again(tmp_path, monkeypatch):
     config = toy_networks.Toy(nums=(20, 20), chunk_size=None)
     _, result, text = run(toy_networks, config, tmp_path)
     assert "by measurement" in text
-    (folder,) = (tmp_path / "chunks").iterdir()
+    (folder,) = tmp_path.glob("*/chunks/*")
     size = ChunkStore(folder, "").plan()["chunk_size"]
     assert 1 <= size <= 20
     assert f'"chunk_size": {size}' in result.attrs["configuration"]
@@ -214,11 +240,12 @@ def test_workers_keep_to_the_shapes_that_they_have_compiled():
     assert taken == {"one": ["g0", "g0"], "two": ["g1", "g1"]}
 
 
-def test_a_scheduler_that_does_not_answer_is_said(monkeypatch):
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://x"])
+def test_a_scheduler_that_does_not_answer_is_said(monkeypatch, address):
     monkeypatch.setattr(workers, "GONE", 0.2)
     settings = Settings("cpu", "float64", optimize=False)
     with (
         pytest.raises(StoppedError, match="no scheduler answers there"),
         contextlib.ExitStack() as stack,
     ):
-        stack.enter_context(workers.joined(settings, "tcp://127.0.0.1:1"))
+        stack.enter_context(workers.joined(settings, address))
