@@ -150,7 +150,8 @@ def by_workers(sizes: Sizes) -> list[Row]:
 
 def _in_this_process(config, folder):
     console = Console(file=io.StringIO())
-    if frame.run(phase_diagram, config, workers.Here(), console=console, folder=folder):
+    module: Any = phase_diagram
+    if frame.run(module, config, workers.Here(), console=console, folder=folder):
         msg = f"the experiment failed: {console.file}"
         raise RuntimeError(msg)
     return _result(folder)

@@ -145,8 +145,9 @@ class Cluster:
                     if taken is None:
                         is_left = False
                         break
-                    future = self._submitted(*taken, place)
-                    running[future] = *taken, place
+                    name, work = taken
+                    future = self._submitted(name, work, place)
+                    running[future] = name, work, place
                     future.add_done_callback(lambda _: ended.set())
             ended.wait(GLANCE)
             self._check()
