@@ -229,7 +229,7 @@ def rank_correlation(
             alike = where == value
             own = rankdata(told[:, alike], axis=1)
             ranks[:, alike] = own - own.mean(axis=1, keepdims=True)
-        return float(np.corrcoef(ranks)[0, 1]) if np.ptp(ranks, axis=1).all() else np.nan
+        return float(np.corrcoef(*ranks)[0, 1]) if np.ptp(ranks, axis=1).all() else np.nan
 
     generator = np.random.default_rng(0)
     num_groups = len(magnitude)

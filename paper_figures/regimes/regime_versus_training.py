@@ -10,7 +10,7 @@ from experiments.drawing import class_name
 from experiments.regimes.regime_versus_training import compare, settings_of
 from jacobian_rnn import plotting
 from paper_figures import style
-from paper_figures.claims import Claim, standard_error
+from paper_figures.claims import Claim, Kind, standard_error
 
 ROWS = {
     "delayed_recall, adam": "delayed recall\nAdam, clipped",
@@ -144,7 +144,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
     return made
 
 
-def _share(statement, source, quantity, relation, expected, counts, *, kind="reproduction"):
+def _share(statement, source, quantity, relation, expected, counts, *, kind: Kind = "reproduction"):
     """Make a claim about the fraction of networks that learned, with its binomial error."""
     total = counts.sum()
     learned = counts[jrnn.Outcome.LEARNED - jrnn.Outcome.STUCK]
