@@ -47,6 +47,7 @@ def draw(dataset: xr.Dataset) -> Figure:
             "{num_gains} gains, {n_seed} networks each; grey: 95 % over gains.\n"
             "{num_updates} updates of clipped Adam.",
         ),
+        num_columns=2,
     )
     return figure
 
