@@ -15,7 +15,7 @@ NEAR = 5.0  # nats: the growths of networks of one kind spread as much
 
 def draw(dataset: xr.Dataset) -> Figure:
     """Draw skill against predicted log growth, with both thresholds and their intervals."""
-    figure, axes = plt.subplots(figsize=(4.2, 3.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(style.WIDTH, 3.3), layout="constrained")
     flat = dataset[["log_growth", "test_skill"]].stack(network=("gain_index", "seed"))
     look = style.CELLS[CELL]
     networks = axes.plot(
