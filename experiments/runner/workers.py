@@ -137,7 +137,6 @@ class Cluster:
 
         is_left = True
         while is_left or running or returned:
-            ended.clear()
             places = [place for *_, place in running.values()]
             for place, num_threads in self._threads().items():
                 for _ in range(0 if place in refused else num_threads - places.count(place)):
@@ -150,6 +149,7 @@ class Cluster:
                     running[future] = name, work, place
                     future.add_done_callback(lambda _: ended.set())
             ended.wait(GLANCE)
+            ended.clear()
             self._check()
             for future in [future for future in running if future.done()]:
                 name, work, _ = running.pop(future)
