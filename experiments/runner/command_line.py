@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -87,22 +86,15 @@ def _run_one(name: str, arguments: Sequence[str]) -> int:
     known = _known(arguments)
     settings = _settings(name, known)
     environment.settle(settings)
-    if {"-h", "--help"} & set(arguments):
-        parse(name, arguments)
+    # After the environment is set, which JAX and NumPy read when they are imported.
+    from experiments.runner import frame
+
+    experiment = catalogue.module_of(name)
+    command = parse(name, arguments)
     console = Console()
     stopping.stop_in_order()
-    if known.scheduler is None and known.slurm is None:
-        # The environment is set, which JAX and NumPy read when they are imported. That takes as
-        # long as starting workers, so both go side by side.
-        threading.Thread(target=catalogue.module_of, args=(name,), daemon=True).start()
-    else:
-        parse(name, arguments)  # before anything is started elsewhere
     try:
         with _pool(known, settings, console) as pool:
-            from experiments.runner import frame
-
-            command = parse(name, arguments)
-            experiment = catalogue.module_of(name)
             if isinstance(pool, workers.Cluster):
                 pool.import_everywhere(experiment.__name__)
             failed = frame.run(
