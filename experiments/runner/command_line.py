@@ -95,8 +95,6 @@ def _run_one(name: str, arguments: Sequence[str]) -> int:
     stopping.stop_in_order()
     try:
         with _pool(known, settings, console) as pool:
-            if isinstance(pool, workers.Cluster):
-                pool.import_everywhere(experiment.__name__)
             failed = frame.run(
                 experiment, command.config, pool, console=console, folder=command.folder
             )

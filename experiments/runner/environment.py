@@ -33,7 +33,7 @@ class Settings(NamedTuple):
 
 
 _settled: Settings | None = None
-_LOCK = threading.Lock()  # workers settle in two threads
+_LOCK = threading.Lock()  # a worker may have several threads
 
 
 def settle(settings: Settings, *, gpu: int | None = None) -> None:

@@ -4,7 +4,6 @@ Dask finds workers that join late, and gives the chunk of one that died to anoth
 """
 
 import contextlib
-import importlib
 import logging
 import pickle
 import sys
@@ -107,10 +106,6 @@ class Cluster:
         """Tell whether any worker is there now."""
         return bool(self._threads())
 
-    def import_everywhere(self, module: str) -> None:
-        """Let every worker that is there import a module, and do not wait for it."""
-        self.client.run(_import, self.settings, module, wait=False, on_error="ignore")
-
     def call(self, work, report):
         """Compute one thing on any worker and wait for it."""
         del report
@@ -197,11 +192,6 @@ def _error_of(future):
     if future.cancelled():
         return RuntimeError("its result was lost with the scheduler")
     return future.exception()
-
-
-async def _import(settings: Settings, module: str, dask_worker: Any) -> None:
-    _settle(settings, dask_worker)
-    importlib.import_module(module)
 
 
 def _settle(settings: Settings, worker: Any) -> None:
