@@ -83,20 +83,22 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run_one(name: str, arguments: Sequence[str]) -> int:
-    known = _known(arguments)
-    settings = _settings(name, known)
+    settings = _settings(name, arguments)
     environment.settle(settings)
     # After the environment is set, which JAX and NumPy read when they are imported.
     from experiments.runner import frame
 
-    experiment = catalogue.module_of(name)
     command = parse(name, arguments)
     console = Console()
     stopping.stop_in_order()
     try:
-        with _pool(known, settings, console) as pool:
+        with _pool(command, settings, console) as pool:
             failed = frame.run(
-                experiment, command.config, pool, console=console, folder=command.folder
+                catalogue.module_of(name),
+                command.config,
+                pool,
+                console=console,
+                folder=command.folder,
             )
     except stopping.StoppedError as error:
         print(f"{name}: stopped: {error}", file=sys.stderr)
@@ -112,9 +114,9 @@ def parse(name: str, arguments: Sequence[str]) -> Command:
     from pydantic import TypeAdapter, ValidationError
 
     experiment = catalogue.module_of(name)
-    known = _known(arguments)
-    default = experiment.PRESETS.get(known.preset, experiment.PRESETS["default"])
-    default = dataclasses.replace(default, dtype=_settings(name, known).dtype)
+    preset = _known(arguments).preset
+    default = experiment.PRESETS.get(preset, experiment.PRESETS["default"])
+    default = dataclasses.replace(default, dtype=_settings(name, arguments).dtype)
     kind = type(default)
     try:
         command = tyro.cli(
@@ -129,6 +131,11 @@ def parse(name: str, arguments: Sequence[str]) -> Command:
         sys.exit("\n".join(map(_explained, error.errors())))
     except ValueError as error:  # of a dataclass about fields that do not fit each other
         sys.exit(str(error))
+    for option, number, least in (("workers", command.workers, 0), ("slurm", command.slurm, 1)):
+        if number is not None and number < least:
+            sys.exit(f"--{option}: received {number}, expected at least {least}")
+    if sum(one is not None for one in (command.workers, command.scheduler, command.slurm)) > 1:
+        sys.exit("--workers, --scheduler and --slurm: give one of them")
     return command
 
 
@@ -140,41 +147,31 @@ def _explained(error: Any) -> str:
 
 
 def _known(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read what has to be known before the options of an experiment are, and check it."""
-    parser = argparse.ArgumentParser(
-        "python -m experiments NAME", add_help=False, allow_abbrev=False
-    )
+    """Read what has to be known before the options of an experiment are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option, default in {"preset": "default", "device": "cpu", "dtype": None}.items():
         parser.add_argument(f"--{option}", default=default)
-    parser.add_argument("--scheduler")
-    for option in ("workers", "slurm"):
-        parser.add_argument(f"--{option}", type=int)
-    known = parser.parse_known_args(arguments)[0]
-    for option, number, least in (("workers", known.workers, 0), ("slurm", known.slurm, 1)):
-        if number is not None and number < least:
-            sys.exit(f"--{option}: received {number}, expected at least {least}")
-    if sum(one is not None for one in (known.workers, known.scheduler, known.slurm)) > 1:
-        sys.exit("--workers, --scheduler and --slurm: give one of them")
-    return known
+    return parser.parse_known_args(arguments)[0]
 
 
-def _settings(name: str, known: argparse.Namespace) -> Settings:
+def _settings(name: str, arguments: Sequence[str]) -> Settings:
+    known = _known(arguments)
     # Quick presets compile more than they compute.
     dtype = known.dtype or catalogue.dtype_of(name)
     return Settings(known.device, dtype, optimize=known.preset != "quick")
 
 
 @contextlib.contextmanager
-def _pool(known: argparse.Namespace, settings: Settings, console: Console):
+def _pool(command: Command, settings: Settings, console: Console):
     """Start, or find, what computes."""
-    number = known.workers
+    number = command.workers
     if number is None:
         gpus = len(environment.visible_gpus())
         number = max(gpus, 1) if settings.device == "gpu" else environment.num_cores()
-    if known.scheduler is not None:
-        chosen = workers.joined(settings, known.scheduler)
-    elif known.slurm is not None:
-        chosen = workers.slurm(settings, known.slurm)
+    if command.scheduler is not None:
+        chosen = workers.joined(settings, command.scheduler)
+    elif command.slurm is not None:
+        chosen = workers.slurm(settings, command.slurm)
     elif number == 0:
         chosen = contextlib.nullcontext(workers.Here())
     else:

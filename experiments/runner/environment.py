@@ -1,7 +1,6 @@
 """What NumPy, JAX and XLA read from the environment when they are imported: set before that."""
 
 import os
-import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +32,6 @@ class Settings(NamedTuple):
 
 
 _settled: Settings | None = None
-_LOCK = threading.Lock()  # a worker may have several threads
 
 
 def settle(settings: Settings, *, gpu: int | None = None) -> None:
@@ -49,11 +47,6 @@ def settle(settings: Settings, *, gpu: int | None = None) -> None:
     Raises:
         RuntimeError: this process was settled otherwise before.
     """
-    with _LOCK:
-        _settle(settings, gpu)
-
-
-def _settle(settings, gpu):
     global _settled
     if _settled not in (None, settings):
         msg = f"it computed with {_settled} before, and cannot change to {settings}: restart it"

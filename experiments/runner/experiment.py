@@ -73,7 +73,7 @@ class Networks(NamedTuple):
 
 
 class Experiment(Protocol):
-    """What every module of an experiment has. See also `networks_of`."""
+    """What every module of an experiment has, beside its `work` or its `networks`."""
 
     __name__: str
     PRESETS: Mapping[str, Any]
@@ -81,11 +81,6 @@ class Experiment(Protocol):
     @staticmethod
     def units(config: Any) -> Sequence[Any]:
         """List the parts of the work as tuples of strings, those that take longest first."""
-        ...
-
-    @staticmethod
-    def work(config: Any, unit: Any, report: Report) -> xr.Dataset:
-        """Do one part of the work."""
         ...
 
     @staticmethod

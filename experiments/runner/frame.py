@@ -46,7 +46,7 @@ def run(
     name = experiment.__name__.rpartition(".")[2]
     folder = (folder / name if folder else results.directory(name)).absolute()
     label = results.name_of(config, experiment.PRESETS)
-    made_with = pool.call(_origin, _silent)
+    made_with = pool.call(_origin)
     fingerprint = results.fingerprint(config, made_with)
     store = ChunkStore(folder / "chunks" / fingerprint, fingerprint)
     with store.locked():
@@ -74,10 +74,6 @@ def _origin(report):
     return chunks.origin()
 
 
-def _silent(what, fraction):
-    del what, fraction
-
-
 def _with_chunk_size(experiment, config, pool, store, console):
     """Return a configuration with the chunk size that is planned, or measure one and keep it."""
     planned = store.plan()
@@ -86,7 +82,7 @@ def _with_chunk_size(experiment, config, pool, store, console):
     if not size:
         console.print("choosing the size of chunks by measurement", highlight=False)
         measure = partial(chunks.measure_chunk_size, experiment.__name__, config, pool.num_workers)
-        size, measured = pool.call(measure, _silent)
+        size, measured = pool.call(measure)
     if planned is None:
         store.write_plan({"chunk_size": size, "seconds_of_pilot": measured})
     return dataclasses.replace(config, chunk_size=size)

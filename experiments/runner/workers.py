@@ -33,7 +33,7 @@ class Pool(Protocol):
         """Count what computes at a time, at least 1."""
         ...
 
-    def call(self, work: Work, report: Report) -> Any:
+    def call(self, work: Work) -> Any:
         """Compute one thing and wait for it."""
         ...
 
@@ -58,9 +58,9 @@ class Here(NamedTuple):
 
     num_workers: int = 1
 
-    def call(self, work, report):
+    def call(self, work):
         """Compute one thing."""
-        return work(report)
+        return work(lambda *_: None)
 
     def compute(self, take, display):
         """Compute one thing after another."""
@@ -106,9 +106,8 @@ class Cluster:
         """Tell whether any worker is there now."""
         return bool(self._threads())
 
-    def call(self, work, report):
+    def call(self, work):
         """Compute one thing on any worker and wait for it."""
-        del report
         future = self._submitted("", work)
         while not future.done():
             self._check()
@@ -153,7 +152,7 @@ class Cluster:
                     refused.add(error.place)
                     returned.append((name, work))
                     print(f"{error.place} gets no more work: {error}", file=sys.stderr)
-                    if refused >= set(self._threads()):
+                    if (there := set(self._threads())) and there <= refused:
                         msg = f"no worker is left that could go on: {error}"
                         raise StoppedError(msg)
                 else:

@@ -8,14 +8,19 @@ from experiments.runner import chunks, results
 
 
 def result_of(experiment, config):
+    """Do all units, check that every variable says what it is, and return what would be written."""
+    dataset = done(experiment, config)
+    for name in dataset:
+        assert dataset[name].attrs.keys() == {"long_name", "units"}, name
+    return dataset
+
+
+def done(experiment, config):
     """Do all units of an experiment, and return what would be written."""
     parts = {
         unit: experiment.work(config, unit, lambda *_: None) for unit in experiment.units(config)
     }
-    dataset = experiment.combine(config, parts)
-    for name in dataset:
-        assert dataset[name].attrs.keys() == {"long_name", "units"}, name
-    return described(dataset, config)
+    return described(experiment.combine(config, parts), config)
 
 
 def described(dataset, config):

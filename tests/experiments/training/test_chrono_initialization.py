@@ -11,7 +11,7 @@ from experiments.training import _arms
 from experiments.training import chrono_initialization as experiment
 from jacobian_rnn import tasks
 from paper_figures.training import chrono_initialization as figure
-from tests.experiments.training.done import done
+from tests.experiments.in_process import done
 
 QUICK = dataclasses.replace(
     experiment.PRESETS["quick"], num_updates=20, window=5, plateau=(5, 20), dtype="float64"

@@ -8,7 +8,7 @@ import xarray as xr
 
 from experiments.training import copy_memory as experiment
 from paper_figures.training import copy_memory as figure
-from tests.experiments.training.done import done
+from tests.experiments.in_process import done
 
 QUICK = dataclasses.replace(
     experiment.PRESETS["quick"], num_updates=20, window=5, plateau=(5, 20), dtype="float64"

@@ -10,7 +10,7 @@ from experiments.training import gradient_flossing as experiment
 from jacobian_rnn import tasks
 from jacobian_rnn.linalg.frames import generic_columns
 from paper_figures.training import gradient_flossing as figure
-from tests.experiments.training.done import done
+from tests.experiments.in_process import done
 
 TINY = dataclasses.replace(
     experiment.PRESETS["quick"],
