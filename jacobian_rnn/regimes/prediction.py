@@ -152,7 +152,7 @@ def predict_regime(
         TypeError: float dtypes that differ, a step that computes in fewer bits than its state has,
             or a horizon, a warm-up or a number of probes that is no int.
 
-    Cost: with "probes" it takes one to four times as long as the gradient of a loss over the same
+    Cost: with "probes" it takes one to three times as long as the gradient of a loss over the same
     sequences. Memory is T n for each, or 2√T n beyond 4096 steps.
 
     Example:
