@@ -28,6 +28,14 @@ EXPERIMENTS = {
     "calibrate_threshold": Experiment(
         "regimes", "finds the thresholds that the library's predictions use"
     ),
+    "learning_forecast": Experiment(
+        "regimes",
+        "scores forecasts of learning on cells and tasks that they were not fitted to",
+        "float64",
+    ),
+    "learning_ensemble": Experiment(
+        "regimes", "measures and trains an ensemble of many cells on many tasks"
+    ),
     "initialization_audit": Experiment(
         "initialization", "measures the default initialisations of Flax, PyTorch and Keras"
     ),

@@ -26,6 +26,8 @@ class Measured(NamedTuple):
         of_carry: growth over the horizon of a gradient of the whole carry.
         of_output: growth over the horizon of a gradient of what the output shows.
         profile: growth of a gradient of the whole carry at every lag, nats, `(T,)`.
+        peak_of_output: largest growth at any lag of a gradient of what the output shows, nats
+            scalar, NaN where none is known.
         log_singular_values: of the product over the horizon, nats, `(n,)`; None with probes alone.
         broken: step of the horizon at which a Jacobian is not finite, int32 scalar, −1 if none.
     """
@@ -33,6 +35,7 @@ class Measured(NamedTuple):
     of_carry: Growth
     of_output: Growth
     profile: Float[Array, " steps"]
+    peak_of_output: Float[Array, ""]
     log_singular_values: Float[Array, " n"] | None
     broken: Int[Array, ""]
 
@@ -57,11 +60,16 @@ def measure_by_probes(
         return jnp.where(lag > 0, values[jnp.maximum(lag - 1, 0)], 0)
 
     lags = jnp.arange(1, system.num_steps + 1, dtype=jnp.int32)
-    known = (of_carry.rounding_error <= LOST_DIGITS) & (lags <= end - padding)
+
+    def by_lag(growth):
+        known = (growth.rounding_error <= LOST_DIGITS) & (lags <= end - padding)
+        return jnp.where(known, growth.log_growth, jnp.nan)
+
     return Measured(
         jax.tree.map(at_horizon, of_carry),
         jax.tree.map(at_horizon, of_output),
-        jnp.where(known, of_carry.log_growth, jnp.nan),
+        by_lag(of_carry),
+        jnp.nanmax(by_lag(of_output)),
         None,
         jnp.where(broken >= end - horizon, broken, -1),
     )
@@ -147,6 +155,7 @@ def measure_by_product(system: System, forward: Run, horizon: int, by_probes: Me
         growth(of_carry, by_probes.of_carry),
         growth(of_output, by_probes.of_output),
         by_probes.profile,
+        by_probes.peak_of_output,
         product.log_singular_values(),
         jnp.where(in_window >= 0, start + in_window, -1),
     )

@@ -60,6 +60,8 @@ class RegimePrediction(NamedTuple):
             sequence that stops being finite, lags count from the last finite state.
         peak: nats, `(B,)`: the largest growth at any lag.
         peak_lag: the lag of the peak, int32 `(B,)`, −1 where no growth is known.
+        peak_of_output: nats, `(B,)`: the largest growth at any lag of a gradient of what the output
+            shows.
         sampling_error: nats, `(B,)`: standard error of `profile` at the horizon, because only some
             directions were drawn. Unless the method is exact, it is that of both log growths too,
             the larger of both.
@@ -85,6 +87,7 @@ class RegimePrediction(NamedTuple):
     profile: Float[Array, "sequences steps"]
     peak: Float[Array, " sequences"]
     peak_lag: Int[Array, " sequences"]
+    peak_of_output: Float[Array, " sequences"]
     sampling_error: Float[Array, " sequences"]
     log_growth_error: Float[Array, " sequences"]
     log_singular_values: Float[Array, "sequences n"] | None
@@ -261,6 +264,7 @@ def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, m
         profile=said.profile,
         peak=jnp.where(any_known, jnp.max(heights, axis=1), jnp.nan),
         peak_lag=jnp.where(any_known, jnp.argmax(heights, axis=1) + 1, -1).astype(jnp.int32),
+        peak_of_output=said.peak_of_output,
         sampling_error=jnp.maximum(said.of_carry.sampling_error, sampling_error),
         log_growth_error=jnp.maximum(said.of_carry.rounding_error, said.of_output.rounding_error),
         log_singular_values=said.log_singular_values,

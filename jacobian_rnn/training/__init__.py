@@ -33,7 +33,7 @@ From a cell to a score:
 """
 
 from jacobian_rnn.training.ensemble import train
-from jacobian_rnn.training.network import Network, apply, evaluate
+from jacobian_rnn.training.network import Network, add_readout, apply, evaluate
 from jacobian_rnn.training.records import (
     Records,
     TrainingHistory,
@@ -49,6 +49,7 @@ __all__ = [
     "TrainingHistory",
     "TrainingState",
     "Updates",
+    "add_readout",
     "advance",
     "apply",
     "best_index",

@@ -70,7 +70,7 @@ def start(
     readout_key, data_key = jax.random.split(key)
     network = add_readout(recurrence, carry, task.output_size, key=readout_key)
     with jax.numpy_dtype_promotion("standard"):
-        optimizer_state = optimizer.init(_floats(network))
+        optimizer_state = optimizer.init(floats_of(network))
     return TrainingState(network, optimizer_state, data_key)
 
 
@@ -129,7 +129,7 @@ def update(
     batch = task.sample(batch_key, batch_size)
 
     def objective(parameters):
-        network = _with_floats(state.network, parameters)
+        network = with_floats(state.network, parameters)
         predicted = apply(network, carry, task, batch.xs)
         loss = jnp.mean(tasks.loss(task, predicted, batch.targets))
         return loss if penalty is None else loss + penalty(network, batch), loss
@@ -137,7 +137,7 @@ def update(
     def value_of(parameters):
         return objective(parameters)[0]
 
-    parameters = _floats(state.network)
+    parameters = floats_of(state.network)
     (value, loss), gradient = jax.value_and_grad(objective, has_aux=True)(parameters)
     # Adam raises a float to an integer power, which strict promotion would forbid.
     with jax.numpy_dtype_promotion("standard"):
@@ -147,8 +147,8 @@ def update(
             parameters,
             **_asked_for(optimizer, value=value, grad=gradient, value_fn=value_of),
         )
-    network = _with_floats(state.network, optax.apply_updates(parameters, changes))
-    record = Updates(loss, _norm(gradient), _norm(changes))
+    network = with_floats(state.network, optax.apply_updates(parameters, changes))
+    record = Updates(loss, norm_of(gradient), norm_of(changes))
     return TrainingState(network, optimizer_state, key), record
 
 
@@ -166,8 +166,8 @@ def network_of(state: TrainingState) -> Network:
     found = [part for part in parts if averages(part)]
     if not found:
         return state.network
-    averaged = optax.contrib.schedule_free_eval_params(found[0], _floats(state.network))
-    return _with_floats(state.network, averaged)
+    averaged = optax.contrib.schedule_free_eval_params(found[0], floats_of(state.network))
+    return with_floats(state.network, averaged)
 
 
 def _asked_for(optimizer: Optimizer, **extra: Any) -> dict[str, Any]:
@@ -178,16 +178,18 @@ def _asked_for(optimizer: Optimizer, **extra: Any) -> dict[str, Any]:
     return {name: value for name, value in extra.items() if name in parameters}
 
 
-def _norm(tree: PyTree) -> Float[Array, ""]:
+def norm_of(tree: PyTree) -> Float[Array, ""]:
+    """Return the Euclidean norm of all arrays of a tree together, which does not overflow."""
     return scaled_norm(jnp.stack([scaled_norm(leaf) for leaf in jax.tree.leaves(tree)]))
 
 
-def _floats(network):
+def floats_of(network: Network) -> PyTree:
     """Keep what is trained, the floating-point leaves. None stands for the others."""
     return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.inexact) else None, network)
 
 
-def _with_floats(network, parameters):
+def with_floats(network: Network, parameters: PyTree) -> Network:
+    """Put what is trained back in its place."""
     return jax.tree.map(
         lambda old, new: old if new is None else new,
         network,
