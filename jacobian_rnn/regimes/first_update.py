@@ -1,5 +1,6 @@
 """What the first update of a training does to the loss, and to how gradients grow."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -116,6 +117,9 @@ def first_update(
     with jax.numpy_dtype_promotion("standard"):
         changes, _ = optimizer.update(gradient, optimizer.init(parameters), parameters)
     new = optax.apply_updates(parameters, changes)
+    # What is not finite cannot be measured, and a concrete one would be refused.
+    finite = jnp.isfinite(norm_of(new))
+    new = jax.tree.map(partial(jnp.where, finite), new, parameters)
     pairs = zip(*map(jax.tree.leaves, (gradient, changes)), strict=True)
     slope = sum(jnp.vdot(one, other) for one, other in pairs)
     curvature = loss(new) - value - slope
@@ -126,6 +130,6 @@ def first_update(
     return FirstUpdate(
         jnp.log(norm_of(gradient)),
         jnp.log(norm_of(changes) / norm_of(parameters)),
-        jnp.log(jnp.abs(curvature) / jnp.abs(slope)),
-        jnp.sqrt(jnp.mean(moved**2)),
+        jnp.where(finite, jnp.log(jnp.abs(curvature) / jnp.abs(slope)), jnp.nan),
+        jnp.where(finite, jnp.sqrt(jnp.mean(moved**2)), jnp.nan),
     )

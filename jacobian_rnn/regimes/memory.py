@@ -1,5 +1,6 @@
 """How much of the state at the end is due to old inputs, to first order."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from jacobian_rnn.checks import check_count, check_key, refuse
 from jacobian_rnn.growth.probes import orthonormal_rows
 from jacobian_rnn.jacobians.system import bind
 from jacobian_rnn.jacobians.time_loop import back_along, states_of
+from jacobian_rnn.linalg.graded_svd import scaled_norm
 
 SEQUENCES = "sequences"  # the axis of a batch, for means over it
 
@@ -95,7 +97,7 @@ def memory_share(
             mean = lax.pmean(now.x, SEQUENCES)
             moved = rows @ (system.input_jacobian(now.state, now.x) @ (now.x - mean))
             # Logs, since the rows may grow or shrink beyond the floating-point range.
-            power = 2 * log_scale + jnp.log(jnp.mean(moved**2))
+            power = 2 * (log_scale + jnp.log(scaled_norm(moved)))
             rows = system.pull(now.state, rows, now.x)
             size = jnp.max(jnp.abs(rows))
             size = jnp.where(size > 0, size, 1)
@@ -106,6 +108,6 @@ def memory_share(
         return powers
 
     powers = jax.vmap(of_sequence, axis_name=SEQUENCES)(xs)[:, ::-1]
-    log_power = jax.nn.logsumexp(powers, axis=0) - jnp.log(len(xs)).astype(powers.dtype)
+    log_power = jax.nn.logsumexp(powers, axis=0) - math.log(len(xs) * num_probes)
     log_share = (jax.nn.logsumexp(log_power[far:]) - jax.nn.logsumexp(log_power)) / 2
     return MemoryShares(log_power, log_share)
