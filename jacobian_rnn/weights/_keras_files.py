@@ -12,6 +12,7 @@ from typing import Any
 
 from jacobian_rnn.checks import refuse
 from jacobian_rnn.weights._files import LARGE, RATIO, WHOLE, StoredArray, format_of, zip_members
+from jacobian_rnn.weights._gated_layers import foreign_layouts
 from jacobian_rnn.weights._keras_layers import (
     MAX_DEPTH,
     KerasCell,
@@ -20,10 +21,16 @@ from jacobian_rnn.weights._keras_layers import (
     to_snake_case,
 )
 
-NUMBERED = re.compile(r"[0-9]+")
-NAMED = {"kernel": 0, "recurrent_kernel": 1, "bias": 2}
-CELLS = {"SimpleRNNCell", "LSTMCell", "GRUCell"}
-LAYERS = {"SimpleRNN", "LSTM", "GRU"}
+# The place of each array in a cell: its name in files of Keras 2, its number in those of Keras 3.
+POSITIONS = {"kernel": 0, "recurrent_kernel": 1, "bias": 2, "0": 0, "1": 1, "2": 2}
+OF_KERAS_3 = re.compile(
+    r"(?P<layer>.*?)(/(?P<direction>forward|backward)_layer)?(/cell(/cells/[^/]+)?)?/vars"
+)
+OF_KERAS_2 = re.compile(
+    r"(model_weights/)?(?P<layer>.*?)(/(?P<direction>forward|backward)_[^/]+)?"
+    r"(/stacked_rnn_cells[^/]*)?(/(?P<cell>[^/]*cell[^/]*))?"
+)
+NUMBERED = re.compile(r"(?P<name>.*?)(_(?P<number>\d{1,9}))?")
 
 
 @contextlib.contextmanager
@@ -55,7 +62,8 @@ def open_keras_file(path: Path) -> Iterator[list[KerasLayer]]:
             if "model_config" in file.attrs:
                 config = _json(file.attrs["model_config"])
             version = _text(file.attrs.get("keras_version", version))
-            yield _layers(_find_cells(file, h5py), config, version)
+            cells, names = _find_cells(file, h5py)
+            yield _layers(cells, names, config, version)
     except (OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         msg = f"weights: received {str(path)!r}, expected {WHOLE} ({error})"
         raise ValueError(msg) from error
@@ -74,13 +82,19 @@ def _json(text: Any) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _find_cells(file: Any, h5py: Any) -> dict[str, list[StoredArray]]:
-    """Find what holds the arrays of a cell, by its path. Only hard links are followed."""
+def _find_cells(file: Any, h5py: Any) -> tuple[dict[str, list[StoredArray]], dict[str, str]]:
+    """Find what holds the arrays of a cell, and the names of layers that Keras 3 notes, by path.
+
+    Only hard links are followed.
+    """
     cells: dict[str, list[StoredArray]] = {}
+    names: dict[str, str] = {}
     seen, waiting = set(), [("", file)]
     while waiting:
         path, group = waiting.pop()
-        datasets = {}
+        arrays = {}
+        if "name" in group.attrs:
+            names[path.removesuffix("/vars")] = _text(group.attrs["name"])
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 continue
@@ -90,33 +104,20 @@ def _find_cells(file: Any, h5py: Any) -> dict[str, list[StoredArray]]:
                 seen.add(address)
                 waiting.append((f"{path}/{name}".removeprefix("/"), inner))
             elif isinstance(inner, h5py.Dataset):
-                datasets[name.partition(":")[0]] = inner
-        place = _place_of(path, set(datasets))
-        if place is not None:
-            order = sorted(
-                datasets, key=lambda name: NAMED.get(name, 0) if name in NAMED else int(name)
-            )
-            cells[place] = [_look(f"{path}/{name}", datasets[name]) for name in order]
-    return dict(sorted(cells.items(), key=lambda item: _in_order(item[0])))
+                arrays[name.partition(":")[0]] = inner
+        if _is_cell(path, set(arrays)):
+            order = sorted(arrays, key=lambda name: POSITIONS[name])
+            cells[path] = [_look(f"{path}/{name}", arrays[name]) for name in order]
+    return cells, names
 
 
-def _place_of(path: str, names: set[str]) -> str | None:
-    """Return the path of the cell whose arrays have these names, or None if no cell has."""
-    if {"kernel", "recurrent_kernel"} <= names <= set(NAMED):  # Keras 2
-        return path
-    parent, _, last = path.rpartition("/")
-    of_cell = "cell" in parent.rpartition("/")[2] or "/cells/" in parent
-    if last == "vars" and of_cell and names in ({"0", "1"}, {"0", "1", "2"}):
-        return parent
-    return None
-
-
-def _in_order(path: str) -> list:
-    """Sort lstm, lstm_1, lstm_2, ..., lstm_10."""
-    return [
-        (re.sub(r"_\d+$", "", part), int((re.search(r"_(\d+)$", part) or [0, 0])[1]))
-        for part in path.split("/")
-    ]
+def _is_cell(path: str, names: set[str]) -> bool:
+    """Say whether arrays with these names are those of a cell. Keras 3 writes numbers for names."""
+    if {"kernel", "recurrent_kernel"} <= names <= {"kernel", "recurrent_kernel", "bias"}:
+        return True
+    *_, above, owner, last = ("", "", *path.split("/"))
+    of_cell = "cell" in owner or above == "cells"
+    return last == "vars" and of_cell and {"0", "1"} <= names <= {"0", "1", "2"}
 
 
 def _look(name: str, dataset: Any) -> StoredArray:
@@ -134,60 +135,97 @@ def _look(name: str, dataset: Any) -> StoredArray:
 
 
 def _layers(
-    cells: Mapping[str, list[StoredArray]], config: Mapping, version: str
+    cells: Mapping[str, list[StoredArray]], names: Mapping[str, str], config: Mapping, version: str
 ) -> list[KerasLayer]:
     """Sort cells into layers: both directions of one, and those that stand on top of each other."""
-    configs = dict(_configs(config, ""))
-    layers: dict[str, dict[str, list[KerasCell]]] = {}
-    for place, arrays in cells.items():
-        layer = re.sub(r"/cell(/cells/[^/]+)?$", "", place)
-        known = configs.get(place, configs.get(layer, {}))
-        if not known:
-            parts = place.split("/")
-            known = next((configs[p] for p in reversed(parts) if p in configs), {})
-        known = dict(known)
-        old = version[:2] in ("1.", "2.")
+    configs = dict(_configs(config, "", ""))
+    order = {key: position for position, key in enumerate(configs)}
+    layers: dict[str, dict[str, dict[str, KerasCell]]] = {}
+    positions: dict[str, int] = {}
+    for path, arrays in cells.items():
+        match: Any = (OF_KERAS_3 if path.endswith("/vars") else OF_KERAS_2).fullmatch(path)
+        prefix, direction = match["layer"], match["direction"] or "forward"
+        if path.endswith("/vars"):
+            keys = [path.removesuffix("/vars"), re.sub("(/cell)?/vars$", "", path)]
+        else:
+            name = prefix.rpartition("/")[2]
+            keys = [f"{name}/{match['cell']}", f"{name}/{direction}", name]
+        key = next((key for key in keys if key in configs), None)
+        known = dict(configs[key]) if key is not None else {}
         for name in ("activation", "recurrent_activation"):
-            if old and known.get(name) == "hard_sigmoid":
+            if version[:2] in ("1.", "2.") and known.get(name) == "hard_sigmoid":
                 known[name] = "keras_2_hard_sigmoid"
-        direction = "backward" if re.search(r"(^|/)backward_[^/]+", layer) else "forward"
-        prefix = re.sub(r"/(forward|backward)_[^/]+(/[^/]*cell[^/]*)?$", "", layer)
-        group = layers.setdefault(prefix, {"forward": [], "backward": []})
-        group[direction].append(KerasCell(place, arrays, known))
-    return [
-        KerasLayer(prefix, tuple(group["forward"]), tuple(group["backward"]))
-        if group["forward"]
-        else KerasLayer(prefix, tuple(group["backward"]))
-        for prefix, group in layers.items()
-    ]
+        group = layers.setdefault(prefix, {"forward": {}, "backward": {}})
+        group[direction][path] = KerasCell(path, arrays, known)
+        positions[prefix] = min(positions.get(prefix, len(order)), order.get(key, len(order)))
+
+    def sort(group):
+        return tuple(group[path] for path in sorted(group, key=_in_order))
+
+    found = []
+    for prefix in sorted(layers, key=lambda prefix: (positions[prefix], _in_order(prefix))):
+        forward, backward = map(sort, layers[prefix].values())
+        name = names.get(prefix, prefix.rpartition("/")[2])
+        found.append(KerasLayer(prefix, name, forward or backward, backward if forward else ()))
+    return found
 
 
-def _configs(entry: Any, path: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Walk through a configuration, and give that of each recurrent layer by path and by name."""
-    if not isinstance(entry, Mapping) or depth > MAX_DEPTH:
+def _in_order(path: str) -> list[tuple[str, int]]:
+    """Sort lstm, lstm_1, lstm_2, ..., lstm_10."""
+    parts = [NUMBERED.fullmatch(part) for part in path.split("/")]
+    return [(part["name"], int(part["number"] or 0)) for part in parts if part is not None]
+
+
+def _configs(
+    entry: Any, path: str, owner: str, more: Mapping | None = None, depth: int = 0
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Walk through a configuration, and give that of each cell by its path and by its name.
+
+    Args:
+        entry: the configuration of a layer or a model, with the name of its class.
+        path: where Keras 3 stores its weights.
+        owner: what its weights are called in files of Keras 2, or empty for its own name.
+        more: what an outer layer says of it.
+        depth: how many layers are around it.
+    """
+    kind, config = _class_and_config(entry)
+    if depth > MAX_DEPTH:
         return
-    kind, config = entry.get("class_name"), entry.get("config")
-    if not isinstance(config, Mapping):
-        return
-    if kind in CELLS | LAYERS:
-        yield path, config_of(config)
-        yield str(config.get("name")), config_of(config)
-        return
-    for attribute in ("layers", "cells"):
-        counts: dict[str, int] = {}
-        for inner in config.get(attribute, ()) if isinstance(config.get(attribute), list) else ():
-            name = to_snake_case(str(inner.get("class_name"))) if isinstance(inner, Mapping) else ""
-            number = counts[name] = counts.get(name, -1) + 1
-            numbered = f"{name}_{number}" if number else name
-            yield from _configs(
-                inner, f"{path}/{attribute}/{numbered}".removeprefix("/"), depth + 1
-            )
-    if kind == "Bidirectional":
-        forward = config.get("layer")
-        yield from _configs(forward, f"{path}/forward_layer", depth + 1)
-        yield from _configs(
-            config.get("backward_layer", forward), f"{path}/backward_layer", depth + 1
-        )
-        return
-    for attribute in ("layer", "cell"):
-        yield from _configs(config.get(attribute), f"{path}/{attribute}", depth + 1)
+    name = str(config.get("name"))
+    kinds = foreign_layouts("keras")
+    if kind in kinds or kind.removesuffix("Cell") in kinds:
+        known = {**(more or {}), **config_of(config)}
+        yield path, known
+        yield owner or name, known
+    elif kind == "Bidirectional":
+        for direction in ("forward", "backward"):
+            inner = config.get("backward_layer") if direction == "backward" else None
+            below = f"{path}/{direction}_layer"
+            inner = inner or config.get("layer")
+            yield from _configs(inner, below, f"{name}/{direction}", more, depth + 1)
+    else:
+        more = config_of(config) if kind == "RNN" else more
+        owner = name if kind == "RNN" else owner
+        for attribute in ("layer", "cell"):
+            below = f"{path}/{attribute}"
+            yield from _configs(config.get(attribute), below, owner, more, depth + 1)
+        for attribute in ("layers", "cells"):
+            counts: dict[str, int] = {}
+            inner = config.get(attribute)
+            for one in inner if isinstance(inner, list) else ():
+                own, own_config = _class_and_config(one)
+                own = to_snake_case(own)
+                number = counts[own] = counts.get(own, -1) + 1
+                below = f"{path}/{attribute}/{own}{f'_{number}' if number else ''}"
+                called = f"{owner}/{own_config.get('name')}" if attribute == "cells" else ""
+                yield from _configs(one, below.removeprefix("/"), called, more, depth + 1)
+
+
+def _class_and_config(entry: Any) -> tuple[str, dict[str, Any]]:
+    """Return the name of a class and its configuration, both empty where there is none."""
+    if not isinstance(entry, dict):
+        return "", {}
+    config = entry.get("config")
+    if isinstance(config, list):  # of a model of Keras 1
+        config = {"layers": config}
+    return str(entry.get("class_name")), config if isinstance(config, dict) else {}

@@ -40,11 +40,13 @@ class KerasLayer(NamedTuple):
 
     Attributes:
         prefix: where it is.
+        name: its own name.
         forward: its cells, lowest first.
         backward: those of the other direction. Empty for a layer of one direction.
     """
 
     prefix: str
+    name: str
     forward: tuple[KerasCell, ...]
     backward: tuple[KerasCell, ...] = ()
 
@@ -148,9 +150,9 @@ def _walk(layer: Any, path: str, depth: int = 0) -> Iterator[KerasLayer]:
         forward = _cells(layer.forward_layer, f"{path}/forward_layer")
         backward = _cells(layer.backward_layer, f"{path}/backward_layer")
         if forward and backward:
-            yield KerasLayer(path, forward, backward)
+            yield KerasLayer(path, layer.name, forward, backward)
     elif cells := _cells(layer, path):
-        yield KerasLayer(path, cells)
+        yield KerasLayer(path, layer.name, cells)
     elif depth < MAX_DEPTH:
         below: Any = getattr(layer, "layers", None) or [getattr(layer, "layer", None)]
         for inner in below:

@@ -129,8 +129,9 @@ def from_keras(
         expected = "a layer, a model, a path, or the list that layer.get_weights() returns"
         refuse("weights", type(weights).__name__, expected, error=TypeError)
     with open_keras(weights) as layers:
-        matching = [one for one in layers if prefix in (None, one)]
-        matching = matching or [one for one in layers if prefix in one.split("/")]
+        matching = [path for path in layers if prefix in (None, path)]
+        matching = matching or [path for path, one in layers.items() if prefix == one.name]
+        matching = matching or [path for path in layers if prefix in path.split("/")]
         layer = layers[choose("prefix", prefix, layers, matching)]
         return _load(layer, kind, direction, given, dtype)
 
@@ -142,9 +143,9 @@ def _layer_of_arrays(weights: Sequence, kind: str | None, direction: str | None)
         refuse("weights", "an empty list", expected, error=TypeError)
     if all(isinstance(layer, list | tuple) for layer in weights):
         cells = {f"weights[{position}]": layer for position, layer in enumerate(weights)}
-        return KerasLayer("", tuple(_cell(name, layer) for name, layer in cells.items()))
+        return KerasLayer("", "", tuple(_cell(name, layer) for name, layer in cells.items()))
     if len(weights) <= 3:
-        return KerasLayer("", (_cell("weights", weights),))
+        return KerasLayer("", "", (_cell("weights", weights),))
     size = _size_of_cell(weights)
     cells = [
         _cell(f"weights[{start}:{start + size}]", weights[start : start + size])
@@ -155,7 +156,7 @@ def _layer_of_arrays(weights: Sequence, kind: str | None, direction: str | None)
     above = shape_of(cells[1].arrays[0])[0]
     both = len(cells) == 2 and shape_of(cells[0].arrays[0]) == shape_of(cells[1].arrays[0])
     if direction is not None and both:
-        return KerasLayer("", tuple(cells[:1]), tuple(cells[1:]))
+        return KerasLayer("", "", tuple(cells[:1]), tuple(cells[1:]))
     if both:
         received = f"{len(weights)} arrays, whose second kernel reads {above} inputs"
         advice = (
@@ -163,7 +164,7 @@ def _layer_of_arrays(weights: Sequence, kind: str | None, direction: str | None)
             "layer, and [[...], [...]] if they are two layers on top of each other"
         )
         refuse("weights", received, "one layer of one direction", advice)
-    return KerasLayer("", tuple(cells))
+    return KerasLayer("", "", tuple(cells))
 
 
 def _size_of_cell(weights: Sequence) -> int:
