@@ -89,7 +89,9 @@ def from_torch(
         expected = "a string such as 'encoder.lstm', '' for the root, or None for the only layer"
         refuse("prefix", repr(prefix), expected, error=TypeError)
     with open_torch(weights) as (arrays, modules):
-        chosen = choose_torch_layer(find_torch_layers(arrays), prefix)
+        layers = find_torch_layers(arrays)
+        own = {p: one for p, one in layers.items() if p in modules and is_of_torch(modules[p])}
+        chosen = choose_torch_layer(own or layers, prefix)
         module = modules.get(chosen.prefix)
         if module is not None and not is_of_torch(module):
             received = f"a {type(module).__name__} with the weights of an RNN"

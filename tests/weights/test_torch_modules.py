@@ -182,7 +182,7 @@ def test_a_module_of_another_class_with_such_weights_is_refused():
     from_torch(Model(Own()).state_dict(), nonlinearity="tanh")
     model = torch.nn.ModuleDict({"own": Own(), "gru": LAYERS["GRU"]()})
     assert [layer.prefix for layer in layers_in(model)] == ["gru"]
-    assert_same(from_torch(model, prefix="gru"), from_torch(model["gru"]))
+    assert_same(from_torch(model), from_torch(model["gru"]))
 
 
 def save_checkpoint(module, path):
