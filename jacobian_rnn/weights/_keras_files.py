@@ -102,7 +102,10 @@ def _find_cells(file: Any) -> dict[str, list[StoredArray]]:
 
     file.visit(visit)
     return {
-        group: [_look(paths[name], file[paths[name]]) for name in sorted(paths, key=POSITIONS.get)]
+        group: [
+            _look(paths[name], file[paths[name]])
+            for name in sorted(paths, key=lambda name: POSITIONS[name])
+        ]
         for group, paths in groups.items()
         if _is_cell(group, set(paths))
     }
@@ -154,7 +157,7 @@ def _layers(
                 known[name] = "keras_2_hard_sigmoid"
         group = layers.setdefault(prefix, {"forward": {}, "backward": {}})
         group[direction][path] = KerasCell(path, arrays, known)
-        positions[prefix] = min(positions.get(prefix, len(order)), order.get(key, len(order)))
+        positions[prefix] = min(positions.get(prefix, len(order)), order.get(key or "", len(order)))
 
     def sort(group):
         return tuple(group[path] for path in sorted(group, key=_in_order))

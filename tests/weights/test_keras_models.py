@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 import h5py
 import jax
@@ -261,7 +262,7 @@ def test_a_bias_of_a_layer_that_only_ran_on_a_gpu_is_refused(tmp_path):
     layer = randomized(keras.layers.GRU(UNITS))
     save(layer, tmp_path / "m.weights.h5")
     with h5py.File(tmp_path / "m.weights.h5", "r+") as file:
-        bias = file["layers/gru/cell/vars/2"][()]
+        bias: Any = file["layers/gru/cell/vars/2"][()]
         del file["layers/gru/cell/vars/2"]
         file["layers/gru/cell/vars/2"] = bias.ravel()
     with pytest.raises(ValueError, match=r"shape \(30,\).*only ran on a GPU"):
