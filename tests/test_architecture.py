@@ -24,9 +24,10 @@ FOLDERS = [
     "training",
     "regimes",
     "initialization",
+    "diagnosis",
     "plotting",
 ]
-FLAX = {"cells", "weights", "initialization"}
+FLAX = {"cells", "weights", "initialization", "diagnosis"}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
     for path in PACKAGE.rglob("*.py")

@@ -1,0 +1,237 @@
+"""The recurrent layers of a linen model, found by intercepting calls while it runs once."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.core import Tracer
+from jaxtyping import PyTree
+
+from jacobian_rnn.cells.flax import from_linen
+from jacobian_rnn.checks import refuse
+from jacobian_rnn.diagnosis.chains import Step, chains_of
+from jacobian_rnn.diagnosis.precision import in_full_precision, is_coarse
+from jacobian_rnn.diagnosis.recorded_layers import (
+    Call,
+    RecordedLayer,
+    check_sequences,
+    describe_kind,
+    gradients_of,
+    number_calls,
+    run_model,
+    sequences_of,
+)
+
+LIFTED = "flax.linen.transforms"  # the module of classes that `nn.scan` and its like make
+
+
+class Seen(NamedTuple):
+    """A call that was intercepted.
+
+    Attributes:
+        name: path of the module.
+        cell: the cell, unbound.
+        variables: those of the cell.
+        call: what a layer received, or None for a cell that was called by itself.
+        step: what a cell received and returned, or None for a layer.
+        number: of the call among those whose results can be differentiated for; −1 if it is none.
+    """
+
+    name: str
+    cell: nn.Module
+    variables: PyTree
+    call: Call | None
+    step: Step | None
+    number: int
+
+
+class Interceptor:
+    """Sees each outermost call of a recurrent layer or cell, and can add to what it returns.
+
+    Args:
+        added: by number of the call, what is added to `(outputs, last carry)`.
+    """
+
+    def __init__(self, added: Mapping[int, PyTree] | None = None):
+        """Begin with nothing seen."""
+        self.added = added or {}
+        self.seen: list[Seen] = []
+        self.returned: dict[int, PyTree] = {}
+        self.traced: set[str] = set()
+        self.modules: set[str] = set()
+        self.depth = 0
+
+    def __call__(self, next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        """Call the next function, and keep what it received."""
+        module = context.module
+        self.modules.add(type(module).__name__)
+        is_layer = isinstance(module, nn.RNN)
+        inside = self.depth or context.method_name != "__call__"
+        if inside or not (is_layer or _is_cell(module)) or _is_scan(type(module)):
+            return next_fun(*args, **kwargs)
+        self.depth += 1
+        try:
+            # What is inside a layer is known, and may be compiled.
+            with jax.disable_jit(not is_layer):
+                result = next_fun(*args, **kwargs)
+        finally:
+            self.depth -= 1
+        return (self._see_layer if is_layer else self._see_cell)(module, args, kwargs, result)
+
+    def _see_layer(self, layer, args, kwargs, result):
+        cell = layer.cell
+        name, variables = _path(layer), cell.variables
+        number = len(self.returned)
+        self.returned[number] = result
+        if number in self.added:
+            result = jax.tree.map(jnp.add, result, self.added[number])
+        call = _call_of_layer(layer, *args, **kwargs)
+        if _is_traced((variables, call.inputs, call.carry, call.seq_lengths)):
+            self.traced.add(name)
+        else:
+            self.seen.append(Seen(name, cell.clone(parent=None), variables, call, None, number))
+        return result
+
+    def _see_cell(self, cell, args, kwargs, result):
+        received = dict(zip(("carry", "x"), args, strict=False)) | kwargs
+        carry, x, *_ = received.values()
+        name, step = _path(cell), Step(carry, x, result[0])
+        if _is_traced((cell.variables, step)):
+            self.traced.add(name)
+        else:
+            self.seen.append(Seen(name, cell.clone(parent=None), cell.variables, None, step, -1))
+        return result
+
+
+def record_linen(
+    model: nn.Module,
+    variables: PyTree,
+    batch: Any,
+    *,
+    call: Callable[[Any, Any], Any] | None = None,
+    loss: Callable[[Any], Any] | None = None,
+    rngs: Any = None,
+) -> tuple[RecordedLayer, ...]:
+    """Run a linen model on a batch, and record what each recurrent layer in it received."""
+    call = call or (lambda module, batch: module(batch))
+
+    def run(interceptor):
+        # A model in training mode may change its statistics; what it makes of them is dropped.
+        apply = nn.apply(call, model, mutable=nn.DenyList(("params",)))
+        with nn.intercept_methods(interceptor):
+            return apply(variables, batch, rngs=rngs)[0]
+
+    interceptor = Interceptor()
+    run_model(lambda: run(interceptor))
+    seen = interceptor.seen
+    traced = interceptor.traced - {one.name for one in seen}
+    if traced:
+        received = f"the layer {min(traced)!r} inside jax.vmap, jax.grad or nn.remat"
+        advice = "call the model without it, on a whole batch"
+        refuse("model", received, "one whose values can be seen", advice)
+    if not seen:
+        received = f"one that called {', '.join(sorted(interceptor.modules))}"
+        expected = "one with an nn.RNN layer, or a cell called as cell(carry, x)"
+        advice = "a cell of your own is found where it derives from nn.RNNCellBase"
+        refuse("model", received, expected, advice)
+    layers, steps = [], {}
+    numbers = {one.number for one in seen if one.call is not None}
+    results = interceptor.returned
+    gradients = {} if loss is None else _gradients(run, loss, results, numbers)
+    for one in seen:
+        if one.call is not None:
+            layer = _layer(one, sequences_of(one.call))
+            if loss is not None:
+                known = gradients_of(one.call, results[one.number], gradients[one.number])
+                layer = layer._replace(gradients=known)
+            layers.append(layer)
+        else:
+            steps.setdefault((one.name, _identity(one.variables)), []).append(one)
+    for calls in steps.values():
+        rank = getattr(calls[0].cell, "num_feature_axes", None)
+        chains = chains_of(calls[0].name, [one.step for one in calls], rank)
+        layers += [_layer(calls[0], sequences) for sequences in chains]
+    return number_calls(layers)
+
+
+def _layer(seen: Seen, sequences: Any) -> RecordedLayer:
+    reverse = seen.call is not None and seen.call.reverse
+    name = f"{seen.name}, backwards" if reverse else seen.name
+    sequences, notes = check_sequences(name, sequences)
+    cell, variables = seen.cell, seen.variables
+    if is_coarse(getattr(cell, "dtype", None)):
+        cell = cell.clone(dtype=None)
+    recurrence = from_linen(_plain(cell), variables)
+    kind = describe_kind(type(seen.cell), sequences.carry)
+    layer = RecordedLayer(name, kind, recurrence, sequences.carry, sequences.xs, sequences[2])
+    layer = in_full_precision(layer, getattr(seen.cell, "dtype", None))
+    return layer._replace(notes=layer.notes + notes)
+
+
+def _gradients(run, loss, returned, numbers) -> dict[int, PyTree]:
+    """Differentiate a loss for what each layer returned, by adding zeros to it."""
+    zeros = {number: jax.tree.map(jnp.zeros_like, returned[number]) for number in numbers}
+    return run_model(lambda: jax.grad(lambda added: loss(run(Interceptor(added))))(zeros))
+
+
+def _call_of_layer(layer, inputs, **given) -> Call:
+    """Say what a call of an `nn.RNN` works with, as the layer itself finds it out."""
+
+    def setting(name):
+        value = given.get(name)
+        return getattr(layer, name) if value is None else value
+
+    time_major, rank = setting("time_major"), layer.cell.num_feature_axes
+    carry = given.get("initial_carry")
+    if carry is None:
+        key = given.get("init_key")
+        key = jax.random.key(0) if key is None else key
+        time_axis = 0 if time_major else inputs.ndim - rank - 1
+        shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :]
+        carry = layer.cell.initialize_carry(key, shape)
+    return Call(
+        inputs,
+        carry,
+        given.get("seq_lengths"),
+        rank,
+        time_major,
+        setting("reverse"),
+        setting("keep_order"),
+    )
+
+
+def _plain(cell: nn.Module) -> nn.Module:
+    """Return the cell itself out of what `nn.remat` or `nn.jit` made of it."""
+    plain: Any = next(one for one in type(cell).__mro__ if one.__module__ != LIFTED)
+    if plain is type(cell):
+        return cell
+    fields = {
+        name: getattr(cell, name)
+        for name, field in cell.__dataclass_fields__.items()
+        if field.init and name not in ("parent", "name")
+    }
+    return plain(**fields)
+
+
+def _is_cell(module: Any) -> bool:
+    return isinstance(module, nn.RNNCellBase)
+
+
+def _is_scan(kind: type) -> bool:
+    """Say whether a class is what `nn.scan` made of a cell: it is called with a whole sequence."""
+    lifted = [one.__name__ for one in kind.__mro__ if one.__module__ == LIFTED]
+    return any(name.startswith("Scan") for name in lifted)
+
+
+def _path(module: Any) -> str:
+    return "/".join(module.path) or type(module).__name__
+
+
+def _identity(variables: PyTree) -> tuple[int, ...]:
+    return tuple(id(leaf) for leaf in jax.tree.leaves(variables))
+
+
+def _is_traced(tree: PyTree) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))

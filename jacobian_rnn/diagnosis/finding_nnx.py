@@ -1,0 +1,230 @@
+"""The recurrent layers of an nnx model, found in its graph and watched while it runs once.
+
+A copy of the model runs. In the copy each layer is of a class that keeps what it is called with,
+so the model itself stays as it is, its random state and statistics included.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.core import Tracer
+from jaxtyping import PyTree
+
+from jacobian_rnn.cells.flax import from_nnx
+from jacobian_rnn.checks import refuse
+from jacobian_rnn.diagnosis.chains import Step, chains_of
+from jacobian_rnn.diagnosis.precision import in_full_precision, is_coarse
+from jacobian_rnn.diagnosis.recorded_layers import (
+    Call,
+    RecordedLayer,
+    Sequences,
+    check_sequences,
+    describe_kind,
+    gradients_of,
+    number_calls,
+    run_model,
+    sequences_of,
+)
+
+NAME = "_name_in_model"  # attribute of a watched module that holds its path
+
+
+class Seen(NamedTuple):
+    """A call that was seen.
+
+    Attributes:
+        name: path of the module in the model.
+        call: what a layer received, or None for a cell that was called by itself.
+        step: what a cell received and returned, or None for a layer.
+        number: of the call among those of layers; −1 for a cell.
+    """
+
+    name: str
+    call: Call | None
+    step: Step | None
+    number: int
+
+
+class Watch:
+    """Keeps each outermost call of a watched module, and can add to what it returns.
+
+    Args:
+        added: by number of the call, what is added to the result.
+    """
+
+    def __init__(self, added: Mapping[int, PyTree] | None = None):
+        """Begin with nothing seen."""
+        self.added = added or {}
+        self.seen: list[Seen] = []
+        self.returned: dict[int, PyTree] = {}
+        self.traced: set[str] = set()
+        self.depth = 0
+        self.first_carry: PyTree = None
+
+    def see(self, module: Any, call: Callable, args: tuple, kwargs: dict) -> Any:
+        """Call a module, and keep what it received."""
+        if self.depth:
+            return call(module, *args, **kwargs)
+        is_layer = isinstance(module, nnx.RNN)
+        self.depth, self.first_carry = 1, None
+        try:
+            with jax.disable_jit(not is_layer):
+                result = call(module, *args, **kwargs)
+        finally:
+            self.depth = 0
+        name = getattr(module, NAME)
+        if not is_layer:
+            received = dict(zip(("carry", "x"), args, strict=False)) | kwargs
+            carry, x, *_ = received.values()
+            self._keep(Seen(name, None, Step(carry, x, result[0]), -1))
+            return result
+        number = len(self.returned)
+        self.returned[number] = result
+        self._keep(Seen(name, self._call_of(module, *args, **kwargs), None, number))
+        if number in self.added:
+            result = jax.tree.map(jnp.add, result, self.added[number])
+        return result
+
+    def _keep(self, seen):
+        arrays = jax.tree.leaves((seen.call, seen.step))
+        if any(isinstance(leaf, Tracer) for leaf in arrays):
+            self.traced.add(seen.name)
+        else:
+            self.seen.append(seen)
+
+    def _call_of(self, layer, inputs, **given) -> Call:
+        def setting(name):
+            value = given.get(name)
+            return getattr(layer, name) if value is None else value
+
+        carry = given.get("initial_carry")
+        return Call(
+            inputs,
+            self.first_carry if carry is None else carry,
+            given.get("seq_lengths"),
+            layer.cell.num_feature_axes,
+            setting("time_major"),
+            setting("reverse"),
+            setting("keep_order"),
+        )
+
+
+WATCHES: list[Watch] = []
+
+
+def record_nnx(
+    model: nnx.Module,
+    batch: Any,
+    *,
+    call: Callable[[Any, Any], Any] | None = None,
+    loss: Callable[[Any], Any] | None = None,
+) -> tuple[RecordedLayer, ...]:
+    """Run a copy of an nnx model on a batch, and record what each recurrent layer received."""
+    call = call or (lambda model, batch: model(batch))
+    modules = {_name(path, module): module for path, module in nnx.iter_modules(model)}
+
+    def run(watch):
+        copy = _watched_copy(model)
+        WATCHES.append(watch)
+        try:
+            return call(copy, batch)
+        finally:
+            WATCHES.remove(watch)
+
+    watch = Watch()
+    run_model(lambda: run(watch))
+    seen = watch.seen
+    traced = watch.traced - {one.name for one in seen}
+    if traced:
+        received = f"the layer {min(traced)!r} inside jax.vmap, jax.grad or jax.checkpoint"
+        advice = "call the model without it, on a whole batch"
+        refuse("model", received, "one whose values can be seen", advice)
+    if not seen:
+        kinds = sorted({type(module).__name__ for module in modules.values()})
+        received = f"one of {', '.join(kinds)}, of which no recurrent layer was called"
+        expected = "one with an nnx.RNN layer, or a cell called as cell(carry, x)"
+        advice = "a cell of your own is found where it derives from nnx.RNNCellBase"
+        refuse("model", received, expected, advice)
+    gradients = {}
+    if loss is not None:
+        zeros = jax.tree.map(jnp.zeros_like, watch.returned)
+        gradients = run_model(lambda: jax.grad(lambda added: loss(run(Watch(added))))(zeros))
+    layers, steps = [], {}
+    for one in seen:
+        if one.call is not None:
+            cell = modules[one.name].cell
+            layer = _layer(one, cell, sequences_of(one.call))
+            if loss is not None:
+                result = watch.returned[one.number]
+                known = gradients_of(one.call, result, gradients[one.number])
+                layer = layer._replace(gradients=known)
+            layers.append(layer)
+        else:
+            steps.setdefault(one.name, []).append(one)
+    for name, calls in steps.items():
+        cell = modules[name]
+        rank = getattr(cell, "num_feature_axes", None)
+        chains = chains_of(name, [one.step for one in calls], rank)
+        layers += [_layer(calls[0], cell, sequences) for sequences in chains]
+    return number_calls(layers)
+
+
+def _layer(seen: Seen, cell: Any, sequences: Sequences) -> RecordedLayer:
+    reverse = seen.call is not None and seen.call.reverse
+    name = f"{seen.name}, backwards" if reverse else seen.name
+    sequences, notes = check_sequences(name, sequences)
+    computed_in = getattr(cell, "dtype", None)
+    recurrence = from_nnx(_without_coarse_dtype(cell))
+    kind = describe_kind(type(cell), sequences.carry)
+    layer = RecordedLayer(name, kind, recurrence, sequences.carry, sequences.xs, sequences[2])
+    layer = in_full_precision(layer, computed_in)
+    return layer._replace(notes=layer.notes + notes)
+
+
+def _without_coarse_dtype(cell: Any) -> Any:
+    """Return a cell that computes in the dtype of its parameters, where it would in fewer bits."""
+    modules = [module for _, module in nnx.iter_modules(cell)]
+    if not any(is_coarse(getattr(module, "dtype", None)) for module in modules):
+        return cell
+    cell = nnx.clone(cell)
+    for _, module in nnx.iter_modules(cell):
+        for name in ("dtype", "param_dtype"):
+            if is_coarse(getattr(module, name, None)):
+                setattr(module, name, jnp.float32)
+    return cell
+
+
+def _watched_copy(model: Any) -> Any:
+    copy = nnx.clone(model)
+    for path, module in list(nnx.iter_modules(copy)):
+        if isinstance(module, nnx.RNN | nnx.RNNCellBase):
+            setattr(module, NAME, _name(path, module))
+            object.__setattr__(module, "__class__", _watched_class(type(module)))
+    return copy
+
+
+@functools.cache
+def _watched_class(kind: type) -> type:
+    """Make a class that tells the innermost watch of each call, and is the given one otherwise."""
+
+    def call(self, *args, **kwargs):
+        return WATCHES[-1].see(self, kind.__call__, args, kwargs)
+
+    members = {"__call__": call}
+    if hasattr(kind, "initialize_carry"):
+
+        def initialize_carry(self, *args, **kwargs):
+            carry = kind.initialize_carry(self, *args, **kwargs)
+            WATCHES[-1].first_carry = carry
+            return carry
+
+        members["initialize_carry"] = initialize_carry
+    return type(kind.__name__, (kind,), members)
+
+
+def _name(path: tuple, module: Any) -> str:
+    return "/".join(map(str, path)) or type(module).__name__
