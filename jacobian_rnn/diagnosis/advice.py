@@ -6,13 +6,13 @@ a gradient. Then the changed layer is measured as the layer was.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jacobian_rnn.cells.known_cells import class_of, layout_of, weights_of
+from jacobian_rnn.cells.known_cells import class_of, describe, layout_of, weights_of
 from jacobian_rnn.diagnosis.recorded_layers import RecordedLayer
 from jacobian_rnn.diagnosis.systems import first_sequences, predict, system_of
 from jacobian_rnn.initialization.rate_search import BOUNDS, CHANGES
@@ -51,26 +51,22 @@ class Advice(NamedTuple):
 
     def __str__(self) -> str:
         """Say what to change, and what it does."""
-        return "\n".join(lines_of(self))
+        return f"{in_words(self)}. {self.code}"
 
 
-def lines_of(advice: Advice) -> list[str]:
-    """Say what to change, and what it does, in lines."""
+def in_words(advice: Advice) -> str:
+    """Say what to change, and what it does, in a sentence."""
     steps, rates = int(advice.before.horizon), (advice.before.exponent, advice.after.exponent)
     what = {
-        "gain": f"multiply the recurrent weights by {advice.value:.3g}",
-        "forget_bias": f"set the bias of the gate that keeps the state to {advice.value:.2f}",
+        "gain": f"Multiply the recurrent weights by {advice.value:.3g}",
+        "forget_bias": f"Set the bias of the gate that keeps the state to {advice.value:.2f}",
     }[advice.change]
-    before, after = map(median_growth, (advice.before, advice.after))
-    lines = [
-        f"{what}:",
-        f"  a gradient over {steps} steps is multiplied by {power(after)} in place of {power(before)}",
-    ]
-    if all(map(math.isfinite, rates)):
-        lines.append(
-            "  largest exponent {:+.4f} in place of {:+.4f} nats per step".format(*rates[::-1])
-        )
-    return [*lines, f"  {advice.code}"]
+    before, after = map(power, map(median_growth, (advice.before, advice.after)))
+    said = f"{what}: over {steps} steps a gradient is multiplied by {after} in place of {before}"
+    if all(map(math.isfinite, map(float, rates))):
+        old, new = map(float, rates)
+        said += f", with a rate of {new:+.4f} in place of {old:+.4f} per step"
+    return said
 
 
 def median_growth(prediction: RegimePrediction) -> float:
@@ -84,26 +80,36 @@ def power(log: float) -> str:
     return "0" if log == -math.inf else f"e^{log:.1f}"
 
 
+def changes_of(layer: RecordedLayer, prediction: RegimePrediction) -> tuple[str, ...]:
+    """Return the changes that may help a layer; none where it is stable or its cell not known."""
+    layout = layout_of(class_of(layer.recurrence))
+    stable = int(prediction.regime) == Regime.STABLE
+    if layout is None or bool(prediction.undetermined) or stable:
+        return ()
+    return ("forget_bias", "gain") if layout.keeps else ("gain",)
+
+
 def advise(
-    layer: RecordedLayer, before: RegimePrediction, thresholds: Thresholds, **options: Any
+    layer: RecordedLayer,
+    before: RegimePrediction,
+    changes: Sequence[str],
+    thresholds: Thresholds,
+    **options: Any,
 ) -> tuple[Advice, ...]:
     """Search changes that make a layer stable, apply each, and measure again.
 
     Args:
         layer: with its recorded inputs.
         before: the prediction for it.
+        changes: those to search, of `changes_of`.
         thresholds: of the regimes, nats.
         options: of `predict_regime`.
 
     Returns:
-        Those that make it stable, the one that leaves most of a gradient first. None for a layer
-        that is stable or undetermined, or whose weights are not known.
+        Those that make it stable, the one nearest to the target first.
     """
-    layout: Any = layout_of(class_of(layer.recurrence))
-    if layout is None or bool(before.undetermined) or int(before.regime) == Regime.STABLE:
-        return ()
     horizon, found = int(before.horizon), []
-    for change in ("forget_bias", "gain") if layout.keeps else ("gain",):
+    for change in changes:
 
         def changed(value, change=change):
             return layer._replace(recurrence=CHANGES[change](layer.recurrence, value))
@@ -112,7 +118,7 @@ def advise(
             few = first_sequences(system_of(changed(value)), NUM_SEQUENCES)
             return median_growth(predict(few, horizon, **options | {"num_probes": NUM_PROBES}))
 
-        value = _search(growth, change, _value_now(layer, change, layout))
+        value = _search(growth, change, _value_now(layer, change))
         if value is None:
             continue
         after = predict(system_of(changed(value)), horizon, thresholds=thresholds, **options)
@@ -157,9 +163,10 @@ def _search(growth: Callable[[float], float], change: str, now: float) -> float 
     return middle(low, high)
 
 
-def _value_now(layer: RecordedLayer, change: str, layout: Any) -> float:
+def _value_now(layer: RecordedLayer, change: str) -> float:
     """Return the value that the layer has: a gain of 1, or the mean of its biases."""
     if change == "gain":
         return 1.0
+    layout, _ = describe(layer.recurrence)
     biases = weights_of(layer.recurrence).biases[layout.gates.index(layout.keeps)]
     return float(np.mean(np.asarray(biases)))

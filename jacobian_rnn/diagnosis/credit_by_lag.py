@@ -21,7 +21,6 @@ from jacobian_rnn.jacobians.system import System, bind
 from jacobian_rnn.jacobians.time_loop import states_of
 from jacobian_rnn.linalg.graded_svd import scaled_norm
 
-
 TOLERANCE = 0.05  # of what a layer returned against its recurrence, which may have more bits
 
 

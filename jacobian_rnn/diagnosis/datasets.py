@@ -29,7 +29,7 @@ def dataset_of(diagnosis: "Diagnosis") -> "xarray.Dataset":
 
     layers = diagnosis.layers
     predictions = [layer.prediction for layer in layers]
-    credits = [layer.credit for layer in layers]
+    shares = [layer.credit for layer in layers]
     none = np.empty(0)
     variables = {
         "verdict": ("layer", [layer.verdict for layer in layers]),
@@ -48,9 +48,12 @@ def dataset_of(diagnosis: "Diagnosis") -> "xarray.Dataset":
         ),
         "growth": (("layer", "lag"), _padded([layer.growth for layer in layers])),
     }
-    if any(credit is not None for credit in credits):
-        for name, field in (("credit_log_norm", "log_norms"), ("signal_to_noise",) * 2):
-            rows = [none if one is None else getattr(one, field) for one in credits]
+    if any(credit is not None for credit in shares):
+        for name, field in (
+            ("credit_log_norm", "log_norms"),
+            ("signal_to_noise", "signal_to_noise"),
+        ):
+            rows = [none if one is None else getattr(one, field) for one in shares]
             variables[name] = (("layer", "steps_before_end"), _padded(rows))
     dataset = xarray.Dataset(
         variables,

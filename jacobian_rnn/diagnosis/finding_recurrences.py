@@ -1,4 +1,4 @@
-"""The layers of a `Recurrence`, or of a `Network` with a readout, and what each of them receives."""
+"""The layers of a `Recurrence`, or of a `Network` with a readout, and what each receives."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,7 +42,7 @@ def record_recurrence(
     layers = layers_of(recurrence)
     starts = start if len(layers) > 1 else (start,)
     names = [f"layer {number + 1}" if len(layers) > 1 else "layer" for number in range(len(layers))]
-    whole = RecordedLayer("", "", recurrence, start, xs, lengths)
+    whole = RecordedLayer("layer", "", recurrence, start, xs, lengths)
     whole = in_full_precision(whole._replace(carry=jax.tree.map(jnp.asarray, start)))
     params = whole.recurrence.params if len(layers) > 1 else (whole.recurrence.params,)
     starts = whole.carry if len(layers) > 1 else (whole.carry,)
@@ -110,6 +110,11 @@ def layers_of(recurrence: Recurrence) -> tuple[Recurrence, ...]:
     of_units = getattr(recurrence.unit_jacobians, "layers", nothing)
     parts = zip(step.steps, recurrence.params, forms, step.outputs, of_units, strict=True)
     return tuple(inner for part in parts for inner in layers_of(Recurrence(*part)))
+
+
+def outputs_of(recurrence: Recurrence, xs: PyTree) -> Array:
+    """Return what a recurrence that starts from zeros shows at every step, `(B, T, ...)`."""
+    return _outputs(recurrence, recurrence.params, zero_carry(recurrence), xs)
 
 
 def _outputs(layer: Recurrence, params: PyTree, start: PyTree, xs: PyTree) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jacobian_rnn.checks import check_count
-from jacobian_rnn.diagnosis.advice import advise
+from jacobian_rnn.diagnosis.advice import advise, changes_of
 from jacobian_rnn.diagnosis.credit_by_lag import credit_of
 from jacobian_rnn.diagnosis.finding import record_layers
 from jacobian_rnn.diagnosis.recorded_layers import RecordedLayer
@@ -102,11 +102,39 @@ def diagnose(
         seq_lengths=seq_lengths,
         loss=loss,
     )
+    return diagnose_layers(
+        layers,
+        horizon=horizon,
+        has_loss=loss is not None,
+        thresholds=thresholds,
+        num_probes=num_probes,
+    )
+
+
+def diagnose_layers(
+    layers: Sequence[RecordedLayer],
+    *,
+    horizon: int | None = None,
+    has_loss: bool = False,
+    thresholds: Thresholds = THRESHOLDS,
+    num_probes: int = 8,
+) -> Diagnosis:
+    """Measure recorded layers.
+
+    Args:
+        layers: what `record_layers` returned.
+        horizon: as of `diagnose`.
+        has_loss: whether the layers were recorded with a loss.
+        thresholds: as of `diagnose`.
+        num_probes: as of `diagnose`.
+    """
     options = {"thresholds": thresholds, "num_probes": num_probes}
-    return Diagnosis(tuple(_measure(layer, horizon, loss is not None, options) for layer in layers))
+    return Diagnosis(tuple(_measure(layer, horizon, has_loss, options) for layer in layers))
 
 
-def _measure(layer: RecordedLayer, horizon: int | None, has_loss: bool, options: dict[str, Any]):
+def _measure(
+    layer: RecordedLayer, horizon: int | None, has_loss: bool, options: dict[str, Any]
+) -> LayerDiagnosis:
     shortest = int(layer.seq_lengths.min())
     steps = shortest if horizon is None else horizon
     advice = "the shortest sequence that this layer receives"
@@ -127,6 +155,7 @@ def _measure(layer: RecordedLayer, horizon: int | None, has_loss: bool, options:
         credit = None if layer.gradients is None else credit_of(layer)
         if credit is None:
             notes += (NO_LAYER if layer.gradients is None else OTHER_OUTPUT,)
+    changes = changes_of(layer, prediction)
     return LayerDiagnosis(
         name=layer.name,
         kind=layer.kind,
@@ -141,7 +170,8 @@ def _measure(layer: RecordedLayer, horizon: int | None, has_loss: bool, options:
         digits=-math.log10(eps),
         digits_lost=min(max(math.log10(max(error, eps) / eps), 0.0), -math.log10(eps)),
         credit=credit,
-        advice=advise(layer, prediction, **options),
+        advice=advise(layer, prediction, changes, **options),
+        searched=changes,
         notes=notes,
     )
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from jacobian_rnn.checks import check_finite
 from jacobian_rnn.diagnosis.recorded_layers import RecordedLayer
 
 FEWEST_BITS = 32
@@ -26,8 +27,12 @@ def in_full_precision(layer: RecordedLayer, computed_in: Any = None) -> Recorded
     Args:
         layer: whose step itself casts to no coarse dtype.
         computed_in: the dtype in which the model computes the layer, if it is another.
+
+    Raises:
+        ValueError: weights that are not finite.
     """
     params = layer.recurrence.params
+    check_finite(f"weights of layer {layer.name!r}", params)
     floats = [leaf.dtype for leaf in jax.tree.leaves(params) if _is_float(leaf)]
     floats = floats or [leaf.dtype for leaf in jax.tree.leaves(layer.carry)]
     own = max(floats, key=lambda dtype: jnp.finfo(dtype).bits)

@@ -39,6 +39,8 @@ class LayerDiagnosis(NamedTuple):
         digits_lost: of them, in the growth over the horizon, the median over sequences.
         credit: shares of the lags in ∂loss/∂θ; None without a loss, or where they are not known.
         advice: changes that make the layer stable, best first.
+        searched: the changes that were searched, of "forget_bias" and "gain"; none for a layer that
+            is stable or undetermined, or whose weights are not known.
         notes: what else a reader has to know, sentences.
     """
 
@@ -56,6 +58,7 @@ class LayerDiagnosis(NamedTuple):
     digits_lost: float
     credit: CreditByLag | None
     advice: tuple[Advice, ...]
+    searched: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
@@ -77,7 +80,7 @@ class Diagnosis(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """The worst verdict of a layer: stable, vanishing, exploding, undetermined, in this order."""
+        """The worst verdict of a layer, in the order of `VERDICTS`."""
         return max((layer.verdict for layer in self.layers), key=VERDICTS.index)
 
     def __str__(self) -> str:

@@ -5,8 +5,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jacobian_rnn.checks import check_type
+from jacobian_rnn.diagnosis.credit_by_lag import CreditByLag
 from jacobian_rnn.diagnosis.result import Diagnosis
-from jacobian_rnn.plotting.marks import check_axes, line, mark_edge
+from jacobian_rnn.plotting.marks import (
+    BLUE,
+    SKY_BLUE,
+    check_axes,
+    check_result,
+    line,
+    mark_edge,
+)
 from jacobian_rnn.plotting.regimes import label_regimes, stable_band
 from jacobian_rnn.regimes.thresholds import Thresholds
 
@@ -65,3 +73,48 @@ def growth_by_lag(axes: "Axes", diagnosis: Diagnosis) -> "Axes":
         ylim=(low, high),
     )
     return label_regimes(axes, thresholds=thresholds)
+
+
+def credit_by_lag(axes: "Axes", credit: CreditByLag) -> "Axes":
+    """Plot the share of every lag in ∂loss/∂θ of a layer, in nats, against the lag.
+
+    The share is the mean over sequences; its noise is the standard error of that mean. Where the
+    share is no higher than its noise, the lag teaches nothing that sequences agree on.
+
+    Args:
+        axes: where to draw.
+        credit: of one layer of a `Diagnosis`.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: no Axes, or no shares.
+
+    Example:
+        >>> import jax.numpy as jnp, jax, matplotlib.pyplot as plt
+        >>> from flax import nnx
+        >>> from jacobian_rnn import diagnose
+        >>> layer = nnx.RNN(nnx.GRUCell(3, 8, rngs=nnx.Rngs(0)))
+        >>> batch = jax.random.normal(jax.random.key(0), (4, 60, 3))
+        >>> diagnosis = diagnose(layer, batch, loss=lambda outputs: jnp.mean(outputs**2))
+        >>> _, axes = plt.subplots()
+        >>> axes = credit_by_lag(axes, diagnosis.layers[0].credit)
+        >>> axes.get_legend_handles_labels()[1]
+        ['share of the lag', 'its noise']
+        >>> plt.close()
+    """
+    check_axes(axes)
+    check_result("credit", credit, CreditByLag, "log_norms", 1)
+    lags = np.arange(len(credit.log_norms))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        noise = credit.log_norms - np.log(credit.signal_to_noise)
+    for values, colour, style, label in (
+        (credit.log_norms, BLUE, "-", "share of the lag"),
+        (noise, SKY_BLUE, "--", "its noise"),
+    ):
+        shown = np.where(np.isfinite(values), values, np.nan)
+        axes.plot(lags, shown, color=colour, linestyle=style, label=label)
+    axes.set(xlabel="lag (steps before the end)", ylabel="log norm in ∂loss/∂θ (nats)")
+    axes.legend(fontsize="small")
+    return axes
