@@ -37,7 +37,10 @@ def chains_of(name: str, steps: Sequence[Step], num_feature_axes: int | None) ->
             and then there is one.
 
     Raises:
-        ValueError: the model changes the carry of some sequences between two steps.
+        ValueError: the model changes a carry between two steps.
+
+    A model that is called with one sequence after another shows batches of one. They become one
+    batch.
     """
     rank = 1 if num_feature_axes is None else num_feature_axes
     steps = [_flatten(step, rank) for step in steps]
@@ -56,14 +59,31 @@ def chains_of(name: str, steps: Sequence[Step], num_feature_axes: int | None) ->
                 runs[-1][-1] = (before, ~waited)
                 runs[-1].append((step, active))
                 continue
-            if goes_on.any():
+            # One step alone that begins elsewhere than the next is no sequence.
+            alone = len(runs[-1]) == 1 and not _equal(before.carry, step.carry).all()
+            if goes_on.any() or alone:
                 changed = int(np.sum(~(goes_on | waited)))
                 received = f"a model that changes the carry of {changed} of {num_sequences} "
                 received += "sequences between two steps of this cell"
                 advice = "put the change into the cell, so that it is part of the step"
                 refuse(f"layer {name!r}", received, "a carry that the cell alone changes", advice)
         runs.append([(step, active)])
-    return [_joined(run) for run in runs]
+    joined = [_joined(run) for run in runs]
+    alone = len(joined) > 1 and all(one.seq_lengths.size == 1 for one in joined)
+    return [_as_batch(joined)] if alone else joined
+
+
+def _as_batch(sequences: list[Sequences]) -> Sequences:
+    """Make a batch of single sequences, padded at their ends."""
+    lengths = np.concatenate([one.seq_lengths for one in sequences])
+    longest = max(jax.tree.leaves(one.xs)[0].shape[1] for one in sequences)
+
+    def pad(leaf):
+        return np.pad(leaf, [(0, 0), (0, longest - leaf.shape[1])] + [(0, 0)] * (leaf.ndim - 2))
+
+    xs = jax.tree.map(lambda *leaves: np.concatenate([*map(pad, leaves)]), *[s.xs for s in sequences])
+    carry = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[s.carry for s in sequences])
+    return Sequences(xs, carry, lengths)
 
 
 def _joined(run: list[tuple[Step, np.ndarray]]) -> Sequences:

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_type, refuse
+from jacobian_rnn.diagnosis.finding_equinox import is_equinox, record_equinox
 from jacobian_rnn.diagnosis.finding_linen import record_linen
 from jacobian_rnn.diagnosis.finding_nnx import record_nnx
 from jacobian_rnn.diagnosis.finding_recurrences import record_recurrence
@@ -84,6 +85,9 @@ def record_layers(
     if isinstance(model, nnx.Module):
         _refuse_others(model, given, {"call"})
         return record_nnx(model, batch, call=call, loss=loss)
+    if is_equinox(model):
+        _refuse_others(model, given, {"call"})
+        return record_equinox(model, batch, call=call)
     expected = "a flax.linen, flax.nnx or Equinox module, a Recurrence or a training.Network"
     advice = "weights in a file become a Recurrence by from_torch, from_keras or from_orbax"
     check_type("model", model, (Recurrence, Network), expected, advice)
