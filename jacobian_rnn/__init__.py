@@ -72,7 +72,14 @@ from jacobian_rnn.regimes import (
     predict_regime,
     score_regimes,
 )
-from jacobian_rnn.weights import from_keras, from_orbax, from_torch
+from jacobian_rnn.weights import (
+    RecurrentLayer,
+    from_equinox,
+    from_keras,
+    from_orbax,
+    from_torch,
+    layers_in,
+)
 
 __all__ = [
     "THRESHOLDS",
@@ -92,6 +99,7 @@ __all__ = [
     "ParameterGradients",
     "RateSearch",
     "Recurrence",
+    "RecurrentLayer",
     "Regime",
     "RegimePrediction",
     "Score",
@@ -106,6 +114,7 @@ __all__ = [
     "ensemble_spectrum",
     "entropy_rate",
     "finite_time_growth",
+    "from_equinox",
     "from_keras",
     "from_linen",
     "from_nnx",
@@ -118,6 +127,7 @@ __all__ = [
     "jacobian_product",
     "kaplan_yorke_dimension",
     "largest_exponent",
+    "layers_in",
     "leading_singular_values",
     "leading_singular_values_by_lag",
     "leaky_rate_network",

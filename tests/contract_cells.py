@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jacobian_rnn as jrnn
+from jacobian_rnn.cells.layout import Weights
+from jacobian_rnn.cells.projected_lstm import make_projected_lstm
+from jacobian_rnn.cells.reset_before_gru import make_reset_before_gru
 from tests.networks import CELLS, NUM_INPUTS, make_network, randomized
 
 NUM_STEPS = 4
@@ -47,6 +50,19 @@ def literature_cell(draw):
         return Setting(recurrence, carry, inputs(generator, dtype))
 
     return make
+
+
+def projected_lstm(num_inputs, width, *, key, dtype):
+    """Draw an LSTM whose h has one entry fewer than c."""
+    shapes = [(4, num_inputs, width), (4, width - 1, width), (4, width), (width, width - 1)]
+    *arrays, projection = (jax.random.normal(key, shape, dtype) for shape in shapes)
+    return make_projected_lstm(Weights(*map(tuple, arrays)), projection)
+
+
+def reset_before_gru(num_inputs, width, *, key, dtype):
+    shapes = [(3, num_inputs, width), (3, width, width), (3, width)]
+    arrays = (tuple(jax.random.normal(key, shape, dtype)) for shape in shapes)
+    return make_reset_before_gru(Weights(*arrays))
 
 
 def stack_of_two(seed, dtype):
@@ -99,6 +115,8 @@ CELLS_OF_CONTRACT: dict[str, Callable] = {name: flax_cell(name) for name in CELL
     "leaky_rate_network": literature_cell(jrnn.leaky_rate_network),
     "irnn": literature_cell(jrnn.irnn),
     "lru": literature_cell(jrnn.lru),
+    "projected LSTM": literature_cell(projected_lstm),
+    "GRU, reset before": literature_cell(reset_before_gru),
     "stack": stack_of_two,
     "dense_chain": chain_of_layers,
     "without forward mode": without_forward_mode,

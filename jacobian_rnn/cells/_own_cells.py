@@ -12,7 +12,6 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, Key
 
-from jacobian_rnn.cells.gated_jacobian import GatedJacobian
 from jacobian_rnn.cells.layout import Layers
 from jacobian_rnn.cells.recurrence import Recurrence, last_array
 from jacobian_rnn.checks import check_at_least, check_dtype
@@ -25,12 +24,12 @@ class StepClosedForm:
     """The closed-form Jacobian of a step that knows its parts. Equal steps have equal ones.
 
     Attributes:
-        step: an object with `parts(params, carry, x) -> GatedJacobian`.
+        step: an object with `parts(params, carry, x)`, which has what a `GatedJacobian` has.
     """
 
     step: Any
 
-    def parts(self, params: Any, carry: Any, x: Any) -> GatedJacobian:
+    def parts(self, params: Any, carry: Any, x: Any) -> Any:
         """Return the parts of the Jacobian of one step."""
         return self.step.parts(params, carry, x)
 

@@ -14,18 +14,31 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jacobian_rnn.cells.activations import OWN_ACTIVATIONS
 from jacobian_rnn.cells.gated_jacobian import GatedJacobian
 from jacobian_rnn.cells.layout import Layers, Weights
 
 # These functions act on each unit alone, so their slopes are the whole derivative.
-ELEMENTWISE = frozenset({jnp.tanh, jnp.sin}) | {
-    getattr(jax.nn, name)
-    for name in (
-        *("tanh", "hard_tanh", "sigmoid", "hard_sigmoid", "log_sigmoid", "soft_sign", "softplus"),
-        *("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "hard_silu"),
-        "identity",
-    )
-}
+ELEMENTWISE = (
+    frozenset({jnp.tanh, jnp.sin, jnp.exp})
+    | OWN_ACTIVATIONS
+    | {
+        getattr(jax.nn, name)
+        for name in (
+            *(
+                "tanh",
+                "hard_tanh",
+                "sigmoid",
+                "hard_sigmoid",
+                "log_sigmoid",
+                "soft_sign",
+                "softplus",
+            ),
+            *("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "hard_silu"),
+            *("identity", "mish", "squareplus", "sparse_plus", "sparse_sigmoid"),
+        )
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)

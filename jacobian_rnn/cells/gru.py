@@ -40,5 +40,6 @@ LAYOUT = Layout(
     loaded_as=nn.GRUCell,
     pytorch=ForeignLayer("GRU", "rzn"),
     keras=ForeignLayer("GRU", "zrn"),
+    equinox=ForeignLayer("GRUCell", "rzn"),
     theory=("reset", "update", "candidate"),
 )

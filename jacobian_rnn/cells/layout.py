@@ -81,15 +81,17 @@ class Layers(NamedTuple):
 
 
 class ForeignLayer(NamedTuple):
-    """A layer of PyTorch or Keras that has the equations of a cell.
+    """A layer of PyTorch, Keras or Equinox that has the equations of a cell.
 
     Attributes:
         name: name of the layer there.
         gates: the gates in the order in which they lie side by side in its kernels.
+        variant: the setting of the layer for which it has these equations. Empty for its default.
     """
 
     name: str
     gates: str
+    variant: str = ""
 
 
 class Layout(NamedTuple):
@@ -105,9 +107,11 @@ class Layout(NamedTuple):
             that knows its own.
         variants: formulas that replace `jacobian` where a cell's attribute has a given value, by
             the attribute's name and that value.
-        loaded_as: the linen class, with a layer for every gate, for weights of PyTorch and Keras.
+        loaded_as: what is made of the weights of other frameworks: a linen class with a layer for
+            every gate, or a function `(weights, ..., gate_fn=, activation_fn=) -> Recurrence`.
         pytorch: the layer of PyTorch, or None.
         keras: the layer of Keras, or None.
+        equinox: the cell of Equinox, or None.
         theory: the names of the gates in mean-field theory. Empty where it does not know the cell.
         embedding: the layer whose tanh stands between the input and the gates. Empty where the
             gates read the input.
@@ -121,5 +125,6 @@ class Layout(NamedTuple):
     loaded_as: Callable[..., Any] | None = None
     pytorch: ForeignLayer | None = None
     keras: ForeignLayer | None = None
+    equinox: ForeignLayer | None = None
     theory: tuple[str, ...] = ()
     embedding: str = ""

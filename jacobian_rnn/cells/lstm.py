@@ -57,5 +57,6 @@ LAYOUT = Layout(
     loaded_as=nn.OptimizedLSTMCell,
     pytorch=ForeignLayer("LSTM", "ifgo"),
     keras=ForeignLayer("LSTM", "ifgo"),
+    equinox=ForeignLayer("LSTMCell", "ifgo"),
     theory=("input", "forget", "candidate", "output"),
 )

@@ -1,11 +1,7 @@
-"""Checks of trained weights, and linen cells that compute the same function with them.
+"""Recurrences that compute the same functions as the layers of other frameworks."""
 
-`pytorch`, `keras` and `orbax` read the weights. Nothing is ever unpickled, and no number changes
-its dtype unless the caller asks for it.
-"""
-
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,81 +12,85 @@ from jacobian_rnn.cells.known_cells import layouts
 from jacobian_rnn.cells.layout import Layout, Weights
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.cells.stacking import stack
-from jacobian_rnn.checks import check_dtype, check_finite, refuse
+from jacobian_rnn.checks import refuse
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
 
-def foreign_layouts(framework: str) -> dict[str, Layout]:
-    """Return the cells for which "pytorch" or "keras" has a layer, by the name of that layer."""
+class GatedLayer(NamedTuple):
+    """The weights of one layer, with all gates side by side. None stands for zero.
+
+    Attributes:
+        kernel_x: `(inputs, G N)`, reads the input.
+        kernel_h: `(N, G N)`, reads h.
+        bias_x: `(G N,)`, added to what the first kernel reads.
+        bias_h: `(G N,)`, added to what the second one reads.
+        projection: `(N, P)`, from o φ(c) to h, or None where there is none.
+    """
+
+    kernel_x: np.ndarray
+    kernel_h: np.ndarray
+    bias_x: np.ndarray | None = None
+    bias_h: np.ndarray | None = None
+    projection: np.ndarray | None = None
+
+
+def foreign_layouts(framework: str, variant: str = "") -> dict[str, Layout]:
+    """Return the cells for which "pytorch", "keras" or "equinox" has a layer, by its name."""
     found = ((getattr(layout, framework), layout) for layout in layouts())
-    return {foreign.name: layout for foreign, layout in found if foreign is not None}
+    return {
+        foreign.name: layout
+        for foreign, layout in found
+        if foreign is not None and foreign.variant == variant
+    }
 
 
-def gated_layers(
-    layout: Layout, gates: str, layers: Sequence[tuple], nonlinearity: str
+def build(
+    layout: Layout,
+    framework: str,
+    layers: Sequence[GatedLayer],
+    *,
+    activation_fn: Callable = nn.tanh,
+    gate_fn: Callable = nn.sigmoid,
 ) -> Recurrence:
-    """Build linen cells from layers `(kernel_x, kernel_h, bias_x, bias_h)`. None means zero.
+    """Build the cells that have these weights, on top of each other.
 
     Args:
         layout: layout of the cell.
-        gates: the gates in the order in which they lie side by side in the arrays.
+        framework: where the arrays come from, "pytorch", "keras" or "equinox". It tells the order
+            in which the gates lie side by side in them.
         layers: the layers, lowest first.
-        nonlinearity: a key of `ACTIVATIONS`.
+        activation_fn: φ.
+        gate_fn: σ.
     """
     dtypes = {str(array.dtype) for layer in layers for array in layer if array is not None}
     if len(dtypes) > 1:
         advice = "pass dtype=jnp.float32 or jnp.float64 to cast"
         refuse("weights", f"dtypes {sorted(dtypes)}", "one for all", advice, error=TypeError)
-    recurrences = [_gated_layer(layout, gates, layer, nonlinearity) for layer in layers]
-    return recurrences[0] if len(recurrences) == 1 else stack(*recurrences)
+    gates = getattr(layout, framework).gates
+    cells = [_build_cell(layout, gates, layer, activation_fn, gate_fn) for layer in layers]
+    return cells[0] if len(cells) == 1 else stack(*cells)
 
 
-def _gated_layer(layout, gates, layer, nonlinearity) -> Recurrence:
-    num_units, dtype = len(layer[1]), layer[1].dtype
+def _build_cell(
+    layout: Layout, gates: str, layer: GatedLayer, activation_fn: Callable, gate_fn: Callable
+) -> Recurrence:
+    num_units, dtype = layer.kernel_h.shape[1] // len(gates), layer.kernel_h.dtype
     zeros = np.zeros(len(gates) * num_units, dtype)
-    blocks = [np.split(zeros if a is None else a, len(gates), axis=-1) for a in layer]
+    blocks = [np.split(zeros if a is None else a, len(gates), axis=-1) for a in layer[:4]]
     # The arrays are copied, because they may share memory with a model that is trained further.
     named = [dict(zip(gates, map(jnp.array, block), strict=True)) for block in blocks]
     u, w, b_x, b_h = (tuple(block[gate] for gate in layout.gates) for block in named)
     biases = [x + h for x, h in zip(b_x, b_h, strict=True)]
-    layers = layout.layers[layout.loaded_as]
-    if layers.read_bias:  # A gate scales the other bias, which stays apart.
-        biases[-1] = b_x[-1]
-    params = layers.write(Weights(u, w, tuple(biases), b_h[-1]))
-    activation_fn = ACTIVATIONS[nonlinearity]
-    cell = layout.loaded_as(num_units, activation_fn=activation_fn, param_dtype=dtype)
-    return from_linen(cell, {"params": params})
-
-
-def to_numpy(name: str, array: Any) -> np.ndarray:
-    """Turn an array or a PyTorch tensor, recognised by its methods, into a numpy array."""
-    if hasattr(array, "detach"):
-        array = array.detach().cpu()
-        if str(array.dtype) == "torch.bfloat16":  # numpy lacks this dtype
-            return array.float().numpy().astype(jnp.bfloat16)
-    try:
-        return np.asarray(array)
-    except (TypeError, ValueError) as error:
-        msg = f"{name}: received {type(array).__name__}, expected an array ({error})"
-        raise TypeError(msg) from error
-
-
-def to_floats(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
-    """Return finite float32 or float64 numbers, and cast them only where `dtype` asks for it."""
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        refuse(name, f"dtype {array.dtype}", "floating-point numbers", error=TypeError)
-    wanted = array.dtype if dtype is None else dtype
-    check_dtype(name if dtype is None else "dtype", wanted)
-    check_finite(name, array)
-    with np.errstate(over="ignore"):
-        array = array.astype(wanted)
-    check_finite(name, array, f"they are beyond the range of {np.dtype(wanted)}")
-    return array
-
-
-def check_nonlinearity(layout: Layout, name: str, nonlinearity: str):
-    """Refuse a nonlinearity that the named layer cannot have. A layer with gates has tanh."""
-    expected = ["tanh"] if layout.keeps else list(ACTIVATIONS)
-    if nonlinearity not in expected:
-        refuse("nonlinearity", repr(nonlinearity), f"one of {expected} for layers of kind {name}")
+    loaded_as: Any = layout.loaded_as
+    if layers := layout.layers.get(loaded_as):
+        if layers.read_bias:  # A gate scales the other bias, which stays apart.
+            biases[-1] = b_x[-1]
+        params = layers.write(Weights(u, w, tuple(biases), b_h[-1]))
+        functions = {"activation_fn": activation_fn}
+        functions |= {"gate_fn": gate_fn} if layout.keeps else {}
+        cell = loaded_as(num_units, param_dtype=dtype, **functions)
+        return from_linen(cell, {"params": params})
+    weights = Weights(u, w, tuple(biases))
+    projection = () if layer.projection is None else (jnp.array(layer.projection),)
+    return loaded_as(weights, *projection, gate_fn=gate_fn, activation_fn=activation_fn)

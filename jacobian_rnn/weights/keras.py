@@ -1,51 +1,106 @@
-"""The weights of Keras's recurrent layers, as `layer.get_weights()` returns them."""
+"""The weights of Keras's recurrent layers, from a layer, a model, a file or a list of arrays."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 
+from jacobian_rnn.cells import activations
 from jacobian_rnn.cells.recurrence import Recurrence
-from jacobian_rnn.checks import check_shape, refuse
-from jacobian_rnn.weights._gated_layers import (
-    check_nonlinearity,
-    foreign_layouts,
-    gated_layers,
-    to_floats,
-    to_numpy,
+from jacobian_rnn.checks import check_choice, list_names, refuse
+from jacobian_rnn.weights._gated_layers import GatedLayer, build, foreign_layouts
+from jacobian_rnn.weights._keras_layers import (
+    KerasCell,
+    KerasLayer,
+    check_cell,
+    describe_keras,
+    is_keras,
+    open_keras,
 )
+from jacobian_rnn.weights._numbers import shape_of, to_floats, to_numpy
+from jacobian_rnn.weights._recurrent_layer import choose
+
+# The functions of Keras that act on each unit alone, by their names there.
+ACTIVATIONS = {
+    name: getattr(jax.nn, name)
+    for name in (
+        *("relu", "relu6", "celu", "elu", "selu", "softplus", "squareplus", "silu", "mish"),
+        *("tanh", "hard_tanh", "sigmoid", "hard_sigmoid", "log_sigmoid", "hard_silu"),
+        *("sparse_plus", "sparse_sigmoid"),
+    )
+} | {
+    "linear": jax.nn.identity,
+    "exponential": jnp.exp,
+    "softsign": jax.nn.soft_sign,
+    "swish": jax.nn.silu,
+    "hard_swish": jax.nn.hard_silu,
+    "gelu": activations.exact_gelu,
+    "leaky_relu": activations.keras_leaky_relu,
+    "keras_2_hard_sigmoid": activations.keras_2_hard_sigmoid,
+    "tanh_shrink": activations.tanh_shrink,
+    "soft_shrink": activations.soft_shrink,
+    "hard_shrink": activations.hard_shrink,
+}
+DEFAULTS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
 
 
 def from_keras(
-    weights: Sequence,
+    weights: Any,
     *,
-    kind: str,
-    nonlinearity: Literal["tanh", "relu"] = "tanh",
+    kind: str | None = None,
+    prefix: str | None = None,
+    direction: Literal["forward", "backward"] | None = None,
+    activation: str | Callable | None = None,
+    recurrent_activation: str | Callable | None = None,
     reset_after: bool | None = None,
     dtype: Any = None,
 ) -> Recurrence:
-    """Turn the weights of a Keras SimpleRNN, LSTM or GRU layer into a `Recurrence`.
+    """Turn a Keras SimpleRNN, LSTM or GRU, or its weights, into a `Recurrence`.
 
-    The layer must have Keras's default activations, tanh and sigmoid, but a SimpleRNN may have
-    relu. The carry is as in `from_torch`, so an LSTM has `(c, h)`.
+    The carry is as in `from_torch`, so an LSTM has `(c, h)`. In the arrays of Keras the gates lie
+    side by side, those of an LSTM in the order i, f, c, o (c for the candidate, often called g)
+    and those of a GRU in the order z, r, h. Weights that another program wrote in another order
+    have to be permuted first: nothing shows the order. A constant that a step adds to a gate, as
+    some add 1 to f, has to be added to the bias. Weights of float16 and bfloat16 are widened to
+    float32, which holds all of them exactly.
 
     Args:
-        weights: `layer.get_weights()`, which is the kernel `(inputs, G·N)`, the recurrent kernel
-            `(N, G·N)` and, unless `use_bias=False`, the bias. Several layers are a list of these,
-            lowest layer first.
-        kind: "SimpleRNN", "LSTM" or "GRU".
-        nonlinearity: "tanh" or "relu" of a SimpleRNN, which its weights do not show.
-        reset_after: needed only for a GRU without bias, because the shape of a bias shows it. No
-            linen cell computes the function of a GRU with `reset_after=False`.
+        weights: a layer, a cell or a model of Keras, the path of a `.keras`, `.weights.h5` or `.h5`
+            file, or `layer.get_weights()`: kernel `(inputs, G·N)`, recurrent kernel `(N, G·N)` and,
+            unless `use_bias=False`, the bias. Several layers are a list of such lists, lowest
+            first, or one after the other in one list. Files are read without Keras, and nothing in
+            them is run.
+        kind: "SimpleRNN", "LSTM" or "GRU". The shapes show it, and then have to agree with it.
+        prefix: which layer of a model or a file to load, by its name or path. By default the only
+            one. Load several one by one and join them with `stack`.
+        direction: "forward" or "backward", needed for a Bidirectional layer, and "backward" for
+            one with `go_backwards=True`. Each direction is a system of its own. The backward one
+            meets the inputs in reverse order.
+        activation: what acts on the candidate (and on c of an LSTM), or on all of a SimpleRNN, by
+            Keras's name or as a function. "hard_sigmoid" is that of Keras 3, relu6(a + 3)/6, and
+            "keras_2_hard_sigmoid" that of Keras 1 and 2, a/5 + 1/2 cut at 0 and 1. By default what
+            the layer's configuration says. A list of arrays has none, and then "tanh" is taken, the
+            default of Keras. A `.weights.h5` file has none either, and both functions are needed.
+        recurrent_activation: what acts on the gates, likewise. A list of arrays is taken to have
+            "sigmoid", the default today. Before Keras 2.3 it was "hard_sigmoid", so arrays of that
+            age need "keras_2_hard_sigmoid".
+        reset_after: whether the reset gate of a GRU stands after the recurrent kernel. Needed only
+            for one without bias and without configuration, because the shape of a bias shows it.
         dtype: float32 or float64 to cast the weights. By default they keep their dtype.
 
     Returns:
-        The recurrence of the linen SimpleCell, OptimizedLSTMCell or GRUCell, or a `stack` of them.
+        The recurrence of the linen SimpleCell, OptimizedLSTMCell or GRUCell, of a GRU with its
+        reset gate before the kernel, or a `stack` of them. It has a closed-form Jacobian unless a
+        function of yours is not known to act on each unit alone.
 
     Raises:
-        TypeError: `weights` is no list, or a dtype would have to change without `dtype`.
-        ValueError: `kind` or `nonlinearity` is unknown, an array is missing, misshapen or not
-            finite, or a GRU has `reset_after=False` or does not show it.
+        TypeError: `weights` is of another kind, or a dtype would have to change without `dtype`.
+        ValueError: `kind` does not fit, no layer or more than one is at `prefix`, an array is
+            missing, misshapen or not finite, an argument is missing that the weights do not tell,
+            or contradicts them, an activation is not known, or a file is damaged.
+        ImportError: a path was given and h5py is not installed.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np
@@ -57,55 +112,166 @@ def from_keras(
     References:
         Keras documentation, layers.SimpleRNN, layers.LSTM, layers.GRU.
     """
-    known = foreign_layouts("keras")
-    if kind not in known:
-        refuse("kind", repr(kind), f"one of {list(known)}")
-    layout: Any = known[kind]
-    gates = layout.keras.gates
-    check_nonlinearity(layout, kind, nonlinearity)
-    if not isinstance(weights, list | tuple) or not weights:
-        expected = "the list that layer.get_weights() returns"
+    if kind is not None:
+        check_choice("kind", kind, foreign_layouts("keras"))
+    if direction is not None:
+        check_choice("direction", direction, ("forward", "backward"))
+    given = {
+        "activation": activation,
+        "recurrent_activation": recurrent_activation,
+        "reset_after": reset_after,
+    }
+    if isinstance(weights, list | tuple):
+        layer = _layer_of_arrays(weights, kind, direction)
+        given |= {name: default for name, default in DEFAULTS.items() if given[name] is None}
+        return _load(layer, kind, direction, given, dtype)
+    if not is_keras(weights) and not isinstance(weights, str | os.PathLike):
+        expected = "a layer, a model, a path, or the list that layer.get_weights() returns"
         refuse("weights", type(weights).__name__, expected, error=TypeError)
+    with open_keras(weights) as layers:
+        matching = [path for path in layers if prefix in (None, path)]
+        matching = matching or [path for path, one in layers.items() if prefix == one.name]
+        matching = matching or [path for path in layers if prefix in path.split("/")]
+        layer = layers[choose("prefix", prefix, layers, matching)]
+        return _load(layer, kind, direction, given, dtype)
+
+
+def _layer_of_arrays(weights: Sequence, kind: str | None, direction: str | None) -> KerasLayer:
+    """Sort a list of arrays into cells."""
+    if not weights:
+        expected = "the list that layer.get_weights() returns"
+        refuse("weights", "an empty list", expected, error=TypeError)
     if all(isinstance(layer, list | tuple) for layer in weights):
-        named = {f"weights[{position}]": layer for position, layer in enumerate(weights)}
-    else:
-        named = {"weights": weights}
-    layers, num_inputs = [], None
-    for name, layer in named.items():
-        arrays = _check_keras_layer(name, layer, layout, num_inputs, reset_after)
-        kernel, recurrent, *bias = (to_floats(*pair, dtype) for pair in arrays.items())
-        biases = bias[0] if bias and bias[0].ndim == 2 else (*bias, None, None)[:2]
-        layers.append((kernel, recurrent, *biases))
-        num_inputs = len(recurrent)
-    return gated_layers(layout, gates, layers, nonlinearity)
+        cells = {f"weights[{position}]": layer for position, layer in enumerate(weights)}
+        return KerasLayer("", "", tuple(_cell(name, layer) for name, layer in cells.items()))
+    if len(weights) <= 3:
+        return KerasLayer("", "", (_cell("weights", weights),))
+    size = _size_of_cell(weights)
+    cells = [
+        _cell(f"weights[{start}:{start + size}]", weights[start : start + size])
+        for start in range(0, len(weights), size)
+    ]
+    for cell in cells:
+        check_cell(cell, kind)
+    above = shape_of(cells[1].arrays[0])[0]
+    both = len(cells) == 2 and shape_of(cells[0].arrays[0]) == shape_of(cells[1].arrays[0])
+    if direction is not None and both:
+        return KerasLayer("", "", tuple(cells[:1]), tuple(cells[1:]))
+    if both:
+        received = f"{len(weights)} arrays, whose second kernel reads {above} inputs"
+        advice = (
+            "pass direction='forward' or direction='backward' if they are those of a Bidirectional "
+            "layer, and [[...], [...]] if they are two layers on top of each other"
+        )
+        refuse("weights", received, "one layer of one direction", advice)
+    return KerasLayer("", "", tuple(cells))
 
 
-def _check_keras_layer(name, layer, layout, num_inputs, reset_after) -> dict[str, np.ndarray]:
-    """Return the arrays of a layer by the names that errors give them."""
-    if len(layer) not in (2, 3):
-        expected = "kernel, recurrent kernel and, unless use_bias=False, bias of a layer"
-        refuse(name, f"{len(layer)} arrays", expected, "a Bidirectional layer is not supported")
+def _size_of_cell(weights: Sequence) -> int:
+    """Return how many arrays each cell of a flat list has: 3 with biases, 2 without."""
+    shapes = list(map(shape_of, weights))
+
+    def fits(size):
+        cells = [shapes[start : start + size] for start in range(0, len(shapes), size)]
+        return all(
+            len(cell) == size
+            and len(cell[0]) == len(cell[1]) == 2
+            and cell[0][1] == cell[1][1]
+            and all(bias[-1:] == cell[1][1:] or bias == (2 * cell[1][1],) for bias in cell[2:])
+            for cell in cells
+        )
+
+    sizes = [size for size in (3, 2) if fits(size)]
+    if len(sizes) != 1:
+        listed = ", ".join(map(str, shapes[:6])) + (", ..." if len(shapes) > 6 else "")
+        received = f"{len(weights)} arrays of shapes {listed}"
+        expected = "kernel, recurrent kernel and, unless use_bias=False, bias of each layer"
+        refuse("weights", received, expected, "pass a list for each layer: [[...], [...]]")
+    return sizes[0]
+
+
+def _cell(name: str, arrays: Sequence) -> KerasCell:
     parts = ("kernel", "recurrent kernel", "bias")
-    arrays = {f"{name}[{k}] ({parts[k]})": array for k, array in enumerate(layer)}
-    arrays = {key: to_numpy(key, array) for key, array in arrays.items()}
-    (kernel_key, kernel), (key, recurrent), *bias = arrays.items()
-    if recurrent.ndim != 2 or not recurrent.size:
-        refuse(key, f"shape {recurrent.shape}", f"(N, {len(layout.gates)} * N)")
-    columns = len(layout.gates) * len(recurrent)
-    check_shape(key, recurrent.shape, (len(recurrent), columns))
-    if num_inputs is None:
-        num_inputs = kernel.shape[0] if kernel.ndim == 2 else "inputs"
-    check_shape(kernel_key, kernel.shape, (num_inputs, columns))
-    # Where a gate scales the bias of the part that reads h, the layer has two biases.
-    two_biases = bool(layout.layers[layout.loaded_as].read_bias)
-    if two_biases:
-        kind = f"a {layout.keras.name}"
-        if reset_after is False or (bias and bias[0][1].shape == (columns,)):
-            expected = f"True, with a bias of shape (2, {columns})"
-            refuse(name, f"{kind} with reset_after=False", expected, "linen has no such cell")
-        if not bias and reset_after is None:
-            advice = "pass reset_after=True if its layer has that (Keras's default)"
-            refuse(name, f"{kind} without bias", "one that tells its reset_after", advice)
-    for key, array in bias:
-        check_shape(key, array.shape, (2, columns) if two_biases else (columns,))
-    return arrays
+    named = [f"{name}[{position}] ({part})" for position, part in enumerate(parts)]
+    kept = [to_numpy(*pair) for pair in zip(named, arrays, strict=False)]
+    return KerasCell(name, kept if len(arrays) in (2, 3) else arrays, {})
+
+
+def _load(
+    layer: KerasLayer, kind: str | None, direction: str | None, given: dict[str, Any], dtype: Any
+) -> Recurrence:
+    """Load one direction of a layer, with what its caller says of its functions."""
+    described = [check_cell(cell, kind) for cell in (*layer.forward, *layer.backward)]
+    if len(set(described)) > 1:
+        advice = "load each with from_keras and join them with stack"
+        refuse("weights", f"cells of kinds {list_names(set(described))}", "one kind", advice)
+    describe_keras(layer)
+    backwards = any(cell.config.get("go_backwards") for cell in layer.forward)
+    if direction is None and (layer.backward or backwards):
+        received = "None for a layer that is Bidirectional or has go_backwards=True"
+        advice = "its backward system meets the inputs in reverse order"
+        refuse("direction", received, "'forward' or 'backward'", advice)
+    if not layer.backward and direction == ("forward" if backwards else "backward"):
+        advice = f"pass {'direction=' + repr('backward') if backwards else 'no direction'}"
+        refuse("direction", f"{direction!r} for a layer of the other one", "its own", advice)
+    cells = layer.backward if layer.backward and direction == "backward" else layer.forward
+    settings = [_settings(cell, described[0], given) for cell in cells]
+    if any(one != settings[0] for one in settings):
+        refuse("weights", f"cells with settings {settings}", "cells with the same functions")
+    variant = "reset_after=False" if settings[0].pop("reset_after", None) is False else ""
+    layout = foreign_layouts("keras", variant)[described[0]]
+    functions = {
+        "activation_fn": _function("activation", settings[0]["activation"]),
+        "gate_fn": _function("recurrent_activation", settings[0].get("recurrent_activation")),
+    }
+    layers = [_gated_layer(cell, dtype) for cell in cells]
+    return build(layout, "keras", layers, **functions)
+
+
+def _settings(cell: KerasCell, kind: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return what the configuration of a cell says, or else its caller. Both have to agree."""
+    shown = dict(cell.config)
+    columns = shape_of(cell.arrays[1])[1]
+    if kind == "GRU" and len(cell.arrays) == 3:
+        shown["reset_after"] = shape_of(cell.arrays[2]) == (2, columns)
+    names = ["activation"]
+    names += ["recurrent_activation"] if kind != "SimpleRNN" else []
+    names += ["reset_after"] if kind == "GRU" else []
+    settings = {}
+    for name in names:
+        value, told = given[name], shown.get(name)
+        if value is None and told is None:
+            default = repr(DEFAULTS[name]) if name in DEFAULTS else "True"
+            received = f"None for {cell.name}, which does not tell"
+            advice = f"pass {name}={default} if its layer has that (Keras's default)"
+            refuse(name, received, "what its layer has", advice)
+        if None not in (value, told) and value != told and not callable(value):
+            refuse(name, repr(value), f"{told!r}, as {cell.name} tells, or None")
+        settings[name] = told if value is None else value
+    for name in given.keys() - set(names):
+        if given[name] not in (None, DEFAULTS.get(name)):
+            refuse(name, repr(given[name]), f"None for a layer of kind {kind}")
+    return settings
+
+
+def _function(name: str, function: Any) -> Callable:
+    """Return the function that Keras's name stands for, or a function as it is."""
+    if function is None:  # of a cell without gates
+        return jax.nn.sigmoid
+    if callable(function):
+        return function
+    advice = "or pass a function of JAX"
+    check_choice(name, function, ACTIVATIONS, advice)
+    return ACTIVATIONS[function]
+
+
+def _gated_layer(cell: KerasCell, dtype: Any) -> GatedLayer:
+    parts = ("kernel", "recurrent kernel", "bias")
+    keys = [f"{cell.name}[{position}] ({part})" for position, part in enumerate(parts)]
+    arrays = [
+        to_floats(key, to_numpy(key, array), dtype)
+        for key, array in zip(keys, cell.arrays, strict=False)
+    ]
+    kernel, recurrent, *bias = arrays
+    biases = tuple(bias[0]) if bias and bias[0].ndim == 2 else (*bias, None, None)[:2]
+    return GatedLayer(kernel, recurrent, *biases)

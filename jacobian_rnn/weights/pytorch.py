@@ -1,62 +1,78 @@
-"""The weights of PyTorch's recurrent layers, from a state dict or a safetensors file."""
+"""The weights of PyTorch's recurrent layers, from a module, a state dict or a file."""
 
-import itertools
+import contextlib
 import os
-import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from jacobian_rnn.cells.recurrence import Recurrence
-from jacobian_rnn.checks import check_shape, list_names, refuse
-from jacobian_rnn.weights._gated_layers import (
-    check_nonlinearity,
-    foreign_layouts,
-    gated_layers,
-    to_floats,
-    to_numpy,
-)
-
-TORCH_NAME = re.compile(
-    r"(?P<base>weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(_l(?P<layer>\d+))?(?P<back>_reverse)?"
+from jacobian_rnn.checks import check_choice, check_count, refuse
+from jacobian_rnn.weights._files import open_arrays
+from jacobian_rnn.weights._gated_layers import ACTIVATIONS, GatedLayer, build, foreign_layouts
+from jacobian_rnn.weights._numbers import to_floats
+from jacobian_rnn.weights._recurrent_layer import RecurrentLayer
+from jacobian_rnn.weights._state_dicts import (
+    TorchLayer,
+    choose_torch_layer,
+    describe_torch,
+    find_torch_layers,
+    read_weight,
 )
 
 
 def from_torch(
-    weights: Mapping[str, Any] | str | os.PathLike,
+    weights: Any,
     *,
-    prefix: str = "",
-    nonlinearity: Literal["tanh", "relu"] = "tanh",
+    prefix: str | None = None,
+    layer: int | None = None,
+    direction: Literal["forward", "backward"] | None = None,
+    nonlinearity: Literal["tanh", "relu"] | None = None,
     dtype: Any = None,
 ) -> Recurrence:
-    """Turn the weights of a PyTorch RNN, LSTM or GRU into a `Recurrence`.
+    """Turn a PyTorch RNN, LSTM or GRU, or its weights, into a `Recurrence`.
 
-    The weights are those of `torch.nn.RNN`, `LSTM` or `GRU` with any number of layers, with or
-    without biases, or of `RNNCell`, `LSTMCell` or `GRUCell`. The shape of `weight_hh` shows which.
+    The layer is a `torch.nn.RNN`, `LSTM` or `GRU` with any number of layers, with or without biases
+    and projections, or an `RNNCell`, `LSTMCell` or `GRUCell`. The shape of `weight_hh` shows which.
     PyTorch's two biases are summed wherever only their sum matters. The carry is `zeros(N)`, and
     for an LSTM `(c, h)`, where PyTorch has `(h, c)`. Several layers have a tuple of carries, lowest
-    layer first. Batches and dropout have no effect. PyTorch itself is not needed.
+    layer first. Batches and dropout have no effect. Weights of float16 and bfloat16 are widened to
+    float32, which holds all of them exactly.
+
+    Weight norm, spectral norm (as in evaluation) and pruning are computed from what is stored, and
+    of weights that were dropped out the original is taken. Other parametrisations, such as
+    `orthogonal`, need the module itself.
 
     Args:
-        weights: a state dict (PyTorch tensors or arrays), or the path of a `.safetensors` file,
-            of which only the tensors under `prefix` are read.
-        prefix: where in a whole model the layers are, such as "encoder.lstm". All other keys are
-            ignored. Cells in a list have to be read one by one and joined with `stack`.
-        nonlinearity: "tanh" or "relu" of an RNN, which its weights do not show.
+        weights: a module (the layer, or a model that has it), a state dict of tensors or arrays, a
+            dict that holds one, such as a checkpoint of Lightning, or the path of a file:
+            `.safetensors`, `.npz`, or what `torch.save` wrote. Only what is needed is read. Nothing
+            in a file is run: PyTorch reads its pickles with `weights_only=True`.
+        prefix: where in a whole model the layer is, such as "encoder.lstm", or "" for its root. All
+            other keys are ignored. The keys down to a state dict, `module.` of `DataParallel` and
+            `_orig_mod.` of `torch.compile` may be left out. By default the only layer that there
+            is. Cells in a list have to be read one by one and joined with `stack`.
+        layer: which of several layers on top of each other to load alone, from 0. By default all.
+        direction: "forward" or "backward", needed for a bidirectional layer alone. Each direction
+            is a system of its own. The backward one meets the inputs in reverse order. Above the
+            lowest layer both read both directions, so several layers can only be loaded one by
+            one, and the input of an upper one has 2 N entries: forward, then backward.
+        nonlinearity: "tanh" or "relu" of an RNN, which its weights do not show. Needed for the
+            weights of an RNN alone. A module tells its own.
         dtype: float32 or float64 to cast the weights. By default they keep their dtype.
 
     Returns:
-        The recurrence of the linen SimpleCell, OptimizedLSTMCell or GRUCell, or a `stack` of them.
+        The recurrence of the linen SimpleCell, OptimizedLSTMCell or GRUCell, of an LSTM with
+        projections, or a `stack` of them, with its closed-form Jacobian.
 
     Raises:
         TypeError: `weights`, `prefix` or `dtype` is of another kind, or a dtype would have to
             change without `dtype`.
-        ValueError: a tensor is missing, unknown, misshapen or not finite, `nonlinearity` is
-            unknown, layers run in both directions or project their state, or a file is no
-            complete safetensors file.
-        ImportError: a path was given and the package `safetensors` is not installed.
+        ValueError: no layer or more than one is at `prefix`, a tensor is missing, misshapen or not
+            finite, an argument that the weights do not tell is missing, one that does not fit was
+            given, or a file is damaged.
+        ImportError: the package that reads a file of this kind is not installed.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np
@@ -69,114 +85,103 @@ def from_torch(
     References:
         PyTorch documentation, torch.nn.RNN, torch.nn.LSTM, torch.nn.GRU.
     """
-    if not isinstance(prefix, str):
-        expected = "a string such as 'encoder.lstm', or '' where there is none"
+    if prefix is not None and not isinstance(prefix, str):
+        expected = "a string such as 'encoder.lstm', '' for the root, or None for the only layer"
         refuse("prefix", repr(prefix), expected, error=TypeError)
-    if prefix and not prefix.endswith("."):
-        prefix += "."
-    if isinstance(weights, str | os.PathLike):
-        layers = _read_safetensors(Path(weights), prefix)
+    with open_torch(weights) as (arrays, modules):
+        chosen = choose_torch_layer(find_torch_layers(arrays), prefix)
+        module = modules.get(chosen.prefix)
+        told = getattr(module, "nonlinearity", None)
+        found = describe_torch(chosen, told)
+        numbers = _check_numbers(found, layer, direction)
+        variant = "projections" if found.num_projected else ""
+        activation_fn = _activation(found, nonlinearity, told)
+        back = "_reverse" if direction == "backward" else ""
+        layers = [_read_layer(chosen, number, back, module, dtype) for number in numbers]
+    layout = foreign_layouts("pytorch", variant)[found.kind]
+    return build(layout, "pytorch", layers, activation_fn=activation_fn)
+
+
+@contextlib.contextmanager
+def open_torch(weights: Any) -> Iterator[tuple[Mapping, dict[str, Any]]]:
+    """Open weights as a state dict, together with the modules that hold them, by their prefix.
+
+    Raises:
+        TypeError: neither a module nor a mapping nor a path, or a module of another class whose
+            weights have the names of an RNN's.
+        ValueError: a damaged file.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(weights, torch.nn.Module):
+        state, modules = weights.state_dict(), dict(weights.named_modules())
+        own = (torch.nn.RNNBase, torch.nn.RNNCellBase)
+        for prefix in find_torch_layers(state):
+            if not isinstance(modules[prefix], own):
+                received = f"a {type(modules[prefix]).__name__} with the weights of an RNN"
+                advice = "if it computes what torch.nn.RNN, LSTM or GRU does, pass its state_dict()"
+                refuse(f"weights at {prefix!r}", received, "a layer of torch.nn", advice)
+        yield state, modules
+    elif isinstance(weights, str | os.PathLike):
+        with open_arrays(Path(weights)) as arrays:
+            yield arrays, {}
     elif isinstance(weights, Mapping):
-        layers = [
-            {base: (key, to_numpy(key, weights[key])) for base, key in layer.items()}
-            for layer in _torch_layers(list(weights), prefix)
-        ]
+        yield weights, {}
     else:
-        expected = "a state dict (module.state_dict()) or the path of a safetensors file"
+        expected = "a module of PyTorch, a state dict (module.state_dict()) or the path of a file"
         refuse("weights", type(weights).__name__, expected, error=TypeError)
-    layout = _check_torch_shapes(layers)
-    name, gates = layout.pytorch
-    check_nonlinearity(layout, name, nonlinearity)
-    layers = [{base: to_floats(*named, dtype) for base, named in layer.items()} for layer in layers]
-    ordered = [
-        (layer["weight_ih"].T, layer["weight_hh"].T, layer.get("bias_ih"), layer.get("bias_hh"))
-        for layer in layers
-    ]
-    return gated_layers(layout, gates, ordered, nonlinearity)
 
 
-def _read_safetensors(path: Path, prefix: str) -> list[dict[str, tuple[str, np.ndarray]]]:
-    try:
-        import safetensors
-    except ImportError as error:
-        msg = "weights: to read a file, pip install 'jacobian_rnn[checkpoints]' (safetensors)"
-        raise ImportError(msg) from error
-    if not path.is_file():
-        refuse("weights", repr(str(path)), "the path of an existing file")
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            layers = _torch_layers(list(file.keys()), prefix)
-            for key in (key for layer in layers for key in layer.values()):
-                if (stored := file.get_slice(key).get_dtype()) not in ("F64", "F32", "F16", "BF16"):
-                    refuse(key, f"dtype {stored}", "floating-point numbers", error=TypeError)
-            return [
-                {base: (key, file.get_tensor(key)) for base, key in layer.items()}
-                for layer in layers
-            ]
-    except safetensors.SafetensorError as error:
-        with path.open("rb") as file:
-            start = file.read(4)
-        if start == b"PK\x03\x04" or start[:1] == b"\x80":
-            msg = (
-                f"weights: {path} is a pickle. Reading one can run any code, so it is not read: "
-                "where you trust it, convert it with safetensors.torch.save_file(torch.load(path, "
-                "weights_only=True), 'weights.safetensors')"
-            )
-        else:
-            msg = f"weights: {path} is no safetensors file, or is cut short ({error})"
-        raise ValueError(msg) from error
+def _check_numbers(
+    found: RecurrentLayer, layer: int | None, direction: str | None
+) -> range | list[int]:
+    """Return the numbers of the layers to load."""
+    if layer is not None:
+        check_count("layer", layer, 0, found.num_layers - 1)
+    if direction is not None:
+        check_choice("direction", direction, ("forward", "backward"))
+    if found.num_directions == 2 and direction is None:
+        advice = (
+            "each is a system of its own: pass direction='forward' or direction='backward' (which "
+            "meets the inputs in reverse order)"
+        )
+        refuse("direction", f"None for a bidirectional {found.kind}", "one direction", advice)
+    if direction == "backward" and found.num_directions == 1:
+        refuse("direction", "'backward' for layers that run forward alone", "None")
+    if found.num_directions == 2 and found.num_layers > 1 and layer is None:
+        advice = "layers above the lowest read both directions: load each with its number"
+        received = f"None for {found.num_layers} bidirectional layers"
+        refuse("layer", received, f"0 to {found.num_layers - 1}", advice)
+    return range(found.num_layers) if layer is None else [layer]
 
 
-def _torch_layers(keys: list[str], prefix: str) -> list[dict[str, str]]:
-    """Sort the keys under a prefix into layers, `{"weight_ih": key, ...}`, by their names alone."""
-    if strange := [key for key in keys if not isinstance(key, str)]:
-        refuse("weights", f"the key {strange[0]!r}", "names as keys", error=TypeError)
-    parsed = {k: TORCH_NAME.fullmatch(k[len(prefix) :]) for k in keys if k.startswith(prefix)}
-    places = [key.rpartition(".") for key in keys]
-    held = sorted({place + dot for place, dot, name in places if TORCH_NAME.fullmatch(name)})
-    where = f"one of {held}, which hold recurrent weights" if held else "but no other has any"
-    if not any(parsed.values()):
-        refuse("prefix", repr(prefix), f"one with weight_ih_l0, ... under it: {where}")
-    layers: dict[int, dict[str, str]] = {}
-    for key, match in parsed.items():
-        if match is None:
-            expected = "nothing but the weights of an RNN, LSTM or GRU"
-            refuse(key, f"this key under prefix={prefix!r}", expected, f"choose {where}")
-        if match["back"]:
-            advice = "of one layer, pass the weights without those that end in _reverse"
-            refuse(key, "bidirectional layers", "layers that do not see the future", advice)
-        if match["base"] == "weight_hr":
-            advice = "write its step as a function and pass it to Recurrence"
-            refuse(key, "projections (proj_size > 0)", "an LSTM without", advice)
-        layers.setdefault(int(match["layer"] or 0), {})[match["base"]] = key
-    num_layers = max(layers) + 1
-    suffixed = {match["layer"] is not None for match in parsed.values() if match}
-    if len(suffixed) > 1 or len(parsed) != sum(map(len, layers.values())):
-        refuse("weights", list_names(parsed), "either every key to number its layer or none")
-    biased = any("bias_ih" in layer or "bias_hh" in layer for layer in layers.values())
-    bases = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if biased else [])]
-    for index, base in itertools.product(range(num_layers), bases):
-        if base not in layers.get(index, {}):
-            key = prefix + base + (f"_l{index}" if True in suffixed else "")
-            expected = f"{', '.join(bases)} of every layer from 0 to {max(layers)}"
-            refuse(key, f"only {list_names(parsed)}", expected)
-    return [layers[index] for index in range(num_layers)]
+def _activation(found: RecurrentLayer, nonlinearity: str | None, told: str | None) -> Any:
+    """Return the activation function of a layer. One with gates has tanh."""
+    if found.kind != "RNN":
+        if nonlinearity not in (None, "tanh"):
+            refuse("nonlinearity", repr(nonlinearity), f"None for a layer of kind {found.kind}")
+        return ACTIVATIONS["tanh"]
+    if nonlinearity is None and told is None:
+        advice = "'tanh' is PyTorch's default"
+        refuse("nonlinearity", "None for the weights of an RNN", "'tanh' or 'relu'", advice)
+    name: Any = nonlinearity or told
+    check_choice("nonlinearity", name, ACTIVATIONS)
+    if told not in (None, name):
+        refuse("nonlinearity", repr(nonlinearity), f"{told!r}, which the module has, or None")
+    return ACTIVATIONS[name]
 
 
-def _check_torch_shapes(layers: list[dict[str, tuple[str, np.ndarray]]]) -> Any:
-    """Check the shapes, and return the layout of the cell that the first weight_hh shows."""
-    known = {len(one.gates): (name, one) for name, one in foreign_layouts("pytorch").items()}
-    key, first = layers[0]["weight_hh"]
-    rows, num_units = first.shape if first.ndim == 2 and first.size else (1, 2)
-    if rows % num_units != 0 or rows // num_units not in known:
-        sizes = {n: f"{n if n > 1 else ''}N" for n in sorted(known)}
-        listed = ", ".join(f"({size}, N) of {known[n][0]}" for n, size in sizes.items())
-        refuse(key, f"shape {first.shape}", listed)
-    _, layout = known[rows // num_units]
-    for index, layer in enumerate(layers):
-        for base, (key, array) in layer.items():
-            expected: tuple = (rows,) if base.startswith("bias") else (rows, num_units)
-            if index == 0 and base == "weight_ih":
-                expected = (rows, array.shape[-1] if array.ndim == 2 else "inputs")
-            check_shape(key, array.shape, expected)
-    return layout
+def _read_layer(chosen: TorchLayer, number: int, back: str, module: Any, dtype: Any) -> GatedLayer:
+    """Read the weights of one layer and one direction."""
+
+    def read(base) -> Any:
+        weight = chosen.weights.get(chosen.key(base, number, back))
+        return None if weight is None else to_floats(*read_weight(weight, module), dtype)
+
+    projection = read("weight_hr")
+    return GatedLayer(
+        kernel_x=read("weight_ih").T,
+        kernel_h=read("weight_hh").T,
+        bias_x=read("bias_ih"),
+        bias_h=read("bias_hh"),
+        projection=None if projection is None else projection.T,
+    )

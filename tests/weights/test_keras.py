@@ -63,23 +63,33 @@ def test_all_states_are_those_of_kerass_equations(rng, kind, gates, step, num_la
     [
         ([(3, 20), (5, 20), (20,)], {"kind": "lstm"}, ValueError, "kind: received 'lstm'"),
         ([(3, 20)], {"kind": "LSTM"}, ValueError, "weights: received 1 arrays"),
-        ([(3, 20)] * 6, {"kind": "LSTM"}, ValueError, "6 arrays.*Bidirectional"),
+        ([(3, 20)] * 6, {"kind": "LSTM"}, ValueError, "6 arrays of shapes.*a list for each layer"),
         (
             [(20, 3), (5, 20)],
             {"kind": "LSTM"},
             ValueError,
-            r"0\] \(kernel\): .*\(20, 3\).*\(20, 20\)",
+            r"0\] \(kernel\): .*\(20, 3\).*\(inputs, 20\)",
         ),
-        ([(3, 20), (20, 5)], {"kind": "LSTM"}, ValueError, r"\(20, 5\), expected \(20, 80\)"),
+        (
+            [(3, 20), (20, 5)],
+            {"kind": "LSTM"},
+            ValueError,
+            r"\(20, 5\), expected \(N, 4N\) of LSTM",
+        ),
         ([(3, 20), ()], {"kind": "LSTM"}, ValueError, r"shape \(\), expected"),
         ([(3, 20), (5, 20), (5,)], {"kind": "LSTM"}, ValueError, r"\(bias\): .*expected \(20,\)"),
-        ([(3, 15), (5, 15), (15,)], {"kind": "GRU"}, ValueError, "reset_after=False"),
-        ([(3, 15), (5, 15)], {"kind": "GRU"}, ValueError, "GRU without bias"),
-        ([(3, 15), (5, 15)], {"kind": "GRU", "reset_after": False}, ValueError, "no such cell"),
-        ([(3, 15), (5, 15), (2, 5)], {"kind": "GRU"}, ValueError, r"expected \(2, 15\)"),
-        ([(3, 20), (5, 20)], {"kind": "LSTM", "nonlinearity": "relu"}, ValueError, "'relu'"),
+        (
+            [(3, 15), (5, 15), (15,)],
+            {"kind": "GRU", "reset_after": True},
+            ValueError,
+            "reset_after: received True, expected False, as weights tells",
+        ),
+        ([(3, 15), (5, 15)], {"kind": "GRU"}, ValueError, "reset_after: received None for weights"),
+        ([(3, 15), (5, 15), (2, 5)], {"kind": "GRU"}, ValueError, r"\(15,\) or \(2, 15\)"),
+        ([(3, 15), (5, 15), (30,)], {"kind": "GRU"}, ValueError, "only ran on a GPU"),
+        ([(3, 20), (5, 20)], {"kind": "LSTM", "activation": "softmax"}, ValueError, "'softmax'"),
         ([(3, 20), (5, 20)], {"kind": "LSTM", "dtype": jnp.int32}, TypeError, "int32"),
-        ([], {"kind": "LSTM"}, TypeError, "weights: received list"),
+        ([], {"kind": "LSTM"}, TypeError, "weights: received an empty list"),
         (
             [[(3, 20), (5, 20)], [(4, 20), (5, 20)]],
             {"kind": "LSTM"},
@@ -100,6 +110,6 @@ def test_non_finite_keras_weights_are_refused():
 
 
 def test_a_keras_simple_rnn_may_have_relu():
-    recurrence = from_keras([np.eye(2), 0 * np.eye(2)], kind="SimpleRNN", nonlinearity="relu")
+    recurrence = from_keras([np.eye(2), 0 * np.eye(2)], kind="SimpleRNN", activation="relu")
     new = recurrence.step(recurrence.params, jnp.zeros(2), jnp.array([-3.0, 3.0]))
     np.testing.assert_array_equal(new, [0, 3])

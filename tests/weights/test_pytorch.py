@@ -1,4 +1,3 @@
-import pickle
 import re
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ from jacobian_rnn import from_torch, step_jacobians, trajectory
 from tests.weights.reference_layers import (
     HIDDEN,
     INPUTS,
-    Trap,
     as_carry,
     random_state,
     run,
@@ -110,11 +108,12 @@ def test_weights_may_lack_biases_or_be_those_of_a_cell(rng, kind):
     for key in ("bias_ih_l0", "bias_hh_l0"):
         weights[key] = 0 * weights[key]
     state, xs = as_carry(random_state(rng, kind, 1)), jnp.asarray(rng.normal(size=(5, INPUTS)))
-    expected = trajectory(from_torch(weights), state, xs)
+    options = {"nonlinearity": "tanh"} if kind == "rnn" else {}
+    expected = trajectory(from_torch(weights, **options), state, xs)
     bare = {key: array for key, array in weights.items() if "weight" in key}
     cell = {key.removesuffix("_l0"): array for key, array in weights.items()}
     for other in (bare, cell):
-        np.testing.assert_array_equal(trajectory(from_torch(other), state, xs), expected)
+        np.testing.assert_array_equal(trajectory(from_torch(other, **options), state, xs), expected)
 
 
 def golden(kind):
@@ -161,7 +160,7 @@ def test_states_and_jacobians_are_those_of_pytorch(kind):
             torch.autograd.functional.jacobian(lambda s, x=x: step(s, x), states[-1]).numpy()
         )
         states.append(step(states[-1], x).detach())
-    recurrence = from_torch(layer.state_dict())
+    recurrence = from_torch(layer)
     carry = as_carry(np.zeros((2, size // (2 * HIDDEN), HIDDEN)))
     inputs = jnp.asarray(xs.numpy())
     got = trajectory(recurrence, carry, inputs)
@@ -172,7 +171,7 @@ def test_states_and_jacobians_are_those_of_pytorch(kind):
 
 @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
 def test_the_jacobian_is_the_closed_form_and_agrees_with_differentiation(rng, kind):
-    recurrence = from_torch(torch_weights(rng, kind))
+    recurrence = from_torch(torch_weights(rng, kind), nonlinearity="tanh")
     assert recurrence.jacobian is not None
     carry, xs = as_carry(random_state(rng, kind, 1)), jnp.asarray(rng.normal(size=(5, INPUTS)))
     closed = step_jacobians(recurrence, carry, xs, method="closed_form")
@@ -204,13 +203,13 @@ class Tensor:
         return self.numpy()
 
 
-def test_tensors_are_copied_and_bfloat16_ones_cast_when_asked(rng):
+def test_tensors_are_copied_and_bfloat16_ones_widened(rng):
     arrays = {key: a.astype(jnp.bfloat16) for key, a in torch_weights(rng, "gru").items()}
     tensors = {key: Tensor(a, "torch.bfloat16") for key, a in arrays.items()}
-    with pytest.raises(TypeError, match=r"weight_ih_l0: received dtype bfloat16.*pass dtype="):
-        from_torch(tensors)
-    got = from_torch(tensors, dtype=jnp.float64).params["params"]["hn"]["kernel"]
-    np.testing.assert_array_equal(got, arrays["weight_hh_l0"][10:].T.astype(np.float64))
+    for asked, dtype in ((None, np.float32), (jnp.float64, np.float64)):
+        got = from_torch(tensors, dtype=asked).params["params"]["hn"]["kernel"]
+        np.testing.assert_array_equal(got, arrays["weight_hh_l0"][10:].T.astype(np.float64))
+        assert got.dtype == dtype
     weights = torch_weights(rng, "lstm")
     recurrence = from_torch({key: Tensor(array) for key, array in weights.items()})
     before = ravel_pytree(recurrence.params)[0].copy()
@@ -219,13 +218,11 @@ def test_tensors_are_copied_and_bfloat16_ones_cast_when_asked(rng):
     np.testing.assert_array_equal(ravel_pytree(recurrence.params)[0], before)
 
 
-def test_half_precision_files_are_cast_when_asked(rng, tmp_path):
+def test_half_precision_files_are_widened(rng, tmp_path):
     for dtype in (np.float16, jnp.bfloat16):
         half = {key: a.astype(dtype) for key, a in torch_weights(rng, "gru").items()}
         save_file(half, tmp_path / "half.safetensors")
-        with pytest.raises(TypeError, match=f"received dtype {np.dtype(dtype)}, expected float32"):
-            from_torch(tmp_path / "half.safetensors")
-        params = from_torch(tmp_path / "half.safetensors", dtype=jnp.float32).params["params"]
+        params = from_torch(tmp_path / "half.safetensors").params["params"]
         expected = half["weight_hh_l0"][10:].T.astype(np.float32)
         np.testing.assert_array_equal(params["hn"]["kernel"], expected)
         assert params["hn"]["kernel"].dtype == jnp.float32
@@ -256,24 +253,24 @@ def test_a_prefix_chooses_the_layers_out_of_a_whole_model(rng, prefix):
     got = from_torch(model, prefix=prefix)
     jax.tree.map(np.testing.assert_array_equal, got.params, expected.params)
     assert got.step == expected.step
-    with pytest.raises(ValueError, match=r"received 'rnn\.'.*'decoder\.', 'encoder\.lstm\.'"):
-        from_torch(model, prefix="rnn.")
-    with pytest.raises(ValueError, match="prefix: received '', expected one with weight_ih_l0"):
-        from_torch({"head.weight": np.ones(3)})
+    for wrong, received in (("rnn.", r"'rnn\.'"), (None, "None, which fits 2 layers")):
+        with pytest.raises(ValueError, match=f"received {received}.*'decoder', 'encoder.lstm'"):
+            from_torch(model, prefix=wrong)
+    with pytest.raises(ValueError, match=r"prefix: received '', expected .* there is none"):
+        from_torch({"head.weight": np.ones(3)}, prefix="")
 
 
 WRONG = {
     "missing": (lambda w: w.pop("bias_hh_l1"), r"^bias_hh_l1: received only .* of every layer"),
-    "gap": (lambda w: [w.pop(k) for k in list(w) if "l1" in k], "^weight_ih_l1: received only"),
-    "extra": (lambda w: w.update({"fc.weight": np.ones(3)}), r"^fc\.weight: received this key"),
-    "renamed": (lambda w: w.update({"weight_hx_l0": w.pop("weight_hh_l0")}), "^weight_hx_l0: "),
+    "gap": (lambda w: [w.pop(k) for k in list(w) if "l1" in k], "^bias_hh_l1: received only"),
+    "renamed": (lambda w: w.update({"weight_hx_l0": w.pop("weight_hh_l0")}), "^weight_hh_l0: "),
     "transposed": (
         lambda w: w.update(weight_hh_l0=w["weight_hh_l0"].T),
         r"^weight_hh_l0: received shape \(5, 20\), expected \(N, N\)",
     ),
     "transposed input": (
         lambda w: w.update(weight_ih_l0=w["weight_ih_l0"].T),
-        r"^weight_ih_l0: received shape \(3, 20\), expected \(20, 20\)",
+        r"^weight_ih_l0: received shape \(3, 20\), expected \(20, inputs\)",
     ),
     "vector": (
         lambda w: w.update(weight_ih_l0=np.ones(20)),
@@ -291,11 +288,11 @@ WRONG = {
     ),
     "reverse": (
         lambda w: w.update(weight_ih_l0_reverse=w["weight_ih_l0"]),
-        "^weight_ih_l0_reverse: received bidirectional",
+        "^bias_hh_l0_reverse: received only",
     ),
     "projection": (
-        lambda w: w.update(weight_hr_l0=np.ones((2, 5))),
-        "^weight_hr_l0: received projections",
+        lambda w: w.update({f"weight_hr_l{k}": np.ones((2, 5)) for k in range(3)}),
+        r"^weight_hh_l0: received shape \(20, 5\), expected \(20, 2\)",
     ),
     "mixed names": (
         lambda w: w.update(weight_ih=w["weight_ih_l0"]),
@@ -324,11 +321,14 @@ def test_wrong_weights_are_refused_by_name(rng, name):
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
-        (lambda w: from_torch(w, nonlinearity="relu"), ValueError, "'relu', expected one of.*LSTM"),
+        (
+            lambda w: from_torch(w, nonlinearity="relu"),
+            ValueError,
+            "'relu', expected None for a .*LSTM",
+        ),
         (lambda w: from_torch(w, nonlinearity="sin"), ValueError, "nonlinearity: received 'sin'"),
-        (lambda w: from_torch(list(w)), TypeError, "weights: received list, expected a state"),
-        (lambda w: from_torch(w | {0: 1}), TypeError, "the key 0"),
-        (lambda w: from_torch(w, prefix=None), TypeError, "prefix: received None, expected a str"),
+        (lambda w: from_torch(list(w)), TypeError, "weights: received list, expected a module"),
+        (lambda w: from_torch(w, prefix=0), TypeError, "prefix: received 0, expected a string"),
         (lambda w: from_torch(w, dtype=jnp.float16), TypeError, "dtype float16, expected float32"),
         (lambda w: from_torch(w, dtype="single precision"), TypeError, "'single precision', exp"),
         (lambda w: from_torch(w, dtype=int), TypeError, "^dtype: received dtype int64, expected"),
@@ -359,11 +359,10 @@ def test_wrong_arguments_are_refused(rng, make, error, match):
     [
         (b"", DAMAGE),
         (b"just a text, of no special length", DAMAGE),
-        (pickle.dumps(Trap()), r"is a pickle.*safetensors\.torch\.save_file"),
-        (b"PK\x03\x04" + bytes(100), r"is a pickle.*safetensors\.torch\.save_file"),
+        (b"PK\x03\x04" + bytes(100), "which cannot be read"),
     ],
 )
-def test_other_files_are_refused_and_no_pickle_is_read(tmp_path, content, match):
+def test_other_files_are_refused(tmp_path, content, match):
     (tmp_path / "model.bin").write_bytes(content)
     with pytest.raises(ValueError, match=match):
         from_torch(tmp_path / "model.bin")
@@ -380,8 +379,8 @@ def test_a_file_cut_short_is_refused(tmp_path, length):
 def test_a_file_with_integers_or_that_is_none_is_refused(tmp_path):
     weights = {key: np.ones((3, 3), np.int8) for key in ("weight_ih", "weight_hh")}
     save_file(weights, tmp_path / "int.safetensors")
-    with pytest.raises(TypeError, match=r"^weight_[ih]h: received dtype I8"):
-        from_torch(tmp_path / "int.safetensors")
+    with pytest.raises(TypeError, match=r"^weight_[ih]h: received dtype int8"):
+        from_torch(tmp_path / "int.safetensors", nonlinearity="tanh")
     for path in (tmp_path / "nowhere.safetensors", tmp_path):
         with pytest.raises(ValueError, match="expected the path of an existing file"):
             from_torch(path)
