@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jacobian_rnn.cells.known_cells import class_of, describe, layout_of, weights_of
@@ -71,8 +72,8 @@ def in_words(advice: Advice) -> str:
 
 def median_growth(prediction: RegimePrediction) -> float:
     """Return the median log growth over the horizon, nats, of the sequences that have one."""
-    growths = np.asarray(prediction.log_growth_of_output)
-    return float(quantile(growths, 0.5)) if not np.isnan(growths).all() else math.nan
+    growths = jnp.asarray(prediction.log_growth_of_output)
+    return float(quantile(growths, 0.5)) if not jnp.isnan(growths).all() else math.nan
 
 
 def power(log: float) -> str:

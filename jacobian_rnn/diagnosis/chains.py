@@ -81,7 +81,9 @@ def _as_batch(sequences: list[Sequences]) -> Sequences:
     def pad(leaf):
         return np.pad(leaf, [(0, 0), (0, longest - leaf.shape[1])] + [(0, 0)] * (leaf.ndim - 2))
 
-    xs = jax.tree.map(lambda *leaves: np.concatenate([*map(pad, leaves)]), *[s.xs for s in sequences])
+    xs = jax.tree.map(
+        lambda *leaves: np.concatenate([*map(pad, leaves)]), *[s.xs for s in sequences]
+    )
     carry = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[s.carry for s in sequences])
     return Sequences(xs, carry, lengths)
 

@@ -50,7 +50,7 @@ def credit_of(layer: RecordedLayer) -> CreditByLag | None:
     """
     gradients: Any = layer.gradients
     inputs = layer.xs, gradients.outputs, gradients.returned
-    (xs, outputs, returned), active = align_ends(inputs, layer.seq_lengths)
+    (xs, outputs, returned), active = align_ends(inputs, layer.seq_lengths.tolist())
     dtype = jax.tree.leaves(layer.recurrence.params)[0].dtype
     counted = active.reshape(*active.shape, *[1] * (outputs.ndim - 2))
     outputs = jnp.where(counted, outputs, 0).astype(dtype)

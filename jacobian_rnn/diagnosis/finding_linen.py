@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.core import Tracer
 from jaxtyping import PyTree
 
 from jacobian_rnn.cells.flax import from_linen
@@ -19,6 +18,8 @@ from jacobian_rnn.diagnosis.recorded_layers import (
     check_sequences,
     describe_kind,
     gradients_of,
+    hand_out,
+    is_traced,
     number_calls,
     run_model,
     sequences_of,
@@ -36,7 +37,7 @@ class Seen(NamedTuple):
         variables: those of the cell.
         call: what a layer received, or None for a cell that was called by itself.
         step: what a cell received and returned, or None for a layer.
-        number: of the call among those whose results can be differentiated for; −1 if it is none.
+        number: of the call among those of layers; −1 for a cell.
     """
 
     name: str
@@ -59,9 +60,9 @@ class Interceptor:
         self.added = added or {}
         self.seen: list[Seen] = []
         self.returned: dict[int, PyTree] = {}
-        self.traced: set[str] = set()
+        self.called: set[str] = set()
         self.modules: set[str] = set()
-        self.depth = 0
+        self.depth = self.num_layers = 0
 
     def __call__(self, next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         """Call the next function, and keep what it received."""
@@ -83,25 +84,34 @@ class Interceptor:
     def _see_layer(self, layer, args, kwargs, result):
         cell = layer.cell
         name, variables = _path(layer), cell.variables
-        number = len(self.returned)
-        self.returned[number] = result
-        if number in self.added:
-            result = jax.tree.map(jnp.add, result, self.added[number])
-        call = _call_of_layer(layer, *args, **kwargs)
-        if _is_traced((variables, call.inputs, call.carry, call.seq_lengths)):
-            self.traced.add(name)
-        else:
-            self.seen.append(Seen(name, cell.clone(parent=None), variables, call, None, number))
+        number = self.num_layers
+        self.num_layers += 1
+        if self.added:
+            zeros = self.added.get(number)
+            return result if zeros is None else jax.tree.map(jnp.add, result, zeros)
+        if not is_traced(result):
+            self.returned[number] = result
+        call, cell = _call_of_layer(layer, *args, **kwargs), cell.clone(parent=None)
+
+        def keep(arrays):
+            variables, inputs, carry, lengths = arrays
+            known = call._replace(inputs=inputs, carry=carry, seq_lengths=lengths)
+            self.seen.append(Seen(name, cell, variables, known, None, number))
+
+        self.called.add(name)
+        hand_out(keep, (variables, call.inputs, call.carry, call.seq_lengths))
         return result
 
     def _see_cell(self, cell, args, kwargs, result):
         received = dict(zip(("carry", "x"), args, strict=False)) | kwargs
         carry, x, *_ = received.values()
-        name, step = _path(cell), Step(carry, x, result[0])
-        if _is_traced((cell.variables, step)):
-            self.traced.add(name)
-        else:
-            self.seen.append(Seen(name, cell.clone(parent=None), cell.variables, None, step, -1))
+        name, plain = _path(cell), cell.clone(parent=None)
+
+        def keep(arrays):
+            self.seen.append(Seen(name, plain, arrays[0], None, Step(*arrays[1]), -1))
+
+        self.called.add(name)
+        hand_out(keep, (cell.variables, (carry, x, result[0])))
         return result
 
 
@@ -126,9 +136,9 @@ def record_linen(
     interceptor = Interceptor()
     run_model(lambda: run(interceptor))
     seen = interceptor.seen
-    traced = interceptor.traced - {one.name for one in seen}
-    if traced:
-        received = f"the layer {min(traced)!r} inside jax.vmap, jax.grad or nn.remat"
+    unseen = interceptor.called - {one.name for one in seen}
+    if unseen:
+        received = f"the layer {min(unseen)!r} in a part that is traced and does not run"
         advice = "call the model without it, on a whole batch"
         refuse("model", received, "one whose values can be seen", advice)
     if not seen:
@@ -137,18 +147,20 @@ def record_linen(
         advice = "a cell of your own is found where it derives from nn.RNNCellBase"
         refuse("model", received, expected, advice)
     layers, steps = [], {}
-    numbers = {one.number for one in seen if one.call is not None}
-    results = interceptor.returned
-    gradients = {} if loss is None else _gradients(run, loss, results, numbers)
+    results, gradients = interceptor.returned, {}
+    if loss is not None and results:
+        # Zeros are added to what each layer returns, and the loss differentiated for them.
+        zeros = jax.tree.map(jnp.zeros_like, results)
+        gradients = run_model(lambda: jax.grad(lambda added: loss(run(Interceptor(added))))(zeros))
     for one in seen:
         if one.call is not None:
             layer = _layer(one, sequences_of(one.call))
-            if loss is not None:
+            if one.number in gradients:
                 known = gradients_of(one.call, results[one.number], gradients[one.number])
                 layer = layer._replace(gradients=known)
             layers.append(layer)
         else:
-            steps.setdefault((one.name, _identity(one.variables)), []).append(one)
+            steps.setdefault(one.name, []).append(one)
     for calls in steps.values():
         rank = getattr(calls[0].cell, "num_feature_axes", None)
         chains = chains_of(calls[0].name, [one.step for one in calls], rank)
@@ -168,12 +180,6 @@ def _layer(seen: Seen, sequences: Any) -> RecordedLayer:
     layer = RecordedLayer(name, kind, recurrence, sequences.carry, sequences.xs, sequences[2])
     layer = in_full_precision(layer, getattr(seen.cell, "dtype", None))
     return layer._replace(notes=layer.notes + notes)
-
-
-def _gradients(run, loss, returned, numbers) -> dict[int, PyTree]:
-    """Differentiate a loss for what each layer returned, by adding zeros to it."""
-    zeros = {number: jax.tree.map(jnp.zeros_like, returned[number]) for number in numbers}
-    return run_model(lambda: jax.grad(lambda added: loss(run(Interceptor(added))))(zeros))
 
 
 def _call_of_layer(layer, inputs, **given) -> Call:
@@ -227,11 +233,3 @@ def _is_scan(kind: type) -> bool:
 
 def _path(module: Any) -> str:
     return "/".join(module.path) or type(module).__name__
-
-
-def _identity(variables: PyTree) -> tuple[int, ...]:
-    return tuple(id(leaf) for leaf in jax.tree.leaves(variables))
-
-
-def _is_traced(tree: PyTree) -> bool:
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.core import Tracer
 from jaxtyping import PyTree
 
 from jacobian_rnn.cells.flax import from_nnx
@@ -25,6 +24,8 @@ from jacobian_rnn.diagnosis.recorded_layers import (
     check_sequences,
     describe_kind,
     gradients_of,
+    hand_out,
+    is_traced,
     number_calls,
     run_model,
     sequences_of,
@@ -61,40 +62,47 @@ class Watch:
         self.added = added or {}
         self.seen: list[Seen] = []
         self.returned: dict[int, PyTree] = {}
-        self.traced: set[str] = set()
-        self.depth = 0
+        self.called: set[str] = set()
+        self.depth = self.num_layers = 0
         self.first_carry: PyTree = None
 
-    def see(self, module: Any, call: Callable, args: tuple, kwargs: dict) -> Any:
+    def see(self, module: Any, method: Callable, args: tuple, kwargs: dict) -> Any:
         """Call a module, and keep what it received."""
         if self.depth:
-            return call(module, *args, **kwargs)
+            return method(module, *args, **kwargs)
         is_layer = isinstance(module, nnx.RNN)
         self.depth, self.first_carry = 1, None
         try:
             with jax.disable_jit(not is_layer):
-                result = call(module, *args, **kwargs)
+                result = method(module, *args, **kwargs)
         finally:
             self.depth = 0
         name = getattr(module, NAME)
+        self.called.add(name)
         if not is_layer:
             received = dict(zip(("carry", "x"), args, strict=False)) | kwargs
             carry, x, *_ = received.values()
-            self._keep(Seen(name, None, Step(carry, x, result[0]), -1))
+            hand_out(
+                lambda step: self.seen.append(Seen(name, None, Step(*step), -1)),
+                (carry, x, result[0]),
+            )
             return result
-        number = len(self.returned)
-        self.returned[number] = result
-        self._keep(Seen(name, self._call_of(module, *args, **kwargs), None, number))
-        if number in self.added:
-            result = jax.tree.map(jnp.add, result, self.added[number])
-        return result
+        number = self.num_layers
+        self.num_layers += 1
+        if self.added:
+            zeros = self.added.get(number)
+            return result if zeros is None else jax.tree.map(jnp.add, result, zeros)
+        if not is_traced(result):
+            self.returned[number] = result
+        call = self._call_of(module, *args, **kwargs)
 
-    def _keep(self, seen):
-        arrays = jax.tree.leaves((seen.call, seen.step))
-        if any(isinstance(leaf, Tracer) for leaf in arrays):
-            self.traced.add(seen.name)
-        else:
-            self.seen.append(seen)
+        def keep(arrays):
+            inputs, carry, lengths = arrays
+            known = call._replace(inputs=inputs, carry=carry, seq_lengths=lengths)
+            self.seen.append(Seen(name, known, None, number))
+
+        hand_out(keep, (call.inputs, call.carry, call.seq_lengths))
+        return result
 
     def _call_of(self, layer, inputs, **given) -> Call:
         def setting(name):
@@ -138,9 +146,9 @@ def record_nnx(
     watch = Watch()
     run_model(lambda: run(watch))
     seen = watch.seen
-    traced = watch.traced - {one.name for one in seen}
-    if traced:
-        received = f"the layer {min(traced)!r} inside jax.vmap, jax.grad or jax.checkpoint"
+    unseen = watch.called - {one.name for one in seen}
+    if unseen:
+        received = f"the layer {min(unseen)!r} in a part that is traced and does not run"
         advice = "call the model without it, on a whole batch"
         refuse("model", received, "one whose values can be seen", advice)
     if not seen:
@@ -150,7 +158,8 @@ def record_nnx(
         advice = "a cell of your own is found where it derives from nnx.RNNCellBase"
         refuse("model", received, expected, advice)
     gradients = {}
-    if loss is not None:
+    if loss is not None and watch.returned:
+        # Zeros are added to what each layer returns, and the loss differentiated for them.
         zeros = jax.tree.map(jnp.zeros_like, watch.returned)
         gradients = run_model(lambda: jax.grad(lambda added: loss(run(Watch(added))))(zeros))
     layers, steps = [], {}
@@ -158,7 +167,7 @@ def record_nnx(
         if one.call is not None:
             cell = modules[one.name].cell
             layer = _layer(one, cell, sequences_of(one.call))
-            if loss is not None:
+            if one.number in gradients:
                 result = watch.returned[one.number]
                 known = gradients_of(one.call, result, gradients[one.number])
                 layer = layer._replace(gradients=known)

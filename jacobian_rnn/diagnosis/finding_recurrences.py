@@ -37,7 +37,7 @@ def record_recurrence(
     num_sequences, num_steps = _check_batch(xs)
     lengths = np.full(num_sequences, num_steps)
     if seq_lengths is not None:
-        lengths = check_lengths(seq_lengths, num_sequences, num_steps)
+        lengths = check_lengths(list(seq_lengths), num_sequences, num_steps)
     start = zero_carry(recurrence) if carry is None else carry
     layers = layers_of(recurrence)
     starts = start if len(layers) > 1 else (start,)

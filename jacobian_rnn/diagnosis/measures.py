@@ -23,8 +23,8 @@ OTHER_OUTPUT = (
     "The share of every lag is not known: the layer returns something else than its carry shows."
 )
 NO_LAYER = (
-    "The share of every lag is not known: the model calls this cell in a loop of its own. "
-    "It is known for nn.RNN and nnx.RNN layers."
+    "The share of every lag is not known: the model calls this cell in a loop of its own, or in a "
+    "part that it traces. It is known for nn.RNN and nnx.RNN layers."
 )
 
 

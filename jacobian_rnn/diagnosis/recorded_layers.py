@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from jacobian_rnn.cells.recurrence import Recurrence
@@ -206,11 +207,26 @@ def describe_kind(cell_class: type, carry: PyTree) -> str:
     return f"{bases[0].__name__} of {size} units"
 
 
+def hand_out(keep: Callable[[Any], None], arrays: PyTree) -> None:
+    """Keep the values of arrays, now, or when what is being traced here runs with values."""
+    if is_traced(arrays):
+        jax.debug.callback(keep, arrays)
+    else:
+        keep(arrays)
+
+
+def is_traced(tree: PyTree) -> bool:
+    """Say whether a tree holds an array without a value."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
 def run_model(call: Callable[[], Any]) -> Any:
     """Run a model with all loops and compiled parts unrolled, so that every value can be seen."""
     try:
         with jax.disable_jit():
-            return call()
+            result = call()
+            jax.effects_barrier()
+            return result
     except Exception as error:
         msg = (
             f"model: failed when it was called with the batch: {type(error).__name__}: {error} "

@@ -84,8 +84,8 @@ def predict(system: LayerSystem, horizon: int, **options: Any) -> RegimePredicti
         jax.tree.map(jnp.asarray, system.xs),
         horizon=horizon,
         # The step that loads is no step of the layer, and does not count.
-        num_warmup=num_steps_of(system).min() // 4 + system.loads,
-        seq_lengths=system.seq_lengths,
+        num_warmup=int(num_steps_of(system).min()) // 4 + system.loads,
+        seq_lengths=None if system.seq_lengths is None else system.seq_lengths.tolist(),
         **options,
     )
     if not system.loads:

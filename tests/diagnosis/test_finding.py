@@ -358,6 +358,7 @@ def with_nan():
          r"weights of layer 'layers/0'.*dense_h"),
     ],
 )  # fmt: skip
+@pytest.mark.usefixtures("standard_promotion")
 def test_what_cannot_be_recorded_is_refused(make, error, match):
     with pytest.raises(error, match=match):
         make()
