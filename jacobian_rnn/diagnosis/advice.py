@@ -122,6 +122,7 @@ def advise(
         value = _search(growth, change, _value_now(layer, change))
         if value is None:
             continue
+        value = float(f"{value:.4g}")  # as the code is told, it was measured
         after = predict(system_of(changed(value)), horizon, thresholds=thresholds, **options)
         peaks = np.asarray(after.peak)
         calm = bool(np.nanmedian(peaks) <= thresholds[1]) if np.isfinite(peaks).any() else False
