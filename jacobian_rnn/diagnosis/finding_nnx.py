@@ -133,7 +133,9 @@ def record_nnx(
 ) -> tuple[RecordedLayer, ...]:
     """Run a copy of an nnx model on a batch, and record what each recurrent layer received."""
     call = call or (lambda model, batch: model(batch))
-    modules = {_name(path, module): module for path, module in nnx.iter_modules(model)}
+    modules: dict[str, Any] = {
+        _name(path, module): module for path, module in nnx.iter_modules(model)
+    }
 
     def run(watch):
         copy = _watched_copy(model)

@@ -1,6 +1,7 @@
 """The layers of a `Recurrence`, or of a `Network` with a readout, and what each receives."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from jacobian_rnn.diagnosis.recorded_layers import (
     Sequences,
     check_sequences,
 )
-from jacobian_rnn.training.network import Network
+from jacobian_rnn.training.network import Network, read_out
 
 
 def record_recurrence(
@@ -37,66 +38,53 @@ def record_recurrence(
     num_sequences, num_steps = _check_batch(xs)
     lengths = np.full(num_sequences, num_steps)
     if seq_lengths is not None:
-        lengths = check_lengths(list(seq_lengths), num_sequences, num_steps)
-    start = zero_carry(recurrence) if carry is None else carry
-    layers = layers_of(recurrence)
-    starts = start if len(layers) > 1 else (start,)
-    names = [f"layer {number + 1}" if len(layers) > 1 else "layer" for number in range(len(layers))]
-    whole = RecordedLayer("layer", "", recurrence, start, xs, lengths)
-    whole = in_full_precision(whole._replace(carry=jax.tree.map(jnp.asarray, start)))
-    params = whole.recurrence.params if len(layers) > 1 else (whole.recurrence.params,)
+        lengths = check_lengths(np.asarray(seq_lengths).tolist(), num_sequences, num_steps)
+    start = jax.tree.map(jnp.asarray, zero_carry(recurrence) if carry is None else carry)
+    whole = in_full_precision(RecordedLayer("layer", "", recurrence, start, xs, lengths))
+    layers = layers_of(whole.recurrence)
     starts = whole.carry if len(layers) > 1 else (whole.carry,)
     # What stands behind an end may be anything, and a step must not meet it.
     steps = np.minimum(np.arange(num_steps), lengths[:, None] - 1)
-    inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf)[np.arange(len(leaf))[:, None], steps], xs)
+    rows = np.arange(num_sequences)[:, None]
+    inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows, steps], whole.xs)
 
-    def run(added: Any) -> tuple[list, Array]:
-        received, x = [], inputs
-        for layer, own, start, more in zip(layers, params, starts, added, strict=True):
-            received.append(x)
-            x = _outputs(layer, own, start, x)
-            x = x if more is None else x + more
-        return received, x
+    def run(added: Any) -> list:
+        """Return what each layer receives, and what the highest one shows."""
+        received = [inputs]
+        for layer, start, more in zip(layers, starts, added, strict=True):
+            outputs = _outputs(layer, start, received[-1])
+            received.append(outputs if more is None else outputs + more)
+        return received
 
-    received, outputs = run([None] * len(layers))
-    gradients: list[Any] = [None] * len(layers)
+    *received, outputs = run([None] * len(layers))
+    gradients: list[Gradients | None] = [None] * len(layers)
     if loss is not None:
 
         def total(added):
-            _, shown = run(added)
+            shown = run(added)[-1]
             if isinstance(model, Network):
-                shown = shown @ model.kernel + model.bias
+                shown = jax.vmap(partial(read_out, model))(shown)
             return loss(shown)
 
-        zeros = [
-            jnp.zeros(jax.eval_shape(_outputs, layer, own, start, x).shape, outputs.dtype)
-            for layer, own, start, x in zip(layers, params, starts, received, strict=True)
-        ]
-        shown = [*received[1:], outputs]
+        returned = [*received[1:], outputs]
+        slopes = jax.grad(total)([jnp.zeros_like(one) for one in returned])
         gradients = [
-            Gradients(np.asarray(one), np.asarray(gradient), None)
-            for one, gradient in zip(shown, jax.grad(total)(zeros), strict=True)
+            Gradients(np.asarray(one), np.asarray(slope), None)
+            for one, slope in zip(returned, slopes, strict=True)
         ]
     recorded = []
-    for name, layer, own, start, x, gradient in zip(
-        names, layers, params, starts, received, gradients, strict=True
-    ):
+    for number, (layer, start, x) in enumerate(zip(layers, starts, received, strict=True)):
+        name = f"layer {number + 1}" if len(layers) > 1 else "layer"
         carries = jax.tree.map(
             lambda leaf: np.broadcast_to(leaf, (num_sequences, *leaf.shape)), start
         )
-        x = jax.tree.map(np.asarray, x)
-        sequences, notes = check_sequences(name, Sequences(x, carries, lengths))
-        layer = Recurrence(layer.step, own, layer.jacobian, layer.output, layer.unit_jacobians)
+        found = Sequences(jax.tree.map(np.asarray, x), carries, lengths)
+        sequences, notes = check_sequences(name, found)
         units = " × ".join(map(str, np.shape(jax.tree.leaves(start)[-1])))
-        one = RecordedLayer(
-            name,
-            f"{kind_of(layer)} of {units} units",
-            layer,
-            sequences.carry,
-            sequences.xs,
-            lengths,
-        )
-        recorded.append(one._replace(gradients=gradient, notes=whole.notes + notes))
+        kind = f"{kind_of(layer)} of {units} units"
+        xs, carry, lengths = sequences
+        one = RecordedLayer(name, kind, layer, carry, xs, lengths, gradients[number])
+        recorded.append(one._replace(notes=whole.notes + notes))
     return tuple(recorded)
 
 
@@ -114,16 +102,14 @@ def layers_of(recurrence: Recurrence) -> tuple[Recurrence, ...]:
 
 def outputs_of(recurrence: Recurrence, xs: PyTree) -> Array:
     """Return what a recurrence that starts from zeros shows at every step, `(B, T, ...)`."""
-    return _outputs(recurrence, recurrence.params, zero_carry(recurrence), xs)
+    return _outputs(recurrence, zero_carry(recurrence), xs)
 
 
-def _outputs(layer: Recurrence, params: PyTree, start: PyTree, xs: PyTree) -> Array:
-    """Return what a layer shows at every step of every sequence, `(B, T, ...)`."""
-
+def _outputs(recurrence: Recurrence, start: PyTree, xs: PyTree) -> Array:
     def of_sequence(xs):
         def step(carry, x):
-            carry = layer.step(params, carry, x)
-            return carry, layer.output(carry)
+            carry = recurrence.step(recurrence.params, carry, x)
+            return carry, recurrence.output(carry)
 
         return lax.scan(step, start, xs)[1]
 
