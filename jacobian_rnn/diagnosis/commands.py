@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.text import Text
 
 from jacobian_rnn.diagnosis.finding_files import record_file
-from jacobian_rnn.diagnosis.html_report import html_report
 from jacobian_rnn.diagnosis.measures import diagnose_layers
+from jacobian_rnn.diagnosis.report import html_report
 from jacobian_rnn.diagnosis.result import Diagnosis
 from jacobian_rnn.weights import layers_in
 

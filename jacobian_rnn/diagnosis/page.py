@@ -13,7 +13,7 @@ WIDTH = 80
 LABEL = 15  # columns of the labels
 
 
-def page(diagnosis: "Diagnosis") -> str:
+def write_page(diagnosis: "Diagnosis") -> str:
     """Say what was found of each layer, and what would help."""
     blocks = [words.headline(diagnosis)]
     blocks += ["\n".join(_layer(layer)) for layer in diagnosis.layers]

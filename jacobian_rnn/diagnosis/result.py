@@ -85,9 +85,9 @@ class Diagnosis(NamedTuple):
 
     def __str__(self) -> str:
         """Say it on a page of 80 columns."""
-        from jacobian_rnn.diagnosis.page import page
+        from jacobian_rnn.diagnosis.page import write_page
 
-        return page(self)
+        return write_page(self)
 
     def to_dataset(self) -> "xarray.Dataset":
         """Return the numbers as a labelled dataset, one entry of `layer` for each layer.

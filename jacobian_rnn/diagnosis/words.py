@@ -156,7 +156,7 @@ def _credit(layer: "LayerDiagnosis") -> str:
     )
     if clear.size:
         return f"{said}The signal is twice the noise or more up to lag {clear.max()}."
-    return f"{said}No lag has a signal of twice the noise: take larger batches."
+    return f"{said}In a batch of {layer.num_sequences} no lag has a signal of twice the noise."
 
 
 def _no_advice(layer: "LayerDiagnosis") -> str:

@@ -181,7 +181,7 @@ def test_the_report_is_one_file_with_pictures_and_what_the_page_says(files, tmp_
 
 
 def test_names_in_a_file_do_not_become_part_of_the_report():
-    from jacobian_rnn.diagnosis.html_report import html_report
+    from jacobian_rnn.diagnosis.report import html_report
 
     def decay(params, carry, x):
         return params * carry + x

@@ -3,6 +3,8 @@
 import base64
 import importlib.metadata
 import io
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -44,12 +46,15 @@ def html_report(diagnosis: "Diagnosis", source: str = "") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    headline = words.headline(diagnosis)
+    # Pictures are above this folder, and load matplotlib.
+    from jacobian_rnn.plotting.layers import credit_by_lag, growth_by_lag
+
+    headline, layers = words.headline(diagnosis), diagnosis.layers
     return environment.get_template("report.html.jinja").render(
         title=f"{headline} | jacobian_rnn",
         headline=headline[0].upper() + headline[1:],
         source=source,
-        picture=_as_svg(diagnosis.figure()),
+        picture=_picture(partial(growth_by_lag, diagnosis=diagnosis), legend=len(layers) > 1),
         layers=[
             {
                 "name": layer.name,
@@ -59,9 +64,11 @@ def html_report(diagnosis: "Diagnosis", source: str = "") -> str:
                 "growth": words.growth_at_lags(layer),
                 "statements": list(words.statements(layer)),
                 "advice": [(words.in_words(advice), advice.code) for advice in layer.advice],
-                "picture": _credit_picture(layer),
+                "picture": ""
+                if layer.credit is None
+                else _picture(partial(credit_by_lag, credit=layer.credit)),
             }
-            for layer in diagnosis.layers
+            for layer in layers
         ],
         changed=words.CHANGED,
         foot=words.FOOT,
@@ -70,20 +77,14 @@ def html_report(diagnosis: "Diagnosis", source: str = "") -> str:
     )
 
 
-def _credit_picture(layer: Any) -> str:
-    """Draw the shares of the lags, where they are known."""
-    if layer.credit is None:
-        return ""
+def _picture(draw: Callable[..., Any], *, legend: bool = False) -> str:
+    """Draw on one Axes, legible on a phone, and return it as SVG in base64."""
     from matplotlib.figure import Figure
 
-    from jacobian_rnn.plotting.layers import credit_by_lag
-
-    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-    credit_by_lag(figure.subplots(), layer.credit)
-    return _as_svg(figure)
-
-
-def _as_svg(figure: Any) -> str:
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = draw(figure.subplots())
+    if legend:
+        axes.legend(fontsize="small")
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return base64.b64encode(file.getvalue()).decode()
