@@ -209,7 +209,8 @@ def _open_torch(path: Path) -> Iterator[Mapping[str, Any]]:
             warnings.simplefilter("ignore")  # of classes that PyTorch itself will drop
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=archived)
     except Exception as error:  # A damaged pickle may raise anything.
-        reason = str(error).strip().partition("\n")[0]
+        lines = str(error).strip().splitlines() or [""]
+        reason = next((line.strip() for line in lines if "Unsupported" in line), lines[0])
         advice = (
             "if it holds objects besides tensors, and you trust it, write the weights alone, by "
             f"torch.save(torch.load({str(path)!r}, weights_only=False)['state_dict'], "

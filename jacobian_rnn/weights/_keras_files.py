@@ -189,7 +189,7 @@ def _configs(
         depth: how many layers are around it.
     """
     kind, config = _class_and_config(entry)
-    if depth > MAX_DEPTH:
+    if depth > MAX_DEPTH or not config:
         return
     name = str(config.get("name"))
     kinds = foreign_layouts("keras")

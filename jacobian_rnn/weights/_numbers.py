@@ -10,13 +10,13 @@ from jacobian_rnn.weights._files import StoredArray
 
 
 def shape_of(array: Any) -> tuple[int, ...]:
-    """Return the shape of an array, a tensor or a nested list."""
-    return tuple(array.shape) if hasattr(array, "shape") else np.shape(array)
+    """Return the shape of an array or a tensor."""
+    return tuple(array.shape)
 
 
 def dtype_of(array: Any) -> str:
     """Return the name of the dtype of an array or a tensor."""
-    return str(getattr(array, "dtype", np.asarray(array).dtype)).removeprefix("torch.")
+    return str(array.dtype).removeprefix("torch.")
 
 
 def to_numpy(name: str, array: Any) -> np.ndarray:

@@ -63,11 +63,12 @@ def from_equinox(cell: Any, *, call: Callable[[Any, Any, Any], Any] | None = Non
         _check_call(cell)
     params, static = equinox.partition(cell, _is_array)
     check_finite("cell", params)
-    step = EquinoxStep(static, call)
+    leaves, structure = jax.tree.flatten(static)
+    step = EquinoxStep(tuple(leaves), structure, call)
     try:
         hash(step)
     except TypeError as error:
-        advice = "give it equinox.field(static=True) or make it an array"
+        advice = "hold it as an array, a tuple or a named function"
         msg = f"cell: received an attribute that cannot be hashed ({error}): {advice}"
         raise TypeError(msg) from error
     return Recurrence(step, params)
@@ -78,16 +79,19 @@ class EquinoxStep:
     """The step of a module of Equinox. Modules that are equal but for their arrays have one step.
 
     Attributes:
-        static: the module without its arrays.
+        leaves: what a module has besides arrays.
+        structure: how they make up the module. Unlike the module itself it can be hashed.
         call: `call(module, state, input) -> state`, or None for `module(input, state)`.
     """
 
-    static: Any
+    leaves: tuple[Any, ...]
+    structure: Any
     call: Callable[[Any, Any, Any], Any] | None
 
     def __call__(self, params, carry, x):
         """Return the new carry."""
-        module = import_equinox().combine(params, self.static)
+        static = jax.tree.unflatten(self.structure, self.leaves)
+        module = import_equinox().combine(params, static)
         return module(x, carry) if self.call is None else self.call(module, carry, x)
 
 

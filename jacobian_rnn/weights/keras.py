@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jacobian_rnn.cells import activations
 from jacobian_rnn.cells.recurrence import Recurrence
@@ -169,7 +170,8 @@ def _layer_of_arrays(weights: Sequence, kind: str | None, direction: str | None)
 
 def _size_of_cell(weights: Sequence) -> int:
     """Return how many arrays each cell of a flat list has: 3 with biases, 2 without."""
-    shapes = list(map(shape_of, weights))
+    shapes = [np.shape(array) for array in weights]
+    kinds = [len(one.gates) for one in foreign_layouts("keras").values()]
 
     def fits(size):
         cells = [shapes[start : start + size] for start in range(0, len(shapes), size)]
@@ -177,6 +179,7 @@ def _size_of_cell(weights: Sequence) -> int:
             len(cell) == size
             and len(cell[0]) == len(cell[1]) == 2
             and cell[0][1] == cell[1][1]
+            and cell[1][1] in [gates * cell[1][0] for gates in kinds]
             and all(bias[-1:] == cell[1][1:] or bias == (2 * cell[1][1],) for bias in cell[2:])
             for cell in cells
         )

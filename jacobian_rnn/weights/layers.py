@@ -11,7 +11,7 @@ from jacobian_rnn.weights._files import format_of
 from jacobian_rnn.weights._keras_layers import describe_keras, is_keras, open_keras
 from jacobian_rnn.weights._recurrent_layer import RecurrentLayer
 from jacobian_rnn.weights._state_dicts import describe_torch, find_torch_layers
-from jacobian_rnn.weights.pytorch import open_torch
+from jacobian_rnn.weights.pytorch import is_of_torch, open_torch
 
 
 def layers_in(source: Any) -> tuple[RecurrentLayer, ...]:
@@ -58,4 +58,5 @@ def layers_in(source: Any) -> tuple[RecurrentLayer, ...]:
         return tuple(
             describe_torch(layer, getattr(modules.get(layer.prefix), "nonlinearity", None))
             for layer in find_torch_layers(arrays).values()
+            if layer.prefix not in modules or is_of_torch(modules[layer.prefix])
         )

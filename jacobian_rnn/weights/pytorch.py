@@ -89,8 +89,15 @@ def from_torch(
         expected = "a string such as 'encoder.lstm', '' for the root, or None for the only layer"
         refuse("prefix", repr(prefix), expected, error=TypeError)
     with open_torch(weights) as (arrays, modules):
-        chosen = choose_torch_layer(find_torch_layers(arrays), prefix)
+        layers = find_torch_layers(arrays)
+        own = {p: one for p, one in layers.items() if p in modules and is_of_torch(modules[p])}
+        chosen = choose_torch_layer(own or layers, prefix)
         module = modules.get(chosen.prefix)
+        if module is not None and not is_of_torch(module):
+            received = f"a {type(module).__name__} with the weights of an RNN"
+            advice = "if it computes what torch.nn.RNN, LSTM or GRU does, pass its state_dict()"
+            expected = "a layer of torch.nn"
+            refuse(f"weights at {chosen.prefix!r}", received, expected, advice, error=TypeError)
         told = getattr(module, "nonlinearity", None)
         found = describe_torch(chosen, told)
         numbers = _check_numbers(found, layer, direction)
@@ -107,20 +114,12 @@ def open_torch(weights: Any) -> Iterator[tuple[Mapping, dict[str, Any]]]:
     """Open weights as a state dict, together with the modules that hold them, by their prefix.
 
     Raises:
-        TypeError: neither a module nor a mapping nor a path, or a module of another class whose
-            weights have the names of an RNN's.
+        TypeError: neither a module nor a mapping nor a path.
         ValueError: a damaged file.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(weights, torch.nn.Module):
-        state, modules = weights.state_dict(), dict(weights.named_modules())
-        own = (torch.nn.RNNBase, torch.nn.RNNCellBase)
-        for prefix in find_torch_layers(state):
-            if not isinstance(modules[prefix], own):
-                received = f"a {type(modules[prefix]).__name__} with the weights of an RNN"
-                advice = "if it computes what torch.nn.RNN, LSTM or GRU does, pass its state_dict()"
-                refuse(f"weights at {prefix!r}", received, "a layer of torch.nn", advice)
-        yield state, modules
+        yield weights.state_dict(), dict(weights.named_modules())
     elif isinstance(weights, str | os.PathLike):
         with open_arrays(Path(weights)) as arrays:
             yield arrays, {}
@@ -129,6 +128,12 @@ def open_torch(weights: Any) -> Iterator[tuple[Mapping, dict[str, Any]]]:
     else:
         expected = "a module of PyTorch, a state dict (module.state_dict()) or the path of a file"
         refuse("weights", type(weights).__name__, expected, error=TypeError)
+
+
+def is_of_torch(module: Any) -> bool:
+    """Say whether a module is one of PyTorch's own recurrent layers or cells."""
+    own = sys.modules["torch"].nn
+    return isinstance(module, (own.RNNBase, own.RNNCellBase))
 
 
 def _check_numbers(
