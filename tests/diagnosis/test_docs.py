@@ -82,7 +82,8 @@ def test_a_pytorch_file(capsys, tmp_path):
     assert page.startswith("2 recurrent layers: gradients")
 
 
-def test_a_keras_file(capsys, tmp_path):
+def test_a_keras_file(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")
     keras = pytest.importorskip("keras")
     model = keras.Sequential([keras.layers.Input((40, 3)), keras.layers.LSTM(8)])
     path = tmp_path / "model.keras"
