@@ -10,13 +10,14 @@ from flax import errors, nnx
 from flax import linen as nn
 from jaxtyping import PyTree
 
-from jacobian_rnn.cells._flax_layers import (
+from jacobian_rnn.cells.closed_form import ELEMENTWISE, ClosedForm
+from jacobian_rnn.cells.flax_layers import (
     check_is_cell,
-    check_layer,
+    check_runs_forward,
+    check_same_at_every_step,
     check_variables,
     refuse_parameters,
 )
-from jacobian_rnn.cells.closed_form import ELEMENTWISE, ClosedForm
 from jacobian_rnn.cells.known_cells import layout_of
 from jacobian_rnn.cells.layout import Layers
 from jacobian_rnn.cells.recurrence import ImpureStepError, Recurrence
@@ -63,7 +64,8 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
         advice = "pass what `cell.init(...)` returned, or {'params': params}"
         refuse("variables", received, "'params' among them", advice)
     if isinstance(cell, nn.RNN):
-        check_layer(cell)
+        check_runs_forward(cell)
+        check_same_at_every_step(cell)
         inner = {name: tree["cell"] for name, tree in variables.items() if "cell" in tree}
         if "params" not in inner:
             refuse_parameters(cell.cell, variables["params"], "'cell'", "`layer.init(...)`")
@@ -105,7 +107,8 @@ def from_nnx(cell: nnx.Module) -> Recurrence:
         (4,)
     """
     if isinstance(cell, nnx.RNN):
-        check_layer(cell)
+        check_runs_forward(cell)
+        check_same_at_every_step(cell)
         cell = cell.cell
     expected = "a flax.nnx module such as nnx.LSTMCell(8, 64, rngs=nnx.Rngs(0))"
     check_type("cell", cell, nnx.Module, expected, ADVICE)

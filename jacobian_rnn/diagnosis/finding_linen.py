@@ -1,7 +1,7 @@
 """The recurrent layers of a linen model, found by intercepting calls while it runs once."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,43 +9,23 @@ from flax import linen as nn
 from jaxtyping import PyTree
 
 from jacobian_rnn.cells.flax import from_linen
+from jacobian_rnn.cells.flax_layers import check_same_at_every_step
 from jacobian_rnn.checks import refuse
-from jacobian_rnn.diagnosis.chains import Step, chains_of
+from jacobian_rnn.diagnosis.chains import Step
 from jacobian_rnn.diagnosis.precision import in_full_precision, is_coarse
 from jacobian_rnn.diagnosis.recorded_layers import (
     Call,
     RecordedLayer,
+    Sequences,
     check_sequences,
     describe_kind,
-    gradients_of,
     hand_out,
     is_traced,
-    number_calls,
     run_model,
-    sequences_of,
 )
+from jacobian_rnn.diagnosis.seen_calls import Seen, check_all_seen, layers_seen
 
 LIFTED = "flax.linen.transforms"  # the module of classes that `nn.scan` and its like make
-
-
-class Seen(NamedTuple):
-    """A call that was intercepted.
-
-    Attributes:
-        name: path of the module.
-        cell: the cell, unbound.
-        variables: those of the cell.
-        call: what a layer received, or None for a cell that was called by itself.
-        step: what a cell received and returned, or None for a layer.
-        number: of the call among those of layers; −1 for a cell.
-    """
-
-    name: str
-    cell: nn.Module
-    variables: PyTree
-    call: Call | None
-    step: Step | None
-    number: int
 
 
 class Interceptor:
@@ -61,6 +41,7 @@ class Interceptor:
         self.seen: list[Seen] = []
         self.returned: dict[int, PyTree] = {}
         self.called: set[str] = set()
+        self.layers: list[Any] = []
         self.modules: set[str] = set()
         self.depth = self.num_layers = 0
 
@@ -91,6 +72,7 @@ class Interceptor:
             return result if zeros is None else jax.tree.map(jnp.add, result, zeros)
         if not is_traced(result):
             self.returned[number] = result
+        self.layers.append(layer)
         call, cell = _call_of_layer(layer, *args, **kwargs), cell.clone(parent=None)
 
         def keep(arrays):
@@ -135,51 +117,32 @@ def record_linen(
 
     interceptor = Interceptor()
     run_model(lambda: run(interceptor))
-    seen = interceptor.seen
-    unseen = interceptor.called - {one.name for one in seen}
-    if unseen:
-        received = f"the layer {min(unseen)!r} in a part that is traced and does not run"
-        advice = "call the model without it, on a whole batch"
-        refuse("model", received, "one whose values can be seen", advice)
+    seen, results, gradients = interceptor.seen, interceptor.returned, {}
+    for layer in interceptor.layers:
+        check_same_at_every_step(layer)
+    check_all_seen(interceptor.called, seen)
     if not seen:
         received = f"one that called {', '.join(sorted(interceptor.modules))}"
         expected = "one with an nn.RNN layer, or a cell called as cell(carry, x)"
         advice = "a cell of your own is found where it derives from nn.RNNCellBase"
         refuse("model", received, expected, advice)
-    layers, steps = [], {}
-    results, gradients = interceptor.returned, {}
     if loss is not None and results:
         # Zeros are added to what each layer returns, and the loss differentiated for them.
         zeros = jax.tree.map(jnp.zeros_like, results)
         gradients = run_model(lambda: jax.grad(lambda added: loss(run(Interceptor(added))))(zeros))
-    for one in seen:
-        if one.call is not None:
-            layer = _layer(one, sequences_of(one.call))
-            if one.number in gradients:
-                known = gradients_of(one.call, results[one.number], gradients[one.number])
-                layer = layer._replace(gradients=known)
-            layers.append(layer)
-        else:
-            steps.setdefault(one.name, []).append(one)
-    for calls in steps.values():
-        rank = getattr(calls[0].cell, "num_feature_axes", None)
-        chains = chains_of(calls[0].name, [one.step for one in calls], rank)
-        layers += [_layer(calls[0], sequences) for sequences in chains]
-    return number_calls(layers)
+    return layers_seen(seen, _layer, results, gradients)
 
 
-def _layer(seen: Seen, sequences: Any) -> RecordedLayer:
-    reverse = seen.call is not None and seen.call.reverse
-    name = f"{seen.name}, backwards" if reverse else seen.name
-    sequences, notes = check_sequences(name, sequences)
-    cell, variables = seen.cell, seen.variables
-    if is_coarse(getattr(cell, "dtype", None)):
+def _layer(seen: Seen, sequences: Sequences) -> RecordedLayer:
+    sequences, notes = check_sequences(seen.full_name, sequences)
+    computed_in, cell = getattr(seen.cell, "dtype", None), _plain(seen.cell)
+    if is_coarse(computed_in):
         cell = cell.clone(dtype=None)
-    recurrence = from_linen(_plain(cell), variables)
-    kind = describe_kind(type(seen.cell), sequences.carry)
-    layer = RecordedLayer(name, kind, recurrence, sequences.carry, sequences.xs, sequences[2])
-    layer = in_full_precision(layer, getattr(seen.cell, "dtype", None))
-    return layer._replace(notes=layer.notes + notes)
+    kind = describe_kind(type(cell), sequences.carry)
+    xs, carry, lengths = sequences
+    recurrence = from_linen(cell, seen.variables)
+    layer = RecordedLayer(seen.full_name, kind, recurrence, carry, xs, lengths, None, notes)
+    return in_full_precision(layer, computed_in)
 
 
 def _call_of_layer(layer, inputs, **given) -> Call:

@@ -6,7 +6,7 @@ so the model itself stays as it is, its random state and statistics included.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,9 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from jacobian_rnn.cells.flax import from_nnx
+from jacobian_rnn.cells.flax_layers import check_same_at_every_step
 from jacobian_rnn.checks import refuse
-from jacobian_rnn.diagnosis.chains import Step, chains_of
+from jacobian_rnn.diagnosis.chains import Step
 from jacobian_rnn.diagnosis.precision import in_full_precision, is_coarse
 from jacobian_rnn.diagnosis.recorded_layers import (
     Call,
@@ -23,31 +24,13 @@ from jacobian_rnn.diagnosis.recorded_layers import (
     Sequences,
     check_sequences,
     describe_kind,
-    gradients_of,
     hand_out,
     is_traced,
-    number_calls,
     run_model,
-    sequences_of,
 )
+from jacobian_rnn.diagnosis.seen_calls import Seen, check_all_seen, layers_seen
 
 NAME = "_name_in_model"  # attribute of a watched module that holds its path
-
-
-class Seen(NamedTuple):
-    """A call that was seen.
-
-    Attributes:
-        name: path of the module in the model.
-        call: what a layer received, or None for a cell that was called by itself.
-        step: what a cell received and returned, or None for a layer.
-        number: of the call among those of layers; −1 for a cell.
-    """
-
-    name: str
-    call: Call | None
-    step: Step | None
-    number: int
 
 
 class Watch:
@@ -63,6 +46,7 @@ class Watch:
         self.seen: list[Seen] = []
         self.returned: dict[int, PyTree] = {}
         self.called: set[str] = set()
+        self.layers: list[Any] = []
         self.depth = self.num_layers = 0
         self.first_carry: PyTree = None
 
@@ -83,10 +67,11 @@ class Watch:
             received = dict(zip(("carry", "x"), args, strict=False)) | kwargs
             carry, x, *_ = received.values()
             hand_out(
-                lambda step: self.seen.append(Seen(name, None, Step(*step), -1)),
+                lambda step: self.seen.append(Seen(name, module, None, None, Step(*step), -1)),
                 (carry, x, result[0]),
             )
             return result
+        self.layers.append(module)
         number = self.num_layers
         self.num_layers += 1
         if self.added:
@@ -99,7 +84,7 @@ class Watch:
         def keep(arrays):
             inputs, carry, lengths = arrays
             known = call._replace(inputs=inputs, carry=carry, seq_lengths=lengths)
-            self.seen.append(Seen(name, known, None, number))
+            self.seen.append(Seen(name, module.cell, None, known, None, number))
 
         hand_out(keep, (call.inputs, call.carry, call.seq_lengths))
         return result
@@ -147,53 +132,35 @@ def record_nnx(
 
     watch = Watch()
     run_model(lambda: run(watch))
-    seen = watch.seen
-    unseen = watch.called - {one.name for one in seen}
-    if unseen:
-        received = f"the layer {min(unseen)!r} in a part that is traced and does not run"
-        advice = "call the model without it, on a whole batch"
-        refuse("model", received, "one whose values can be seen", advice)
+    seen, results, gradients = watch.seen, watch.returned, {}
+    for layer in watch.layers:
+        check_same_at_every_step(layer)
+    check_all_seen(watch.called, seen)
     if not seen:
         kinds = sorted({type(module).__name__ for module in modules.values()})
         received = f"one of {', '.join(kinds)}, of which no recurrent layer was called"
         expected = "one with an nnx.RNN layer, or a cell called as cell(carry, x)"
         advice = "a cell of your own is found where it derives from nnx.RNNCellBase"
         refuse("model", received, expected, advice)
-    gradients = {}
-    if loss is not None and watch.returned:
+    if loss is not None and results:
         # Zeros are added to what each layer returns, and the loss differentiated for them.
-        zeros = jax.tree.map(jnp.zeros_like, watch.returned)
+        zeros = jax.tree.map(jnp.zeros_like, results)
         gradients = run_model(lambda: jax.grad(lambda added: loss(run(Watch(added))))(zeros))
-    layers, steps = [], {}
-    for one in seen:
-        if one.call is not None:
-            cell = modules[one.name].cell
-            layer = _layer(one, cell, sequences_of(one.call))
-            if one.number in gradients:
-                result = watch.returned[one.number]
-                known = gradients_of(one.call, result, gradients[one.number])
-                layer = layer._replace(gradients=known)
-            layers.append(layer)
-        else:
-            steps.setdefault(one.name, []).append(one)
-    for name, calls in steps.items():
-        cell = modules[name]
-        rank = getattr(cell, "num_feature_axes", None)
-        chains = chains_of(name, [one.step for one in calls], rank)
-        layers += [_layer(calls[0], cell, sequences) for sequences in chains]
-    return number_calls(layers)
+
+    def make(seen, sequences):
+        # The copy that ran has classes that watch.
+        module = modules[seen.name]
+        return _layer(seen, module.cell if seen.call is not None else module, sequences)
+
+    return layers_seen(seen, make, results, gradients)
 
 
 def _layer(seen: Seen, cell: Any, sequences: Sequences) -> RecordedLayer:
-    reverse = seen.call is not None and seen.call.reverse
-    name = f"{seen.name}, backwards" if reverse else seen.name
-    sequences, notes = check_sequences(name, sequences)
-    computed_in = getattr(cell, "dtype", None)
-    recurrence = from_nnx(_without_coarse_dtype(cell))
-    kind = describe_kind(type(cell), sequences.carry)
-    layer = RecordedLayer(name, kind, recurrence, sequences.carry, sequences.xs, sequences[2])
-    layer = in_full_precision(layer, computed_in)
-    return layer._replace(notes=layer.notes + notes)
+    sequences, notes = check_sequences(seen.full_name, sequences)
+    xs, carry, lengths = sequences
+    kind, recurrence = describe_kind(type(cell), carry), from_nnx(_without_coarse_dtype(cell))
+    layer = RecordedLayer(seen.full_name, kind, recurrence, carry, xs, lengths, None, notes)
+    return in_full_precision(layer, getattr(cell, "dtype", None))
 
 
 def _without_coarse_dtype(cell: Any) -> Any:

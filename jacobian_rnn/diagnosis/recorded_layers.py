@@ -200,11 +200,9 @@ def number_calls(layers: Sequence[RecordedLayer]) -> tuple[RecordedLayer, ...]:
 
 def describe_kind(cell_class: type, carry: PyTree) -> str:
     """Name a cell and its size, as "GRUCell of 64 units"."""
-    # `nn.remat` and its like make classes of their own out of a cell.
-    bases = [one for one in cell_class.__mro__ if one.__module__ != "flax.linen.transforms"]
     units = jax.tree.leaves(carry)[-1].shape[1:]
     size = " × ".join(map(str, units))
-    return f"{bases[0].__name__} of {size} units"
+    return f"{cell_class.__name__} of {size} units"
 
 
 def hand_out(keep: Callable[[Any], None], arrays: PyTree) -> None:

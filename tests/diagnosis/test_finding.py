@@ -329,6 +329,13 @@ class Plain(nn.Module):
 ONE = nnx.RNN(nnx.GRUCell(3, 4, param_dtype=float, rngs=nnx.Rngs(0)))
 
 
+def with_weights_of_every_step():
+    batch = np.ones((2, 5, 3))
+    each = {"variable_axes": {"params": 0}, "variable_broadcast": False}
+    layer = nn.RNN(gru(), **each, split_rngs={"params": True})
+    return record_layers(layer, batch, variables=layer.init(jax.random.key(0), batch))
+
+
 def with_nan():
     layer = nnx.RNN(nnx.GRUCell(3, 4, param_dtype=float, rngs=nnx.Rngs(0)))
     layer.cell.dense_h.kernel[...] = layer.cell.dense_h.kernel[...].at[0, 0].set(jnp.nan)
@@ -346,6 +353,7 @@ def with_nan():
         ),
         (lambda: record_layers(nnx.Linear(3, 2, param_dtype=float, rngs=nnx.Rngs(0)),
                                jnp.ones((2, 3))), ValueError, "one of Linear"),
+        (with_weights_of_every_step, ValueError, "^cell: received a layer with variable_axes"),
         (lambda: record_layers(Plain(), np.ones((2, 3))), TypeError, "variables: received None"),
         (lambda: record_layers("model.pt", np.ones((2, 3))), TypeError, "from_torch"),
         (lambda: record_layers(ONE, jnp.ones((1, 5, 3))), ValueError, "1 sequence for the layer"),

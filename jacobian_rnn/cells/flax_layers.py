@@ -20,8 +20,8 @@ from jacobian_rnn.checks import list_names, refuse
 FORWARD = "one that runs forward over (batch, time, inputs)"
 
 
-def check_layer(layer: Any) -> None:
-    """Raise for an `nn.RNN` or `nnx.RNN` that does more than to call its cell step by step."""
+def check_runs_forward(layer: Any) -> None:
+    """Raise for an `nn.RNN` or `nnx.RNN` that runs in reverse or takes time first."""
     whole = "; or diagnose(model, batch) takes a model as it is"
     if layer.reverse:
         advice = f"pass `layer.cell`, and the inputs in the order in which it meets them{whole}"
@@ -29,6 +29,10 @@ def check_layer(layer: Any) -> None:
     if layer.time_major:
         advice = f"pass `layer.cell`, and the inputs with their first two axes swapped{whole}"
         refuse("cell", "a layer with time_major=True", FORWARD, advice)
+
+
+def check_same_at_every_step(layer: Any) -> None:
+    """Raise for an `nn.RNN` or `nnx.RNN` whose variables are others at other steps."""
     advice = "pass a step function to Recurrence, with what changes in its carry or its inputs"
     if isinstance(layer, nn.RNN):
         if layer.variable_axes:
