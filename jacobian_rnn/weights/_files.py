@@ -213,7 +213,8 @@ def _open_torch(path: Path) -> Iterator[Mapping[str, Any]]:
         reason = next((line.strip() for line in lines if "Unsupported" in line), lines[0])
         advice = (
             "if it holds objects besides tensors, and you trust it, write the weights alone, by "
-            f"torch.save(torch.load({str(path)!r}, weights_only=False)['state_dict'], "
+            f"loaded = torch.load({str(path)!r}, weights_only=False); torch.save("
+            "loaded['state_dict'] if isinstance(loaded, dict) else loaded.state_dict(), "
             "'weights.pt')"
         )
         msg = (

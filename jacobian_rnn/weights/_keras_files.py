@@ -62,8 +62,8 @@ def open_keras_file(path: Path) -> Iterator[list[KerasLayer]]:
             if "model_config" in file.attrs:
                 config = _json(file.attrs["model_config"])
             version = _text(file.attrs.get("keras_version", version))
-            cells, names = _find_cells(file, h5py)
-            yield _layers(cells, names, config, version)
+            layers = _layers(_find_cells(file), config, version)
+            yield [layer._replace(name=_name_of(file, layer.prefix)) for layer in layers]
     except (OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         msg = f"weights: received {str(path)!r}, expected {WHOLE} ({error})"
         raise ValueError(msg) from error
@@ -71,6 +71,16 @@ def open_keras_file(path: Path) -> Iterator[list[KerasLayer]]:
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _name_of(file: Any, prefix: str) -> str:
+    """Return the name of a layer, which Keras 3 notes and which ends the paths of Keras 2."""
+    import h5py
+
+    path = f"{prefix}/vars"
+    is_here = isinstance(file.get(path, getlink=True), h5py.HardLink)
+    noted = file[path].attrs.get("name") if is_here else None
+    return prefix.rpartition("/")[2] if noted is None else _text(noted)
 
 
 def _json(text: Any) -> dict[str, Any]:
@@ -82,33 +92,20 @@ def _json(text: Any) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _find_cells(file: Any, h5py: Any) -> tuple[dict[str, list[StoredArray]], dict[str, str]]:
-    """Find what holds the arrays of a cell, and the names of layers that Keras 3 notes, by path.
+def _find_cells(file: Any) -> dict[str, list[StoredArray]]:
+    """Find what holds the arrays of a cell, by its path. Nothing outside the file is followed."""
+    groups: dict[str, dict[str, str]] = {}
 
-    Only hard links are followed.
-    """
-    cells: dict[str, list[StoredArray]] = {}
-    names: dict[str, str] = {}
-    seen, waiting = set(), [("", file)]
-    while waiting:
-        path, group = waiting.pop()
-        arrays = {}
-        if "name" in group.attrs:
-            names[path.removesuffix("/vars")] = _text(group.attrs["name"])
-        for name in group:
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                continue
-            inner = group[name]
-            address = h5py.h5o.get_info(inner.id).addr
-            if isinstance(inner, h5py.Group) and address not in seen:
-                seen.add(address)
-                waiting.append((f"{path}/{name}".removeprefix("/"), inner))
-            elif isinstance(inner, h5py.Dataset):
-                arrays[name.partition(":")[0]] = inner
-        if _is_cell(path, set(arrays)):
-            order = sorted(arrays, key=lambda name: POSITIONS[name])
-            cells[path] = [_look(f"{path}/{name}", arrays[name]) for name in order]
-    return cells, names
+    def visit(path):
+        group, _, name = path.rpartition("/")
+        groups.setdefault(group, {})[name.partition(":")[0]] = path
+
+    file.visit(visit)
+    return {
+        group: [_look(paths[name], file[paths[name]]) for name in sorted(paths, key=POSITIONS.get)]
+        for group, paths in groups.items()
+        if _is_cell(group, set(paths))
+    }
 
 
 def _is_cell(path: str, names: set[str]) -> bool:
@@ -135,7 +132,7 @@ def _look(name: str, dataset: Any) -> StoredArray:
 
 
 def _layers(
-    cells: Mapping[str, list[StoredArray]], names: Mapping[str, str], config: Mapping, version: str
+    cells: Mapping[str, list[StoredArray]], config: Mapping, version: str
 ) -> list[KerasLayer]:
     """Sort cells into layers: both directions of one, and those that stand on top of each other."""
     configs = dict(_configs(config, "", ""))
@@ -165,8 +162,7 @@ def _layers(
     found = []
     for prefix in sorted(layers, key=lambda prefix: (positions[prefix], _in_order(prefix))):
         forward, backward = map(sort, layers[prefix].values())
-        name = names.get(prefix, prefix.rpartition("/")[2])
-        found.append(KerasLayer(prefix, name, forward or backward, backward if forward else ()))
+        found.append(KerasLayer(prefix, prefix, forward or backward, backward if forward else ()))
     return found
 
 

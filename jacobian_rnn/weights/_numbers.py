@@ -25,13 +25,26 @@ def to_numpy(name: str, array: Any) -> np.ndarray:
         return array.read()
     if hasattr(array, "detach"):
         array = array.detach().cpu()
+        if hasattr(array, "untyped_storage"):
+            _check_storage(name, array)
         if str(array.dtype) == "torch.bfloat16":  # numpy lacks this dtype
             return array.float().numpy().astype(jnp.bfloat16)
     try:
         return np.asarray(array)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         msg = f"{name}: received {type(array).__name__}, expected an array ({error})"
         raise TypeError(msg) from error
+
+
+def _check_storage(name: str, tensor: Any) -> None:
+    """Raise for a sparse tensor, or one that repeats few numbers and could have any size."""
+    if str(tensor.layout) != "torch.strided":
+        received, advice = f"a tensor of layout {tensor.layout}", "pass tensor.to_dense()"
+        refuse(name, received, "a dense one", advice, error=TypeError)
+    wanted, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if wanted > stored:
+        received = f"a tensor of {wanted} bytes that repeats {stored}"
+        refuse(name, received, "one that holds all its numbers", "pass tensor.contiguous()")
 
 
 def widen(array: np.ndarray) -> np.ndarray:

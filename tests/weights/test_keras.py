@@ -1,9 +1,12 @@
+import json
+
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobian_rnn import from_keras, trajectory
+from jacobian_rnn import from_keras, step_jacobians, trajectory
 from tests.weights.reference_layers import HIDDEN, INPUTS, as_carry, random_state, run, sigmoid
 
 # The equations of Keras's documentation, for rows.
@@ -26,6 +29,14 @@ def keras_gru(kernel, recurrent, bias, x, state):
     h_z, h_r, h_h = np.split(h @ recurrent + bias[1], 3)
     z = sigmoid(x_z + h_z)
     return (z * h + (1 - z) * np.tanh(x_h + sigmoid(x_r + h_r) * h_h),)
+
+
+def reset_before(kernel, recurrent, bias, x, state):
+    (h,) = state
+    x_z, x_r, x_h = np.split(x @ kernel + bias, 3)
+    w_z, w_r, w_h = np.split(recurrent, 3, axis=1)
+    z, r = sigmoid(x_z + h @ w_z), sigmoid(x_r + h @ w_r)
+    return (z * h + (1 - z) * np.tanh(x_h + (r * h) @ w_h),)
 
 
 @pytest.fixture
@@ -113,3 +124,97 @@ def test_a_keras_simple_rnn_may_have_relu():
     recurrence = from_keras([np.eye(2), 0 * np.eye(2)], kind="SimpleRNN", activation="relu")
     new = recurrence.step(recurrence.params, jnp.zeros(2), jnp.array([-3.0, 3.0]))
     np.testing.assert_array_equal(new, [0, 3])
+
+
+def draw(rng, gates, sizes, *, bias=True):
+    """Draw layers of a list of arrays each, without the axis of two biases."""
+    return [
+        [rng.normal(size=(inputs, gates * units)), rng.normal(size=(units, gates * units))]
+        + ([rng.normal(size=gates * units)] if bias else [])
+        for inputs, units in sizes
+    ]
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_a_gru_whose_reset_gate_stands_before_the_kernel_has_the_states_of_its_equations(
+    rng, num_layers
+):
+    layers = draw(rng, 3, [(INPUTS, HIDDEN), (HIDDEN, HIDDEN)][:num_layers])
+    state, xs = random_state(rng, "GRU", num_layers), rng.normal(size=(9, INPUTS))
+    network = from_keras(layers, kind="GRU", reset_after=False)
+    got = trajectory(network, as_carry(state), jnp.asarray(xs))
+    np.testing.assert_allclose(got, run(reset_before, layers, state, xs), rtol=1e-12, atol=1e-12)
+    closed, forward = (
+        step_jacobians(network, as_carry(state), jnp.asarray(xs), method=method)
+        for method in ("closed_form", "forward")
+    )
+    np.testing.assert_allclose(closed, forward, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_layers_may_follow_each_other_in_one_list(rng, bias):
+    layers = draw(rng, 4, [(3, 6), (6, 4), (4, 4)], bias=bias)
+    network = from_keras([array for layer in layers for array in layer], kind="LSTM")
+    expected = from_keras(layers, kind="LSTM")
+    assert network.step == expected.step
+    jax.tree.map(np.testing.assert_array_equal, network.params, expected.params)
+
+
+def test_a_list_that_may_be_two_layers_or_two_directions_is_refused_unless_it_is_said(rng):
+    first, second = draw(rng, 4, [(5, 5), (5, 5)])
+    with pytest.raises(ValueError, match=r"direction='forward'.*\[\[\.\.\.\], \[\.\.\.\]\]"):
+        from_keras(first + second, kind="LSTM")
+    for direction, layer in (("forward", first), ("backward", second)):
+        got = from_keras(first + second, kind="LSTM", direction=direction)
+        jax.tree.map(np.testing.assert_array_equal, got.params, from_keras(layer).params)
+    assert len(from_keras([first, second], kind="LSTM").params) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "gate"),
+    [
+        ("hard_sigmoid", lambda a: np.clip((a + 3) / 6, 0, 1)),
+        ("keras_2_hard_sigmoid", lambda a: np.clip(a / 5 + 1 / 2, 0, 1)),
+        (jax.nn.sigmoid, sigmoid),
+        (None, sigmoid),
+    ],
+)
+def test_the_functions_of_a_layer_are_those_that_its_caller_names(rng, name, gate):
+    ((kernel, recurrent, bias),) = draw(rng, 4, [(INPUTS, HIDDEN)])
+    network = from_keras([kernel, recurrent, bias], recurrent_activation=name, activation="elu")
+    (c, h), x = random_state(rng, "LSTM", 1)[0], rng.normal(size=INPUTS)
+    i, f, candidate, o = np.split(x @ kernel + h @ recurrent + bias, 4)
+    elu = jax.nn.elu
+    new = gate(f) * c + gate(i) * elu(candidate)
+    got = network.step(network.params, (jnp.asarray(c), jnp.asarray(h)), jnp.asarray(x))
+    np.testing.assert_allclose(got[0], new, rtol=1e-12)
+    np.testing.assert_allclose(got[1], gate(o) * elu(new), rtol=1e-12)
+    assert network.jacobian is not None
+
+
+def test_half_precision_is_widened(rng):
+    ((kernel, recurrent),) = draw(rng, 4, [(INPUTS, HIDDEN)], bias=False)
+    half = [kernel.astype(np.float16), recurrent.astype(np.float16)]
+    leaves = jax.tree.leaves(from_keras(half).params)
+    assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("2.2.4", "keras_2_hard_sigmoid"), ("3.15.1", "hard_sigmoid")]
+)
+def test_a_file_says_which_hard_sigmoid_it_means(rng, tmp_path, version, expected):
+    ((kernel, recurrent, bias),) = draw(rng, 4, [(INPUTS, HIDDEN)])
+    options = {"name": "lstm_1", "activation": "tanh", "recurrent_activation": "hard_sigmoid"}
+    layers = [{"class_name": "LSTM", "config": options}]
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        config = layers if version == "2.2.4" else {"layers": layers}
+        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": config})
+        file.attrs["keras_version"] = version.encode()
+        group = file.create_group("model_weights/lstm_1/lstm_1")
+        arrays = {"kernel:0": kernel, "recurrent_kernel:0": recurrent, "bias:0": bias}
+        for name, array in arrays.items():
+            group[name] = array
+    got = from_keras(tmp_path / "old.h5", prefix="lstm_1")
+    other = from_keras([kernel, recurrent, bias], recurrent_activation=expected)
+    assert got.step == other.step
+    jax.tree.map(np.testing.assert_array_equal, got.params, other.params)

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -229,7 +230,7 @@ def test_the_recipe_for_safetensors_works_for_checkpoints_and_shared_tensors(tmp
     torch.save(model.state_dict(), "b.pt")
     for path in ("a.pt", "b.pt"):
         with monkeypatch.context() as without:
-            without.setitem(__import__("sys").modules, "torch", None)
+            without.setitem(sys.modules, "torch", None)
             with pytest.raises(ImportError, match=r"pip install 'jacobian_rnn\[torch\]'") as caught:
                 from_torch(path, prefix="rnn")
         recipe = str(caught.value).partition("where PyTorch is: ")[2]
@@ -244,6 +245,33 @@ def test_a_checkpoint_with_objects_is_refused_with_a_way_out_that_works(tmp_path
     torch.save({"state_dict": module.state_dict(), "hyper_parameters": options}, "a.ckpt")
     with pytest.raises(ValueError, match=r"argparse\.Namespace.*weights_only=False") as caught:
         from_torch("a.ckpt")
+    check_recipe(caught, module)
+    torch.save(module, "b.pt")  # a whole module, as nobody should save it
+    with pytest.raises(ValueError, match=r"LSTM.*weights_only=False") as caught:
+        from_torch("b.pt")
+    check_recipe(caught, module)
+
+
+def check_recipe(caught, module):
     recipe = str(caught.value).partition("weights alone, by ")[2]
     exec(recipe, {"torch": torch})
     assert_same(from_torch("weights.pt"), from_torch(module))
+
+
+def test_a_tensor_that_repeats_few_numbers_is_not_made_large(tmp_path):
+    units = 10**5
+    torch.save(
+        {
+            "weight_ih_l0": torch.zeros(1, 1).expand(4 * units, 2),
+            "weight_hh_l0": torch.zeros(1, 1).expand(4 * units, units),
+        },
+        tmp_path / "large.pt",
+    )
+    with pytest.raises(ValueError, match=r"^weight_[ih]h_l0: received a tensor of \d+ bytes that"):
+        from_torch(tmp_path / "large.pt")
+    weights = {"weight_ih_l0": torch.ones(12, 2), "weight_hh_l0": torch.ones(12, 3).to_sparse()}
+    with pytest.raises(TypeError, match=r"^weight_hh_l0: .*sparse_coo.* pass tensor\.to_dense"):
+        from_torch(weights)
+    dense = weights | {"weight_hh_l0": weights["weight_hh_l0"].to_dense()}
+    repeated = weights | {"weight_hh_l0": torch.ones(1, 1).expand(12, 3).contiguous()}
+    assert_same(from_torch(repeated), from_torch(dense))
