@@ -20,6 +20,7 @@ from jacobian_rnn.cells import (
     with_padding,
     zero_carry,
 )
+from jacobian_rnn.diagnosis import Diagnosis, diagnose
 from jacobian_rnn.growth import (
     BackwardProfile,
     FiniteTimeGrowth,
@@ -89,6 +90,7 @@ __all__ = [
     "Agreement",
     "BackwardProfile",
     "BlockProduct",
+    "Diagnosis",
     "EnsembleSpectrum",
     "Estimate",
     "FiniteTimeGrowth",
@@ -113,6 +115,7 @@ __all__ = [
     "at_rate",
     "backward_profile",
     "dense_chain",
+    "diagnose",
     "draw",
     "ensemble_spectrum",
     "entropy_rate",

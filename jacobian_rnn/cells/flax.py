@@ -6,15 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from flax import errors, nnx
 from flax import linen as nn
-from flax import nnx
 from jaxtyping import PyTree
 
 from jacobian_rnn.cells.closed_form import ELEMENTWISE, ClosedForm
+from jacobian_rnn.cells.flax_layers import (
+    check_is_cell,
+    check_runs_forward,
+    check_same_at_every_step,
+    check_variables,
+    refuse_parameters,
+)
 from jacobian_rnn.cells.known_cells import layout_of
 from jacobian_rnn.cells.layout import Layers
-from jacobian_rnn.cells.recurrence import Recurrence
-from jacobian_rnn.checks import check_type, refuse
+from jacobian_rnn.cells.recurrence import ImpureStepError, Recurrence
+from jacobian_rnn.checks import check_type, list_names, refuse
 
 ADVICE = "linen cells go through from_linen, nnx cells through from_nnx, functions are a Recurrence"
 # nnx casts with this function unless it is told otherwise.
@@ -28,7 +35,8 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
 
     Args:
         cell: SimpleCell, LSTMCell, OptimizedLSTMCell, GRUCell, MGUCell, ConvLSTMCell, or any
-            module called as `cell(carry, x) -> (carry, y)`. An `nn.RNN` layer of one works too.
+            module called as `cell(carry, x) -> (carry, y)`. An `nn.RNN` layer of one works too, if
+            it runs forward over (batch, time, inputs).
         variables: the result of `cell.init`, `{"params": ...}`.
 
     Returns:
@@ -36,7 +44,10 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
 
     Raises:
         TypeError: `cell` is not a linen module, or one of its attributes cannot be hashed.
-        ValueError: `variables` lacks "params" (or "cell" for a layer), or a layer runs in reverse.
+        ValueError: `variables` lacks "params" (or "cell" for a layer), or the parameters of the
+            cell are at another place in them; a module that is no cell, a bidirectional layer, or
+            a layer that runs in reverse, takes time first or has other weights at every step. A
+            step that draws random numbers or changes its variables is refused when it is called.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -53,11 +64,15 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
         advice = "pass what `cell.init(...)` returned, or {'params': params}"
         refuse("variables", received, "'params' among them", advice)
     if isinstance(cell, nn.RNN):
-        _check_forward(cell)
-        if "cell" not in variables["params"]:
-            received = f"parameters {sorted(variables['params'])}"
-            refuse("variables", received, "'cell'", "pass what `layer.init(...)` returned")
-        cell, variables = cell.cell, {"params": variables["params"]["cell"]}
+        check_runs_forward(cell)
+        check_same_at_every_step(cell)
+        inner = {name: tree["cell"] for name, tree in variables.items() if "cell" in tree}
+        if "params" not in inner:
+            refuse_parameters(cell.cell, variables["params"], "'cell'", "`layer.init(...)`")
+        variables = inner
+        cell = cell.cell
+    check_is_cell(cell, variables)
+    check_variables(cell, variables["params"])
     variables = nn.unbox(variables)  # `nn.with_partitioning` puts arrays in boxes
     step = _hashable(LinenStep(_without_initializers(cell), _num_feature_axes(cell)))
     # A cell may compute in a dtype that its variables do not have, whatever its `param_dtype` is.
@@ -80,7 +95,9 @@ def from_nnx(cell: nnx.Module) -> Recurrence:
 
     Raises:
         TypeError: `cell` is not an nnx module, or one of its attributes cannot be hashed.
-        ValueError: a layer that runs in reverse.
+        ValueError: a module that is no cell, a bidirectional layer, or a layer that runs in
+            reverse, takes time first or has other weights at every step. A step that changes its
+            own state, as dropout does outside of `cell.eval()`, is refused when it is called.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,10 +107,12 @@ def from_nnx(cell: nnx.Module) -> Recurrence:
         (4,)
     """
     if isinstance(cell, nnx.RNN):
-        _check_forward(cell)
+        check_runs_forward(cell)
+        check_same_at_every_step(cell)
         cell = cell.cell
     expected = "a flax.nnx module such as nnx.LSTMCell(8, 64, rngs=nnx.Rngs(0))"
     check_type("cell", cell, nnx.Module, expected, ADVICE)
+    check_is_cell(cell)
     bare = nnx.clone(cell)
     for _, module in nnx.iter_modules(bare):
         for name, value in list(vars(module).items()):
@@ -113,7 +132,17 @@ class LinenStep:
 
     def __call__(self, variables, carry, x):
         """Return the new carry."""
-        return self.cell.apply(variables, carry, x)[0]
+        try:
+            return self.cell.apply(variables, carry, x)[0]
+        except (errors.InvalidRngError, errors.ModifyScopeVariableError) as error:
+            name = type(self.cell).__name__
+            msg = (
+                f"cell: received a {name} whose call draws random numbers or changes its variables "
+                f"({error}), expected a step that is the same at every call: switch that off, as "
+                "with Dropout(deterministic=True) or BatchNorm(use_running_average=True), or hold "
+                "what changes in the carry"
+            )
+            raise ImpureStepError(msg) from error
 
     def cell_of(self, variables):
         """Return the cell."""
@@ -136,7 +165,17 @@ class NNXStep:
 
     def __call__(self, params, carry, x):
         """Return the new carry."""
-        return self.cell_of(params)(carry, x)[0]
+        cell = self.cell_of(params)
+        before = _variables(cell)
+        new = cell(carry, x)[0]
+        after = _variables(cell)
+        changed = [path for path, value in before.items() if after.get(path) is not value]
+        if changed:
+            received = f"a {type(cell).__name__} whose call changes {list_names(changed)}"
+            advice = "call cell.eval() first, or hold what changes in the carry"
+            expected = "a step that is the same at every call"
+            refuse("cell", received, expected, advice, error=ImpureStepError)
+        return new
 
     def cell_of(self, params):
         """Return the cell with its parameters."""
@@ -146,6 +185,12 @@ class NNXStep:
         """Return a carry of the right shape."""
         zeros = nnx.initializers.zeros_init()
         return self.cell_of(params).initialize_carry((1,), nnx.Rngs(0), carry_init=zeros)
+
+
+def _variables(cell: Any) -> dict[str, Any]:
+    """Return the values of all variables of an nnx cell, by path."""
+    leaves = jax.tree_util.tree_leaves_with_path(nnx.as_pure(nnx.state(cell)))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in leaves}
 
 
 def closed_form_of(cell: Any) -> ClosedForm | None:
@@ -184,12 +229,6 @@ def _has_plain_layers(cell: Any, layers: Layers) -> bool:
         and (layer.bias is not None) in known.get(name, (False,))
         for name, layer in own.items()
     )
-
-
-def _check_forward(layer: Any) -> None:
-    if layer.reverse:
-        advice = "pass `layer.cell`, and the inputs in the order in which it meets them"
-        refuse("cell", "a layer with reverse=True", "one that runs forward", advice)
 
 
 def _hashable(step: Any) -> Any:

@@ -73,6 +73,10 @@ class Recurrence:
     )
 
 
+class ImpureStepError(ValueError):
+    """A step that changes more than its carry, so that it is not the same at every call."""
+
+
 def check_recurrence(recurrence: object) -> None:
     """Raise a TypeError for an object that is not a `Recurrence`."""
     advice = (

@@ -6,7 +6,7 @@ and its slope, does.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -43,20 +43,37 @@ def rough(
     def factors(shape, dtype):
         return rounding_factors(number, shape, dtype, roundings)
 
-    def change(value):
-        is_float = jnp.issubdtype(value.dtype, jnp.floating)
-        return value * factors(value.shape, value.dtype) if is_float else value
+    def change(name, value):
+        if name not in ROUNDED or not jnp.issubdtype(value.dtype, jnp.floating):
+            return value
+        return value * factors(value.shape, value.dtype)
 
     def changed(*args: PyTree) -> Array:
-        closed = jax.make_jaxpr(function)(*args)
-        (result,) = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args), change)
+        (result,) = evaluate(function, args, change)
         return result
 
     return changed
 
 
+def evaluate(
+    function: Callable[..., Any], args: Sequence[PyTree], change: Callable[[str, Array], Array]
+) -> list[Array]:
+    """Evaluate a function operation by operation, and let each result be seen and changed.
+
+    Args:
+        function: of arrays.
+        args: its arguments.
+        change: `change(name, value) -> value`, called with the name of each primitive operation and
+            each of its results. Loops and branches are one operation.
+
+    Returns:
+        The arrays that the function returns.
+    """
+    closed = jax.make_jaxpr(function)(*args)
+    return _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args), change)
+
+
 def _evaluate(jaxpr, consts, args, change):
-    """Evaluate the equations one by one, and change what is `ROUNDED`."""
     known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
 
     def read(variable):
@@ -75,7 +92,6 @@ def _evaluate(jaxpr, consts, args, change):
             functions, params = params if isinstance(params, tuple) else ((), params)
             out = equation.primitive.bind(*functions, *values, **params)
             out = out if equation.primitive.multiple_results else [out]
-        if name in ROUNDED:
-            out = map(change, out)
+            out = [change(name, value) for value in out]
         known.update(zip(equation.outvars, out, strict=True))
     return [read(variable) for variable in jaxpr.outvars]

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells.recurrence import (
+    ImpureStepError,
     Recurrence,
     check_recurrence,
     has_batch_axis,
@@ -354,6 +355,8 @@ def _check_step(recurrence: Recurrence, carry: PyTree, x: PyTree) -> None:
         refuse("carry", received, "the carry of one sequence", "use jax.vmap over sequences")
     try:
         new = jax.eval_shape(recurrence.step, recurrence.params, carry, x)
+    except ImpureStepError:
+        raise
     except Exception as error:
         msg = (
             f"step: failed for carry {list_shapes(carry)} and one input {list_shapes(x)}: {error} "

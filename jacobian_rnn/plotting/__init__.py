@@ -6,6 +6,7 @@ that overflowed) is an open triangle on its edge, and points that lost their dig
 """
 
 from jacobian_rnn.plotting.exponents import convergence, finite_time_rates, lyapunov_exponents
+from jacobian_rnn.plotting.layers import credit_by_lag, growth_by_lag
 from jacobian_rnn.plotting.marks import COLOURS, LINES, MARKERS
 from jacobian_rnn.plotting.regimes import (
     OUTCOME_STYLE,
@@ -24,8 +25,10 @@ __all__ = [
     "OUTCOME_STYLE",
     "confusion_matrix",
     "convergence",
+    "credit_by_lag",
     "finite_time_rates",
     "gradient_norms_by_lag",
+    "growth_by_lag",
     "label_regimes",
     "lyapunov_exponents",
     "predicted_regimes",

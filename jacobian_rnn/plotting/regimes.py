@@ -93,7 +93,7 @@ def regime_against_gain(
     limits = (min(-45.0, *(finite - 3)), max(35.0, *(finite + 3))) if finite.size else (-45.0, 35.0)
     interval = np.clip(interval, *limits)
     below, above = log_growth - interval[:, 0], interval[:, 1] - log_growth
-    _stable_band(axes, thresholds)
+    stable_band(axes, thresholds)
     for kind, (colour, marker) in OUTCOME_STYLE.items():
         these = (outcome == kind) & np.isfinite(log_growth)
         if these.any():
@@ -186,7 +186,7 @@ def predicted_regimes(
     every = every[np.isfinite(every)]
     low, high = min([thresholds[0], *every]), max([thresholds[1], *every])
     beyond = max(OUTER_BAND, NARROW * (high - low))
-    _stable_band(axes, thresholds)
+    stable_band(axes, thresholds)
     labels = []
     for place, (name, one) in enumerate(named.items()):
         log_growths = np.asarray(one.log_growth_of_output, float)
@@ -332,7 +332,8 @@ def label_regimes(axes: "Axes", *, thresholds: Thresholds = THRESHOLDS) -> "Axes
     return axes
 
 
-def _stable_band(axes, thresholds):
+def stable_band(axes: "Axes", thresholds: Thresholds) -> None:
+    """Draw the band of log growths in which learning is predicted."""
     axes.axhspan(thresholds.vanishing, thresholds.exploding, color="0.92", zorder=0, linewidth=0)
     for bound in thresholds:
         axes.axhline(bound, color="0.35", linewidth=0.8, linestyle="--", zorder=1)

@@ -1,0 +1,372 @@
+"""Layers are found where they are called, with what they really receive.
+
+The oracle is the model itself: its cells tell what they meet, step by step, while it runs as it
+always does.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+import jacobian_rnn as jrnn
+from jacobian_rnn.diagnosis import record_layers
+from jacobian_rnn.training import Network
+
+TOKENS = np.random.default_rng(0).integers(0, 20, size=(4, 12))
+LENGTHS = np.array([12, 7, 9, 1])
+TOLD: list = []
+
+
+def tell(carry, x):
+    jax.debug.callback(lambda *both: TOLD.append(jax.tree.map(np.asarray, both)), carry, x)
+
+
+class TellingGRU(nn.GRUCell):
+    """A GRU that tells what it meets."""
+
+    @nn.compact
+    def __call__(self, carry, x):
+        tell(carry, x)
+        return super().__call__(carry, x)
+
+
+class TellingLSTM(nnx.LSTMCell):
+    """An LSTM that tells what it meets."""
+
+    def __call__(self, carry, x):
+        tell(carry, x)
+        return super().__call__(carry, x)
+
+
+def told(run):
+    """Return the carries and inputs that a cell met in a run of the model, time first."""
+    TOLD.clear()
+    run()
+    jax.effects_barrier()
+    met = list(TOLD)
+    TOLD.clear()
+    carries, xs = (jax.tree.map(lambda *a: np.stack(a), *part) for part in zip(*met, strict=True))
+    return carries, xs
+
+
+def gru(units=6, **options):
+    return TellingGRU(units, param_dtype=float, **options)
+
+
+class OneLayer(nn.Module):
+    """An embedding, one layer with options, and a head."""
+
+    options: tuple = ()
+    lengths: tuple = ()
+    time_major: bool = False
+
+    @nn.compact
+    def __call__(self, tokens):
+        x = nn.Embed(20, 3, param_dtype=float)(tokens)
+        if self.time_major:
+            x = x.swapaxes(0, 1)
+        layer = nn.RNN(gru(), name="layer", **dict(self.options))
+        lengths = jnp.array(self.lengths) if self.lengths else None
+        return nn.Dense(2, param_dtype=float)(layer(x, seq_lengths=lengths))
+
+
+@pytest.mark.parametrize(
+    ("options", "lengths"),
+    [
+        ({}, ()),
+        ({"reverse": True}, ()),
+        ({"reverse": True}, tuple(LENGTHS)),
+        ({"reverse": True, "keep_order": True}, tuple(LENGTHS)),
+        ({"time_major": True}, tuple(LENGTHS)),
+        ({"time_major": True, "reverse": True}, tuple(LENGTHS)),
+    ],
+)
+def test_recorded_inputs_are_those_that_the_cell_meets(options, lengths):
+    model = OneLayer(tuple(options.items()), lengths, options.get("time_major", False))
+    variables = model.init(jax.random.key(0), TOKENS)
+    (layer,) = record_layers(model, TOKENS, variables=variables)
+    carries, xs = told(lambda: model.apply(variables, TOKENS))
+    np.testing.assert_array_equal(layer.seq_lengths, lengths or np.full(4, 12))
+    for sequence, length in enumerate(layer.seq_lengths):
+        np.testing.assert_array_equal(layer.xs[sequence, :length], xs[:length, sequence])
+        states = jrnn.trajectory(
+            layer.recurrence, jnp.asarray(layer.carry[sequence]), layer.xs[sequence, :length]
+        )
+        np.testing.assert_allclose(states[:length], carries[:length, sequence], atol=1e-14)
+
+
+def test_a_layer_with_several_batch_axes_has_one_sequence_for_each_of_them():
+    batch = np.random.default_rng(1).normal(size=(2, 3, 12, 3))
+    layer = nn.RNN(gru())
+    variables = layer.init(jax.random.key(0), batch)
+    (recorded,) = record_layers(layer, batch, variables=variables)
+    np.testing.assert_array_equal(recorded.xs, batch.reshape(6, 12, 3))
+
+
+class Decoder(nn.Module):
+    """A decoder that begins where an encoder ends."""
+
+    @nn.compact
+    def __call__(self, x):
+        carry, _ = nn.RNN(gru(), return_carry=True, name="encoder")(x)
+        return nn.RNN(gru(), name="decoder")(x[:, ::-1], initial_carry=carry)
+
+
+def test_initial_carries_are_those_that_the_model_gives():
+    batch = np.random.default_rng(1).normal(size=(3, 8, 3))
+    variables = Decoder().init(jax.random.key(0), batch)
+    encoder, decoder = record_layers(Decoder(), batch, variables=variables)
+    assert [encoder.name, decoder.name] == ["encoder", "decoder"]
+    ends = [
+        jrnn.trajectory(encoder.recurrence, jnp.zeros(6), one)[-1] for one in jnp.asarray(batch)
+    ]
+    np.testing.assert_allclose(decoder.carry, np.stack(ends), atol=1e-14)
+    assert not encoder.carry.any()
+
+
+def test_a_bound_module_brings_its_variables():
+    batch = np.ones((2, 5, 3))
+    layer = nn.RNN(gru())
+    bound = layer.bind(layer.init(jax.random.key(0), batch))
+    (recorded,) = record_layers(bound, batch)
+    assert recorded.kind == "TellingGRU of 6 units"
+
+
+class Loop(nn.Module):
+    """A model that calls its cell in a loop of its own, `lax.scan` or `nn.scan` or Python."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, x, real=None):
+        carry = (jnp.ones((len(x), 4)), jnp.zeros((len(x), 4)))
+        if self.kind == "scan":
+            scanned = nn.scan(
+                nn.LSTMCell,
+                variable_broadcast="params",
+                split_rngs={"params": False},
+                in_axes=1,
+                out_axes=1,
+            )(4, param_dtype=float, name="cell")
+            return scanned(carry, x)[1]
+        kind = nn.remat(nn.LSTMCell) if self.kind == "remat" else nn.LSTMCell
+        cell = kind(4, param_dtype=float, name="cell")
+        for t in range(x.shape[1]):
+            new, y = cell(carry, x[:, t])
+            if real is not None:
+                keep = real[:, t, None]
+                new = jax.tree.map(lambda a, b, keep=keep: jnp.where(keep, a, b), new, carry)
+            carry = new
+        return y
+
+
+@pytest.mark.parametrize("kind", ["python", "scan", "remat"])
+def test_cells_in_loops_of_the_model_are_found(kind):
+    batch = np.random.default_rng(1).normal(size=(3, 5, 3))
+    variables = Loop("python").init(jax.random.key(0), batch)
+    (layer,) = record_layers(Loop(kind), batch, variables=variables)
+    assert (layer.name, layer.kind) == ("cell", "LSTMCell of 4 units")
+    np.testing.assert_array_equal(layer.xs, batch)
+    np.testing.assert_array_equal(layer.carry[0], np.ones((3, 4)))
+    np.testing.assert_array_equal(layer.carry[1], np.zeros((3, 4)))
+
+
+def test_steps_in_which_a_loop_keeps_the_carry_are_padding():
+    batch = np.random.default_rng(1).normal(size=(4, 12, 3))
+    real = np.arange(12) < LENGTHS[:, None]
+    variables = Loop("python").init(jax.random.key(0), batch)
+    (layer,) = record_layers(
+        Loop("python"), batch, variables=variables, call=lambda model, x: model(x, real)
+    )
+    np.testing.assert_array_equal(layer.seq_lengths, LENGTHS)
+    for sequence, length in enumerate(LENGTHS):
+        np.testing.assert_array_equal(layer.xs[sequence, :length], batch[sequence, :length])
+
+
+class Changing(nn.Module):
+    """A model that changes the carry of some sequences between two steps."""
+
+    which: tuple
+
+    @nn.compact
+    def __call__(self, x):
+        cell, carry = nn.GRUCell(4, param_dtype=float), jnp.zeros((len(x), 4))
+        for t in range(x.shape[1]):
+            carry, _ = cell(carry, x[:, t])
+            carry = carry.at[jnp.array(self.which)].multiply(0.5)
+        return carry
+
+
+@pytest.mark.parametrize("which", [(0,), (0, 1, 2)])
+def test_a_model_that_changes_the_carry_between_steps_is_refused(which):
+    batch = np.ones((3, 5, 3))
+    variables = Changing(which).init(jax.random.key(0), batch)
+    with pytest.raises(ValueError, match=f"changes the carry of {len(which)} of 3 sequences"):
+        record_layers(Changing(which), batch, variables=variables)
+
+
+class Twice(nn.Module):
+    """A model that uses one layer twice."""
+
+    @nn.compact
+    def __call__(self, x):
+        layer = nn.RNN(nn.GRUCell(3, param_dtype=float), name="shared")
+        return layer(layer(x))
+
+
+def test_a_layer_that_is_used_twice_is_recorded_twice():
+    batch = np.random.default_rng(1).normal(size=(3, 5, 3))
+    variables = Twice().init(jax.random.key(0), batch)
+    first, second = record_layers(Twice(), batch, variables=variables)
+    assert [first.name, second.name] == ["shared (call 1 of 2)", "shared (call 2 of 2)"]
+    outputs = jrnn.trajectory(first.recurrence, jnp.zeros(3), jnp.asarray(batch[0]))[1:]
+    np.testing.assert_allclose(second.xs[0], outputs, atol=1e-14)
+
+
+class Both(nnx.Module):
+    """An embedding, a bidirectional layer and a head."""
+
+    def __init__(self, time_major=False):
+        rngs = nnx.Rngs(0)
+        self.embed = nnx.Embed(20, 3, param_dtype=float, rngs=rngs)
+        forward, backward = (
+            nnx.RNN(TellingLSTM(3, 5, param_dtype=float, rngs=rngs)) for _ in range(2)
+        )
+        self.both = nnx.Bidirectional(forward, backward, time_major=time_major)
+        self.head = nnx.Linear(10, 2, param_dtype=float, rngs=rngs)
+        self.time_major = time_major
+
+    def __call__(self, tokens):
+        x = self.embed(jnp.asarray(tokens))
+        x = x.swapaxes(0, 1) if self.time_major else x
+        return self.head(self.both(x, seq_lengths=jnp.asarray(LENGTHS)))
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+def test_both_directions_of_an_nnx_layer_are_recorded_as_their_cells_meet_them(time_major):
+    model = Both(time_major)
+    layers = record_layers(model, TOKENS)
+    assert [layer.name for layer in layers] == [
+        "both/forward_rnn",
+        "both/backward_rnn, backwards",
+    ]
+    (c, h), xs = told(lambda: model(TOKENS))
+    for layer, part in zip(layers, (slice(0, 12), slice(12, 24)), strict=True):
+        for sequence, length in enumerate(LENGTHS):
+            np.testing.assert_array_equal(layer.xs[sequence, :length], xs[part][:length, sequence])
+            start = jax.tree.map(lambda leaf, i=sequence: jnp.asarray(leaf[i]), layer.carry)
+            states = jrnn.trajectory(layer.recurrence, start, layer.xs[sequence, :length])
+            met = np.concatenate([c, h], axis=-1)[part][:length, sequence]
+            np.testing.assert_allclose(states[:length], met, atol=1e-14)
+
+
+def test_an_nnx_model_and_its_random_state_stay_as_they_are():
+    class Dropping(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            self.layer = nnx.RNN(nnx.GRUCell(3, 4, param_dtype=float, rngs=rngs))
+            self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.layer(self.drop(x))
+
+    model = Dropping()
+    before = jax.tree.leaves(nnx.as_pure(nnx.state(model)))
+    kind = type(model.layer)
+    record_layers(model, jnp.ones((2, 5, 3)))
+    after = jax.tree.leaves(nnx.as_pure(nnx.state(model)))
+    assert type(model.layer) is kind
+    assert all(one is other for one, other in zip(before, after, strict=True))
+
+
+class NNXLoop(nnx.Module):
+    """A model that scans its cell, compiled."""
+
+    def __init__(self):
+        self.cell = nnx.GRUCell(3, 4, param_dtype=float, rngs=nnx.Rngs(0))
+
+    @nnx.jit
+    def __call__(self, x):
+        def step(carry, x):
+            return self.cell(carry, x)
+
+        return jax.lax.scan(step, jnp.zeros((len(x), 4)), x.swapaxes(0, 1))[1]
+
+
+def test_a_cell_in_a_compiled_loop_of_an_nnx_model_is_found_at_every_call():
+    batch, model = jnp.asarray(np.random.default_rng(1).normal(size=(3, 5, 3))), NNXLoop()
+    model(batch)
+    for _ in range(2):
+        (layer,) = record_layers(model, batch)
+        assert layer.name == "cell"
+        np.testing.assert_array_equal(layer.xs, batch)
+
+
+def test_each_layer_of_a_stack_receives_the_outputs_of_the_one_below():
+    networks = [jrnn.draw(nn.GRUCell(n, param_dtype=float), key=jax.random.key(n), num_inputs=m)
+                for n, m in ((4, 3), (5, 4))]  # fmt: skip
+    batch = np.random.default_rng(1).normal(size=(3, 9, 3))
+    batch[1, 6:] = np.nan
+    stack = jrnn.stack(*networks)
+    lower, upper = record_layers(stack, batch, seq_lengths=[9, 6, 9])
+    assert [lower.name, upper.name] == ["layer 1", "layer 2"]
+    states = jrnn.trajectory(stack, (jnp.zeros(4), jnp.zeros(5)), jnp.asarray(batch[1, :6]))
+    np.testing.assert_allclose(upper.xs[1, :6], states[1:, :4], atol=1e-14)
+    of_network = Network(stack, jnp.ones((5, 2)), jnp.zeros(2))
+    again = record_layers(of_network, batch, seq_lengths=[9, 6, 9])
+    np.testing.assert_array_equal(again[1].xs[1, :6], upper.xs[1, :6])
+
+
+class Plain(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2, param_dtype=float)(x)
+
+
+ONE = nnx.RNN(nnx.GRUCell(3, 4, param_dtype=float, rngs=nnx.Rngs(0)))
+
+
+def with_weights_of_every_step():
+    batch = np.ones((2, 5, 3))
+    each = {"variable_axes": {"params": 0}, "variable_broadcast": False}
+    layer = nn.RNN(gru(), **each, split_rngs={"params": True})
+    return record_layers(layer, batch, variables=layer.init(jax.random.key(0), batch))
+
+
+def with_nan():
+    layer = nnx.RNN(nnx.GRUCell(3, 4, param_dtype=float, rngs=nnx.Rngs(0)))
+    layer.cell.dense_h.kernel[...] = layer.cell.dense_h.kernel[...].at[0, 0].set(jnp.nan)
+    return nnx.Sequential(layer, nnx.RNN(nnx.GRUCell(4, 4, param_dtype=float, rngs=nnx.Rngs(0))))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (
+            lambda: record_layers(Plain(), np.ones((2, 3)), variables=Plain().init(
+                jax.random.key(0), np.ones((2, 3)))),
+            ValueError,
+            "called Dense, Plain, expected one with an nn.RNN",
+        ),
+        (lambda: record_layers(nnx.Linear(3, 2, param_dtype=float, rngs=nnx.Rngs(0)),
+                               jnp.ones((2, 3))), ValueError, "one of Linear"),
+        (with_weights_of_every_step, ValueError, "^cell: received a layer with variable_axes"),
+        (lambda: record_layers(Plain(), np.ones((2, 3))), TypeError, "variables: received None"),
+        (lambda: record_layers("model.pt", np.ones((2, 3))), TypeError, "from_torch"),
+        (lambda: record_layers(ONE, jnp.ones((1, 5, 3))), ValueError, "1 sequence for the layer"),
+        (lambda: record_layers(ONE, jnp.ones((2, 5, 7))), ValueError, "model: failed"),
+        (lambda: record_layers(ONE, jnp.ones((2, 5, 3)), seq_lengths=[1, 2]), TypeError,
+         "passes lengths"),
+        (lambda: record_layers(ONE, jnp.ones((2, 5, 3)).at[1, 3].set(jnp.nan)), ValueError,
+         "first at step 3 in 1 of 2 sequences"),
+        (lambda: record_layers(with_nan(), jnp.ones((2, 5, 3))), ValueError,
+         r"weights of layer 'layers/0'.*dense_h"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("standard_promotion")
+def test_what_cannot_be_recorded_is_refused(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
