@@ -14,6 +14,7 @@ from jacobian_rnn.cells import (
     minimal_rnn,
     recurrent_kernels,
     stack,
+    unstack,
     with_chrono_biases,
     with_gain,
     with_gate_bias,
@@ -27,9 +28,11 @@ from jacobian_rnn.growth import (
     finite_time_growth,
     largest_exponent,
 )
-from jacobian_rnn.initialization import RateSearch, at_rate, draw, initializers
+from jacobian_rnn.initialization import RateSearch, at_rate, draw, initializers, treatments
 from jacobian_rnn.jacobians import (
+    GradientCheck,
     ParameterGradients,
+    check_gradients,
     parameter_gradients,
     state_gradients,
     step_jacobians,
@@ -81,6 +84,7 @@ __all__ = [
     "EnsembleSpectrum",
     "Estimate",
     "FiniteTimeGrowth",
+    "GradientCheck",
     "InputJacobians",
     "JacobianProduct",
     "LeadingSingularValues",
@@ -98,6 +102,7 @@ __all__ = [
     "antisymmetric_rnn",
     "at_rate",
     "backward_profile",
+    "check_gradients",
     "dense_chain",
     "draw",
     "ensemble_spectrum",
@@ -134,6 +139,8 @@ __all__ = [
     "state_gradients",
     "step_jacobians",
     "trajectory",
+    "treatments",
+    "unstack",
     "with_chrono_biases",
     "with_gain",
     "with_gate_bias",

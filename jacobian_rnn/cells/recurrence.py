@@ -49,7 +49,9 @@ class Recurrence:
             At their first steps both kinds of declared Jacobian are compared with the derivative of
             the step.
         output: `output(carry) -> array`, what the next layer or the readout sees. By default it is
-            the last array of the carry, which is h for the (c, h) of an LSTM.
+            the last array of the carry, which is h for the (c, h) of Flax's LSTMs. Other libraries
+            have h first. So where a function has several arrays in its carry, `stack` and
+            `training` ask for a name, as `output=lambda carry: carry[0]`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -80,6 +82,36 @@ def check_recurrence(recurrence: object) -> None:
         "with Recurrence(step, params)"
     )
     check_type("recurrence", recurrence, Recurrence, "a Recurrence", advice)
+
+
+def is_output_guessed(step: Any, output: Any, carry: PyTree) -> bool:
+    """Say whether nobody named the output, where it could be any of several arrays."""
+    step = getattr(step, "step", step)  # of one that waits where a sequence is padded
+    if hasattr(step, "steps") and hasattr(output, "output"):  # a stack shows its highest layer
+        return is_output_guessed(step.steps[-1], output.output, carry[-1])
+    is_known = getattr(step, "shows_last_array", False)
+    return output is last_array and not is_known and len(jax.tree.leaves(carry)) > 1
+
+
+def guess_of_output(carry: PyTree) -> tuple[str, str, str]:
+    """Return what was received, what is expected and what to do where nobody named the output."""
+    names = [
+        f"carry{jax.tree_util.keystr(path)}"
+        for path, _ in jax.tree_util.tree_leaves_with_path(carry)
+    ]
+    received = f"none for a carry of {len(names)} arrays, {' and '.join(names)}"
+    advice = (
+        "name it, as in Recurrence(step, params, output=lambda carry: carry[0]), or in "
+        "dataclasses.replace(recurrence, output=lambda carry: carry[-1]) for a recurrence that is "
+        "there already"
+    )
+    return received, "the array that the next layer or the readout sees", advice
+
+
+def check_output(step: Any, output: Any, carry: PyTree) -> None:
+    """Raise a ValueError where a readout or the next layer would see a guess."""
+    if is_output_guessed(step, output, carry):
+        refuse("output", *guess_of_output(carry))
 
 
 def zero_carry(recurrence: Recurrence) -> PyTree:

@@ -44,8 +44,9 @@ def rough(
         return rounding_factors(number, shape, dtype, roundings)
 
     def change(value):
-        is_float = jnp.issubdtype(value.dtype, jnp.floating)
-        return value * factors(value.shape, value.dtype) if is_float else value
+        if not jnp.issubdtype(value.dtype, jnp.inexact):
+            return value
+        return value * factors(value.shape, jnp.finfo(value.dtype).dtype).astype(value.dtype)
 
     def changed(*args: PyTree) -> Array:
         closed = jax.make_jaxpr(function)(*args)

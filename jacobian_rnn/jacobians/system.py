@@ -319,11 +319,15 @@ def _check_dtypes(trees: dict[str, PyTree]) -> None:
     for name, tree in trees.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             where = name + jax.tree_util.keystr(path)
-            if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-                advice = "hold a complex state as a pair of reals"
+            if name == "carry" and jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+                advice = (
+                    "hold a complex state as a pair of reals, (h.real, h.imag), which the step "
+                    "joins and takes apart; parameters and inputs may be complex"
+                )
                 refuse(where, leaf.dtype, "real numbers", advice, error=TypeError)
-            if jnp.issubdtype(leaf.dtype, jnp.floating):
-                dtypes.setdefault(leaf.dtype, where)
+            if jnp.issubdtype(leaf.dtype, jnp.inexact):
+                # A complex number has the digits of its parts.
+                dtypes.setdefault(jnp.finfo(leaf.dtype).dtype, where)
     if len(dtypes) > 1:
         found = ", ".join(f"{where} is {dtype}" for dtype, where in dtypes.items())
         advice = (

@@ -33,7 +33,7 @@ From a cell to a score:
 """
 
 from jacobian_rnn.training.ensemble import train
-from jacobian_rnn.training.network import Network, apply, evaluate
+from jacobian_rnn.training.network import Network, apply, evaluate, loss_of_states
 from jacobian_rnn.training.records import (
     Records,
     TrainingHistory,
@@ -41,10 +41,18 @@ from jacobian_rnn.training.records import (
     lag_norms,
     take_along,
 )
-from jacobian_rnn.training.updates import TrainingState, Updates, advance, network_of, start
+from jacobian_rnn.training.updates import (
+    Penalty,
+    TrainingState,
+    Updates,
+    advance,
+    network_of,
+    start,
+)
 
 __all__ = [
     "Network",
+    "Penalty",
     "Records",
     "TrainingHistory",
     "TrainingState",
@@ -54,6 +62,7 @@ __all__ = [
     "best_index",
     "evaluate",
     "lag_norms",
+    "loss_of_states",
     "network_of",
     "start",
     "take_along",
