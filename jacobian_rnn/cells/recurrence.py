@@ -84,17 +84,17 @@ def check_recurrence(recurrence: object) -> None:
     check_type("recurrence", recurrence, Recurrence, "a Recurrence", advice)
 
 
-def is_output_guessed(step: Any, output: Any, carry: PyTree) -> bool:
-    """Say whether nobody named the output, where it could be any of several arrays."""
+def guess_of_output(step: Any, output: Any, carry: PyTree) -> tuple[str, str, str] | None:
+    """Return what was received, what is expected and what to do where nobody named the output.
+
+    It is None where somebody did, or where there is no choice.
+    """
     step = getattr(step, "step", step)  # of one that waits where a sequence is padded
     if hasattr(step, "steps") and hasattr(output, "output"):  # a stack shows its highest layer
-        return is_output_guessed(step.steps[-1], output.output, carry[-1])
-    is_known = getattr(step, "shows_last_array", False)
-    return output is last_array and not is_known and len(jax.tree.leaves(carry)) > 1
-
-
-def guess_of_output(carry: PyTree) -> tuple[str, str, str]:
-    """Return what was received, what is expected and what to do where nobody named the output."""
+        return guess_of_output(step.steps[-1], output.output, carry[-1])
+    is_known = output is not last_array or getattr(step, "shows_last_array", False)
+    if is_known or len(jax.tree.leaves(carry)) == 1:
+        return None
     names = [
         f"carry{jax.tree_util.keystr(path)}"
         for path, _ in jax.tree_util.tree_leaves_with_path(carry)
@@ -102,16 +102,17 @@ def guess_of_output(carry: PyTree) -> tuple[str, str, str]:
     received = f"none for a carry of {len(names)} arrays, {' and '.join(names)}"
     advice = (
         "name it, as in Recurrence(step, params, output=lambda carry: carry[0]), or in "
-        "dataclasses.replace(recurrence, output=lambda carry: carry[-1]) for a recurrence that is "
-        "there already"
+        "dataclasses.replace(recurrence, output=lambda carry: carry[-1]) of a recurrence that is "
+        "there already, before it is stacked"
     )
     return received, "the array that the next layer or the readout sees", advice
 
 
 def check_output(step: Any, output: Any, carry: PyTree) -> None:
     """Raise a ValueError where a readout or the next layer would see a guess."""
-    if is_output_guessed(step, output, carry):
-        refuse("output", *guess_of_output(carry))
+    guess = guess_of_output(step, output, carry)
+    if guess is not None:
+        refuse("output", *guess)
 
 
 def zero_carry(recurrence: Recurrence) -> PyTree:

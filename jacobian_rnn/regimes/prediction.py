@@ -24,7 +24,6 @@ from jacobian_rnn.cells.recurrence import (
     Recurrence,
     check_recurrence,
     guess_of_output,
-    is_output_guessed,
 )
 from jacobian_rnn.checks import (
     check_choice,
@@ -203,8 +202,9 @@ def predict_regime(
         padding = num_steps - jnp.asarray(seq_lengths, jnp.int32)
         recurrence, xs = with_padding(recurrence), align_ends(xs, seq_lengths)
     system = bind(recurrence, carry, jax.tree.map(lambda x: x[0], xs))
-    if is_output_guessed(recurrence.step, recurrence.output, carry):
-        received, _, advice = guess_of_output(carry)
+    guess = guess_of_output(recurrence.step, recurrence.output, carry)
+    if guess is not None:
+        received, _, advice = guess
         said = f"output: received {received}; the regime is that of the last one: {advice}"
         warnings.warn(said, stacklevel=2)
     if method == "exact" and not system.has_units:

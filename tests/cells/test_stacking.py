@@ -52,7 +52,7 @@ def as_linen(recurrence):
     return jrnn.from_linen(cell, {"params": params})
 
 
-ZERO = (jnp.zeros(WIDTH), jnp.zeros(WIDTH))
+ZERO = (np.zeros(WIDTH), np.zeros(WIDTH))
 XS = normal(5, (10, 3))
 
 

@@ -11,6 +11,9 @@ from jacobian_rnn import training
 from tests.networks import normal
 from tests.training.trainings import recall
 
+# As users have it: their step adds complex numbers to real ones.
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
 EIGENVALUES = 0.9 * np.exp(1j * np.arange(1.0, 5.0))
 ZERO = (np.zeros(4), np.zeros(4))
 
