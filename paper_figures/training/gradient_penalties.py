@@ -68,9 +68,10 @@ def _text(dataset):
         "Flossing: {flossing_weight:g} times the sum of {num_exponents} squared exponents along "
         "one sequence of each\nbatch. Pascanu's regulariser: weight {norm_weight:g}; "
         "g = ∂loss/∂state. One line "
-        "for each network. Growth over the horizon before training (median): {growth} nats.",
+        "for each network.\nLog growth of a gradient over a sequence before training, median: "
+        "{growth} nats.",
         growth=" and ".join(
-            f"{float(dataset['log_horizon_growth'].sel(task=task).median()):+.0f}"
+            f"{float(dataset['log_growth'].sel(task=task).median()):+.0f}"
             for task in dataset["task"].to_numpy()
         ),
     ).replace(" -", " −")
