@@ -198,7 +198,10 @@ def _has_plain_layers(cell: Any, layers: Layers) -> bool:
 
 def _check_forward(layer: Any) -> None:
     if layer.reverse:
-        advice = "pass `layer.cell`, and the inputs in the order in which it meets them"
+        with_params = " with {'params': params['cell']}" if isinstance(layer, nn.Module) else ""
+        advice = (
+            f"pass `layer.cell`{with_params}, and the inputs in the order in which it meets them"
+        )
         refuse("cell", "a layer with reverse=True", "one that runs forward", advice)
 
 

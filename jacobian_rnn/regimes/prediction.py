@@ -296,7 +296,10 @@ def _check_batch(xs, step):
     # Flags and tokens have fewer axes than features, and the step says whether it takes them.
     features = [x.ndim for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
     wrong_rank = rank is not None and features and rank + 2 not in features
-    advice = "the spread over sequences is the prediction's uncertainty"
+    advice = (
+        "the spread over sequences is the prediction's uncertainty; for one sequence there is "
+        "backward_profile"
+    )
     if len(shapes) != 1 or len(next(iter(shapes))) != 2 or wrong_rank:
         received = "None" if not leaves else ", ".join(str(x.shape) for x in leaves)
         refuse("xs", received, "a batch of sequences (batch, time, inputs)", advice)
