@@ -12,6 +12,7 @@ from flax import linen as nn
 import jacobian_rnn as jrnn
 from jacobian_rnn import tasks, training
 from tests.networks import make_network, normal, random_variables
+from tests.systems import linear
 from tests.training.trainings import network, recall
 
 BATCH = normal(0, (2, 10, 3))
@@ -126,7 +127,7 @@ def test_of_cells():
         ),
     )
     follow(
-        lambda: jrnn.with_gain(jrnn.Recurrence(lambda p, c, x: p * c, jnp.ones(3)), 2.0),
+        lambda: jrnn.with_gain(jrnn.Recurrence(linear, jnp.eye(3)), 2.0),
         TypeError,
         r"dataclasses.replace\(recurrence, params=...\)",
         lambda: dataclasses.replace(recurrence, params=jax.tree.map(jnp.abs, recurrence.params)),

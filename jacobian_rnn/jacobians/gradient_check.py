@@ -176,8 +176,9 @@ def check_gradients(
     by_backpropagation = _log_norm_by_backpropagation(system, _direction(system.num_states))
 
     def result(source, found, norm):
+        step, row, column = found.place
         return GradientCheck(
-            found.fault, source, found.detail, *found.place, found.received, found.expected,
+            found.fault, source, found.detail, step, row, column, found.received, found.expected,
             found.excess, norm, by_backpropagation, num_kinks,
         )  # fmt: skip
 

@@ -76,25 +76,25 @@ def record_gradients(max_norm: float | Array | None = None) -> optax.GradientTra
     if max_norm is not None:
         check_number("max_norm", max_norm, above=0)
 
-    def init(parameters):
+    def init(params) -> Any:
         nothing = jnp.zeros((), jnp.int32)
         clipped = None if max_norm is None else nothing
-        return GradientRecord(jnp.zeros((), _dtype_of(parameters)), nothing, clipped, nothing)
+        return GradientRecord(jnp.zeros((), _dtype_of(params)), nothing, clipped, nothing)
 
-    def update(gradient, record, parameters=None):
-        del parameters
-        norm = _norm(gradient)
+    def update(updates, state: Any, params=None) -> Any:
+        del params
+        norm = _norm(updates)
         is_finite = jnp.isfinite(norm)
-        num_clipped = record.num_clipped
+        num_clipped = state.num_clipped
         if max_norm is not None:
             exceeds = ~(norm < max_norm)  # as optax says it, which NaN does too
             num_clipped = num_clipped + (exceeds & is_finite).astype(jnp.int32)
-            gradient = jax.tree.map(lambda leaf: _clip(leaf, norm, max_norm, exceeds), gradient)
-        return gradient, GradientRecord(
-            norm.astype(record.norm.dtype),
-            record.num_updates + 1,
+            updates = jax.tree.map(lambda leaf: _clip(leaf, norm, max_norm, exceeds), updates)
+        return updates, GradientRecord(
+            norm.astype(state.norm.dtype),
+            state.num_updates + 1,
             num_clipped,
-            record.num_nonfinite + (~is_finite).astype(jnp.int32),
+            state.num_nonfinite + (~is_finite).astype(jnp.int32),
         )
 
     return optax.GradientTransformation(init, update)

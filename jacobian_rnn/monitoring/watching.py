@@ -165,7 +165,7 @@ def _loss_of(network, carry, task, loss, has_targets) -> Loss | None:
         refuse("batch", "sequences without targets", "a tasks.Batch(xs, targets)", "for the loss")
     if loss is not None:
         return loss
-    if not isinstance(network, Network):
+    if not isinstance(network, Network) or task is None:
         advice = "or pass loss(params, states, targets)"
         refuse("task", f"one with a {type(network).__name__}", "a training.Network", advice)
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ def gradient_of_size(size, seed=0):
     }
 
 
-def fed(optimizer, gradients, params=None):
+def fed(optimizer: Any, gradients: Any, params: Any = None) -> tuple[Any, Any]:
     params = PARAMS if params is None else params
     state, changes = optimizer.init(params), []
     for gradient in gradients:
@@ -67,11 +69,11 @@ def test_clipped_and_nonfinite_updates_are_counted():
 
 
 def test_since_an_earlier_state_only_later_updates_count():
-    optimizer = optax.chain(record_gradients(1.0), optax.sgd(0.1))
+    optimizer: Any = optax.chain(record_gradients(1.0), optax.sgd(0.1))
     _, before = fed(optimizer, [gradient_of_size(5.0)] * 3)
     state = before
     for size in (5.0, 0.1, 0.1, 0.1):
-        _, state = optimizer.update(gradient_of_size(size), state, PARAMS)
+        _, state = optimizer.update(gradient_of_size(size), state, params=PARAMS)
     assert gradient_metrics(state)["gradients/clipped_share"] == 4 / 7
     metrics = gradient_metrics(state, since=before)
     assert metrics["gradients/clipped_share"] == 1 / 4
@@ -110,7 +112,7 @@ def test_it_is_found_in_the_state_of_any_optimiser(name):
 
 
 def test_parts_of_the_parameters_have_records_of_their_own():
-    optimizer = optax.partition(
+    optimizer: Any = optax.partition(
         {"slow": optax.chain(record_gradients(1.0), optax.sgd(0.1)), "fast": record_gradients(9.0)},
         {"kernel": "slow", "bias": "fast"},
     )
@@ -124,7 +126,7 @@ def test_parts_of_the_parameters_have_records_of_their_own():
 
 
 def test_nonfinite_updates_are_counted_and_skipped_where_apply_if_finite_comes_after():
-    optimizer = optax.chain(record_gradients(1.0), optax.apply_if_finite(optax.sgd(1.0), 5))
+    optimizer: Any = optax.chain(record_gradients(1.0), optax.apply_if_finite(optax.sgd(1.0), 5))
     bad = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), gradient_of_size(1.0))
     (_, change), state = fed(optimizer, [gradient_of_size(0.5), bad])
     assert all(np.all(leaf == 0) for leaf in change.values())
@@ -136,7 +138,7 @@ SIZES = np.array([0.125, 2.0, 3e38], np.float32)
 
 def test_its_state_keeps_its_structure_in_a_scan_for_16_bits_and_integers_too():
     params = {"half": jnp.zeros(3, jnp.bfloat16), "count": jnp.zeros(2, jnp.int32), "none": None}
-    optimizer = record_gradients(1.0)
+    optimizer: Any = record_gradients(1.0)
 
     def update(state, size):
         gradient = {
@@ -166,7 +168,7 @@ def test_a_gradient_in_float64_is_recorded_in_float64():
 def test_what_cannot_be_read_is_refused():
     with pytest.raises(ValueError, match=r"without a GradientRecord, .* chain record_gradients"):
         gradient_metrics(optax.adam(0.1).init(PARAMS))
-    state = record_gradients(1.0).init(PARAMS)
+    state: Any = record_gradients(1.0).init(PARAMS)
     many = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
     with pytest.raises(ValueError, match=r"a state of \(2,\) networks, .* leaf\[i\]"):
         gradient_metrics(many)
@@ -183,6 +185,6 @@ def test_what_cannot_be_read_is_refused():
 
 
 def test_it_is_a_named_tuple_that_optax_finds_by_its_fields():
-    state = optax.chain(record_gradients(1.0), optax.adam(0.1)).init(PARAMS)
+    state: Any = optax.chain(record_gradients(1.0), optax.adam(0.1)).init(PARAMS)
     assert isinstance(state[0], GradientRecord)
     assert optax.tree.get(state, "num_clipped") == 0

@@ -19,7 +19,9 @@ class ResettingCell(nn.RNNCellBase):
         features, done = x
         return nn.GRUCell(4, param_dtype=jnp.float64)(jnp.where(done, 0.0, carry), features)
 
-    num_feature_axes = 1
+    @property
+    def num_feature_axes(self):
+        return 1
 
 
 def test_sequences_may_come_with_flags_and_be_tokens():
