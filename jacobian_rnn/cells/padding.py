@@ -87,7 +87,7 @@ def check_lengths(
 ) -> np.ndarray:
     """Return the lengths of padded sequences as an array, or raise if they do not fit."""
     if isinstance(seq_lengths, Tracer):
-        advice = "pass it from outside jit"
+        advice = "give a list or a numpy array, which jit does not trace"
         refuse("seq_lengths", "a traced array", "numbers", advice, error=TypeError)
     lengths = np.asarray(seq_lengths)
     if not np.issubdtype(lengths.dtype, np.integer):

@@ -103,11 +103,16 @@ class StackStep:
     steps: tuple[Callable, ...]
     outputs: tuple[Callable, ...]
 
+    def check_outputs(self, carry):
+        """Raise a ValueError where a layer would see a guess of what the one below shows."""
+        for layer in zip(self.steps, self.outputs, carry, strict=True):
+            check_output(*layer)
+
     def __call__(self, params, carry, x):
         """Return the tuple of the layers' new carries."""
         new = []
+        self.check_outputs(carry)
         for step, output, p, c in zip(self.steps, self.outputs, params, carry, strict=True):
-            check_output(step, output, c)
             new.append(step(p, c, x))
             x = output(new[-1])
         return tuple(new)

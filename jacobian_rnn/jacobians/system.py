@@ -356,6 +356,9 @@ def _check_step(recurrence: Recurrence, carry: PyTree, x: PyTree) -> None:
     if has_batch_axis(recurrence.step, carry):
         received = f"{list_shapes(carry)}, with a batch axis"
         refuse("carry", received, "the carry of one sequence", "use jax.vmap over sequences")
+    step: Any = recurrence.step
+    if hasattr(step, "check_outputs") and len(carry) == len(step.steps):  # a stack
+        step.check_outputs(carry)
     try:
         new = jax.eval_shape(recurrence.step, recurrence.params, carry, x)
     except Exception as error:

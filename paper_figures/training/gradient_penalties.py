@@ -35,9 +35,9 @@ def draw(dataset: xr.Dataset) -> Figure:
         learning.set(ylabel="skill on held-out sequences")
         learning.set_title(f"{task}, horizon {int(one['horizon'])} steps")
         _draw_pairs(exponents, one, "rms_exponent")
-        exponents.set_ylabel(f"root mean square of λ₁ … λ{style.lowered(k)} (nats per step)")
+        exponents.set_ylabel(f"rms of λ₁ … λ{style.lowered(k)} (nats per step)")
         _draw_pairs(norms, one, "deviation")
-        norms.set_ylabel("root mean square of ‖gᵀJ‖ / ‖g‖ − 1")
+        norms.set_ylabel("rms of ‖gᵀJ‖ / ‖g‖ − 1")
     style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0], _text(dataset))
     return figure
 
@@ -63,13 +63,12 @@ def _text(dataset):
     return style.caption(
         dataset,
         "Tanh networks of width {width}, {n_seed} drawn for each task with orthogonal recurrent "
-        "kernels of gain {gain:g}, trained in three ways on the same sequences of {num_steps} "
-        "steps.\nClipped Adam, rate {learning_rate:g}, {batch_size} sequences per update. "
+        "kernels of gain {gain:g},\ntrained in three ways on the same sequences of {num_steps} "
+        "steps. Clipped Adam, rate {learning_rate:g}, {batch_size} sequences per update.\n"
         "Flossing: {flossing_weight:g} times the sum of {num_exponents} squared exponents along "
-        "one sequence of each\nbatch. Pascanu's regulariser: weight {norm_weight:g}; "
-        "g = ∂loss/∂state. One line "
-        "for each network.\nLog growth of a gradient over a sequence before training, median: "
-        "{growth} nats.",
+        "one sequence of each batch. Pascanu's regulariser: weight {norm_weight:g};\n"
+        "g = ∂loss/∂state. One line for each network. Log growth of a gradient over a sequence "
+        "before training, median: {growth} nats.",
         growth=" and ".join(
             f"{float(dataset['log_growth'].sel(task=task).median()):+.0f}"
             for task in dataset["task"].to_numpy()
@@ -83,15 +82,17 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
     for task in map(str, dataset["task"].to_numpy()):
         one = dataset.sel(task=task)
         plain = one.sel(arm=PLAIN)
-        for arm, statement, name, quantity in (
+        for arm, term, statement, name, quantity in (
             (
                 FLOSSED,
+                "squared exponents in the loss",
                 "Squared Lyapunov exponents in the loss keep exponents near zero in training",
                 "rms_exponent",
                 "root mean square of the first exponents after training, with flossing to without",
             ),
             (
                 KEPT,
+                "Pascanu's term in the loss",
                 "Pascanu's term in the loss makes steps keep the norm of the gradient",
                 "deviation",
                 "root mean square deviation from keeping it after training, with the term to "
@@ -113,8 +114,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             gain = (treated["skill"] - plain["skill"]).isel(record=-1)
             found.append(
                 Claim(
-                    f"With it networks learn more whose gradients vanish without it ({task}, "
-                    f"{ARMS[arm].label}).",
+                    f"Networks whose gradients vanish learn more with {term} ({task}).",
                     SOURCES[arm],
                     "skill on held-out sequences after training, with the term minus without",
                     "at least",

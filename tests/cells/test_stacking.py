@@ -64,7 +64,7 @@ def test_layers_whose_output_is_named_are_flax_layers_of_the_same_weights():
 
 
 def test_a_guess_among_several_arrays_is_neither_stacked_nor_read_out():
-    layers, said = two_layers(), r"output: received none for a carry of 2 arrays, carry\[0\] and "
+    layers, said = two_layers(), r"^output: received none for a carry of 2 arrays, carry\[0\] and "
     with pytest.raises(ValueError, match=said):
         jrnn.trajectory(stack(*layers), (ZERO, ZERO), XS)
     task = recall(3)
