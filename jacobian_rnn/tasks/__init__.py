@@ -25,8 +25,10 @@ References:
 """
 
 from jacobian_rnn.tasks.adding_problem import adding
+from jacobian_rnn.tasks.archive import archived_series
 from jacobian_rnn.tasks.copying import copying_memory
 from jacobian_rnn.tasks.digits import sequential_digits
+from jacobian_rnn.tasks.labelled_series import labelled_series
 from jacobian_rnn.tasks.order import temporal_order
 from jacobian_rnn.tasks.recall import delayed_recall
 from jacobian_rnn.tasks.task import Batch, Predictions, Targets, Task, accuracy, loss, skill
@@ -39,9 +41,11 @@ __all__ = [
     "Task",
     "accuracy",
     "adding",
+    "archived_series",
     "copying_memory",
     "delayed_recall",
     "delayed_xor",
+    "labelled_series",
     "loss",
     "sequential_digits",
     "skill",

@@ -46,6 +46,7 @@ class Task:
         sample: `(key, batch_size) -> Batch` of training data, where `batch_size` is static.
         sample_held_out: `(key, batch_size, split) -> Batch` of data that training never sees, where
             `split` is `"validation"` or `"test"`, static like `batch_size`.
+        num_held_out: sequences in the smaller of the two splits, None where they are generated.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Task:
     baseline_accuracy: float
     sample: Callable[[Key[Array, ""], int], Batch]
     sample_held_out: Callable[[Key[Array, ""], int, str], Batch]
+    num_held_out: int | None = None
 
 
 def loss(task: Task, predictions: Predictions, targets: Targets) -> Float[Array, " batch"]:

@@ -128,7 +128,7 @@ def test_digit_baseline_is_that_of_class_frequencies_learned_in_training(digit_i
 def test_more_held_out_digits_than_there_are_is_an_error():
     task = tasks.sequential_digits(0)
     with pytest.raises(
-        ValueError, match=r"batch_size: received 360, .* the test split has 359 images"
+        ValueError, match=r"batch_size: received 360, .* the test split has 359 series"
     ):
         task.sample_held_out(jax.random.key(0), 360, "test")
 
