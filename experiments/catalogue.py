@@ -88,6 +88,9 @@ EXPERIMENTS = {
     "gradient_flossing": Experiment(
         "training", "pushes Lyapunov exponents to zero before training, and trains on delayed XOR"
     ),
+    "gradient_penalties": Experiment(
+        "training", "trains with flossing and with Pascanu's regulariser in the loss, and without"
+    ),
     "trainability_map": Experiment(
         "regimes", "trains four cells over initialisation and horizon, against depth scales"
     ),

@@ -14,6 +14,7 @@ from jacobian_rnn.cells import (
     minimal_rnn,
     recurrent_kernels,
     stack,
+    unstack,
     with_chrono_biases,
     with_gain,
     with_gate_bias,
@@ -28,9 +29,11 @@ from jacobian_rnn.growth import (
     finite_time_growth,
     largest_exponent,
 )
-from jacobian_rnn.initialization import RateSearch, at_rate, draw, initializers
+from jacobian_rnn.initialization import RateSearch, at_rate, draw, initializers, treatments
 from jacobian_rnn.jacobians import (
+    GradientCheck,
     ParameterGradients,
+    check_gradients,
     parameter_gradients,
     state_gradients,
     step_jacobians,
@@ -94,6 +97,7 @@ __all__ = [
     "EnsembleSpectrum",
     "Estimate",
     "FiniteTimeGrowth",
+    "GradientCheck",
     "InputJacobians",
     "JacobianProduct",
     "LeadingSingularValues",
@@ -114,6 +118,7 @@ __all__ = [
     "antisymmetric_rnn",
     "at_rate",
     "backward_profile",
+    "check_gradients",
     "dense_chain",
     "diagnose",
     "draw",
@@ -155,6 +160,8 @@ __all__ = [
     "state_gradients",
     "step_jacobians",
     "trajectory",
+    "treatments",
+    "unstack",
     "with_chrono_biases",
     "with_gain",
     "with_gate_bias",

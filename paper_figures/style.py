@@ -119,6 +119,11 @@ def caption(dataset: xr.Dataset, template: str, **more: object) -> str:
     return template.format(**configuration(dataset) | sizes | more)
 
 
+def lowered(number: int) -> str:
+    """Write a number as an index."""
+    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+
+
 def legend_below(
     figure: Figure, handles: Iterable[Any], text: str = "", *, num_columns: int | None = None
 ) -> Artist:

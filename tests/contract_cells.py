@@ -123,7 +123,7 @@ CELLS_OF_CONTRACT: dict[str, Callable] = {name: flax_cell(name) for name in CELL
 }
 
 UNKNOWN = {"ConvLSTMCell", "dense_chain", "without forward mode"}  # whose parameters nobody knows
-WITHOUT_ONE_KERNEL = UNKNOWN | {"lru", "stack"}
+WITHOUT_ONE_KERNEL = UNKNOWN | {"lru"}
 WITHOUT_GATES = WITHOUT_ONE_KERNEL | {
     "SimpleCell",
     "SimpleCell residual",

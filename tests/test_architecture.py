@@ -24,6 +24,7 @@ FOLDERS = [
     "training",
     "regimes",
     "initialization",
+    "monitoring",
     "diagnosis",
     "plotting",
 ]

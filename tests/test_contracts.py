@@ -176,6 +176,12 @@ FUNCTIONS = {
         lambda recurrence, carry, xs: jrnn.trajectory(jrnn.stack(recurrence), (carry,), xs),
         of_states,
     ),
+    "unstack": Function(
+        lambda recurrence, carry, xs: jrnn.trajectory(
+            *jrnn.unstack(jrnn.stack(recurrence)), carry, xs
+        ),
+        of_states,
+    ),
 }
 
 # These compile for long: they run for one cell of each kind, and their shapes are checked for all.

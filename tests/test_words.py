@@ -6,9 +6,9 @@ import types
 import pytest
 
 import jacobian_rnn as jrnn
-from jacobian_rnn import initializers, mean_field, plotting, tasks, training
+from jacobian_rnn import initializers, mean_field, monitoring, plotting, tasks, training, treatments
 
-PLACES = [jrnn, mean_field, plotting, tasks, training, initializers]
+PLACES = [jrnn, mean_field, monitoring, plotting, tasks, training, initializers, treatments]
 # Names of functions about weights. A parameter that is called gain multiplies weights, too.
 ABOUT_WEIGHTS = {"with_gain", "regime_against_gain"}
 # Nouns that look like participles.

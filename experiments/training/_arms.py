@@ -120,7 +120,12 @@ def keys_of(purpose: int, num_seeds: int) -> jax.Array:
 
 
 def learning_curves(
-    config: Training, task: tasks.Task, networks: jrnn.Recurrence, report: Report
+    config: Training,
+    task: tasks.Task,
+    networks: jrnn.Recurrence,
+    report: Report,
+    *,
+    penalty: training.Penalty | None = None,
 ) -> tuple[training.Network, xr.Dataset]:
     """Train one network for each seed, all as one program.
 
@@ -129,6 +134,7 @@ def learning_curves(
         task: what to train on.
         networks: as drawn, one for each seed along the first axis; carries start at zero.
         report: is told what is being done.
+        penalty: is added to the loss of each batch.
 
     Returns:
         The networks after training; their losses and gradient norms by update, skills by record,
@@ -140,7 +146,8 @@ def learning_curves(
         task,
         networks,
         jrnn.zero_carry(jax.tree.map(lambda leaf: leaf[0], networks)),
-        optimizer=_clipped_adam(config.clip_norm, config.learning_rate),
+        optimizer=clipped_adam(config.clip_norm, config.learning_rate),
+        penalty=penalty,
         key=keys_of(TRAINING, config.num_seeds),
         num_updates=config.num_updates,
         batch_size=config.batch_size,
@@ -184,7 +191,7 @@ def _log_growths(networks, task, num_seeds, num_sequences):
 
 
 @cache
-def _clipped_adam(clip_norm, learning_rate):
+def clipped_adam(clip_norm, learning_rate):
     """Return the optimiser, the same object for the same arguments."""
     return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(learning_rate))
 

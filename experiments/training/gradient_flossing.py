@@ -2,7 +2,7 @@
 
 After R. Engelken, "Gradient flossing: improving gradient descent through dynamic control of
 Jacobians", NeurIPS 2023. Before training, gradient descent makes the sum of the first k squared
-Lyapunov exponents small, by way of the derivative of `lyapunov_spectrum`. Then products of step
+Lyapunov exponents small, by way of `treatments.squared_exponents`. Then products of step
 Jacobians have a smaller condition number, and gradients reach the past from more directions. The
 same networks are trained as they were drawn, too.
 
@@ -34,7 +34,7 @@ import jacobian_rnn as jrnn
 from experiments.runner.experiment import Count, Positive, Range, Report
 from experiments.training import _arms
 from experiments.training._arms import Training, Unit
-from jacobian_rnn import initializers, tasks
+from jacobian_rnn import initializers, tasks, treatments
 
 FLOSSED, UNFLOSSED = "flossed", "unflossed"
 DRIVE, SEQUENCES = 6, 7  # of keys, besides those of `_arms`
@@ -182,26 +182,17 @@ def draw(config: Flossing) -> jrnn.Recurrence:
     return _arms.draw_networks(cell, 1, config.num_seeds)
 
 
-def exponents_of(
-    network: jrnn.Recurrence, xs: Float[Array, "steps 1"], config: Flossing, num: int | None = None
-) -> Float[Array, " exponents"]:
-    """Measure the `num` largest Lyapunov exponents, or all, in a way that has a gradient."""
-    return jrnn.lyapunov_spectrum(
-        network,
-        jrnn.zero_carry(network),
-        xs,
-        num_exponents=num,
-        num_warmup=config.num_warmup,
-        qr_every=1,
-        factorization="householder",
-    ).exponents
-
-
 def squared_exponents(
     network: jrnn.Recurrence, xs: Float[Array, "steps 1"], config: Flossing
 ) -> Float[Array, ""]:
     """Return what flossing makes small: the sum of the first k squared Lyapunov exponents."""
-    return jnp.sum(exponents_of(network, xs, config, config.num_exponents) ** 2)
+    return treatments.squared_exponents(
+        network,
+        jrnn.zero_carry(network),
+        xs,
+        num_exponents=config.num_exponents,
+        num_warmup=config.num_warmup,
+    )
 
 
 def spectra(networks: jrnn.Recurrence, task: tasks.Task, config: Flossing) -> xr.Dataset:
@@ -231,7 +222,15 @@ def _spectra(networks, task, config):
             return {"log_condition": flossed, "whole_log_condition": logs[0] - logs[-1]}
 
         conditions = jax.tree.map(jnp.median, jax.vmap(of_sequence)(sequences))
-        return conditions | {"exponents": exponents_of(network, drive, config)}
+        spectrum = jrnn.lyapunov_spectrum(
+            network,
+            carry,
+            drive,
+            num_warmup=config.num_warmup,
+            qr_every=1,
+            factorization="householder",
+        )
+        return conditions | {"exponents": spectrum.exponents}
 
     return jax.vmap(of_one)(networks)
 

@@ -11,7 +11,7 @@ from jacobian_rnn.cells.linear_recurrent_unit import lru
 from jacobian_rnn.cells.minimal import minimal_rnn
 from jacobian_rnn.cells.padding import align_ends, with_padding
 from jacobian_rnn.cells.recurrence import Recurrence, zero_carry
-from jacobian_rnn.cells.stacking import stack
+from jacobian_rnn.cells.stacking import stack, unstack
 
 __all__ = [
     "Recurrence",
@@ -28,6 +28,7 @@ __all__ = [
     "minimal_rnn",
     "recurrent_kernels",
     "stack",
+    "unstack",
     "with_chrono_biases",
     "with_gain",
     "with_gate_bias",

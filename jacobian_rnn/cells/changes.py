@@ -12,6 +12,7 @@ from jaxtyping import Array, Key
 
 from jacobian_rnn.cells.known_cells import describe, kind_of
 from jacobian_rnn.cells.recurrence import Recurrence, zero_carry
+from jacobian_rnn.cells.stacking import is_stack, stack, unstack
 from jacobian_rnn.checks import check_finite, check_number, refuse
 
 
@@ -20,7 +21,8 @@ def with_gain(recurrence: Recurrence, gain: float | Array) -> Recurrence:
 
     Args:
         recurrence: a linen or nnx SimpleCell, LSTMCell, OptimizedLSTMCell or GRUCell, a linen
-            MGUCell, or a minimal, leaky or antisymmetric network of this package.
+            MGUCell, or a minimal, leaky or antisymmetric network of this package. Or a stack of
+            them, of which every layer is changed. For one layer alone see `unstack`.
         gain: a scalar, which may be traced.
 
     Returns:
@@ -42,6 +44,8 @@ def with_gain(recurrence: Recurrence, gain: float | Array) -> Recurrence:
         >>> print(jnp.linalg.norm(kernel, 2).round(4))
         2.0
     """
+    if is_stack(recurrence):
+        return stack(*(with_gain(layer, gain) for layer in unstack(recurrence)))
     _, layers = _layout_of(recurrence)
     _check_shape("gain", gain, ((),))
 
@@ -56,7 +60,8 @@ def with_gate_bias(recurrence: Recurrence, gate: str, bias: float | Array) -> Re
 
     Args:
         recurrence: a linen or nnx LSTMCell, OptimizedLSTMCell or GRUCell, a linen MGUCell, or a
-            minimal network of this package.
+            minimal network of this package. Or a stack of them, of which every layer is changed.
+            For one layer alone see `unstack`.
         gate: one letter of i, f, g, o (LSTM), r, z, n (GRU), f, n (MGU) or u (minimal). "forget" is
             the gate that keeps the state when it is open: f, z, f and u of these. Static.
         bias: a scalar, or one per unit `(N,)`, which may be traced.
@@ -75,6 +80,8 @@ def with_gate_bias(recurrence: Recurrence, gate: str, bias: float | Array) -> Re
         >>> print(with_gate_bias(network, "z", 3.0).params["dense_i"]["bias"])
         [0. 0. 3. 3. 0. 0.]
     """
+    if is_stack(recurrence):
+        return stack(*(with_gate_bias(layer, gate, bias) for layer in unstack(recurrence)))
     layout, layers = _layout_of(recurrence)
     name, gates = layout.keeps if gate == "forget" else gate, layout.gates
     if not layout.keeps or len(name) != 1 or name not in gates:
@@ -125,6 +132,14 @@ def with_chrono_biases(
         True
     """
     check_lag(max_lag)
+    if is_stack(recurrence):
+        layers = unstack(recurrence)
+        keys = jax.random.split(key, len(layers))
+        drawn = (
+            with_chrono_biases(layer, max_lag, key=one)
+            for layer, one in zip(layers, keys, strict=True)
+        )
+        return stack(*drawn)
     layout, _ = _layout_of(recurrence)
     state = jax.tree.leaves(zero_carry(recurrence))[0]
     bias = log_uniform(key, state.size, state.dtype, max_lag)

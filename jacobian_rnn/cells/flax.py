@@ -130,6 +130,11 @@ class LinenStep:
     cell: nn.Module
     num_feature_axes: int | None
 
+    @property
+    def shows_last_array(self) -> bool:
+        """Whether the last array of a carry is known to be its output, as in all cells of Flax."""
+        return type(self.cell).__module__.startswith("flax.")
+
     def __call__(self, variables, carry, x):
         """Return the new carry."""
         try:
@@ -162,6 +167,11 @@ class NNXStep:
 
     graphdef: nnx.GraphDef
     num_feature_axes: int | None
+
+    @property
+    def shows_last_array(self) -> bool:
+        """Whether the last array of a carry is known to be its output, as in all cells of Flax."""
+        return self.graphdef.nodes[0].type.__module__.startswith("flax.")
 
     def __call__(self, params, carry, x):
         """Return the new carry."""

@@ -63,7 +63,7 @@ def describe(recurrence: Recurrence, advice: str = "") -> tuple[Layout, Layers]:
     if layout is None:
         names = sorted({one.__name__ for layout in layouts() for one in layout.layers})
         if hasattr(recurrence.step, "steps"):
-            advice = "take each layer before it is stacked"
+            advice = "take each layer by itself, as unstack(recurrence) gives them"
         expected = f"one of {', '.join(names)}"
         refuse("recurrence", f"a {kind_of(recurrence)}", expected, advice, error=TypeError)
     return layout, layout.layers[cell_class]

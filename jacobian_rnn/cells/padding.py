@@ -87,7 +87,7 @@ def check_lengths(
 ) -> np.ndarray:
     """Return the lengths of padded sequences as an array, or raise if they do not fit."""
     if isinstance(seq_lengths, Tracer):
-        advice = "pass it from outside jit"
+        advice = "give a list or a numpy array, which jit does not trace"
         refuse("seq_lengths", "a traced array", "numbers", advice, error=TypeError)
     lengths = np.asarray(seq_lengths)
     if not np.issubdtype(lengths.dtype, np.integer):
@@ -102,6 +102,27 @@ def check_lengths(
     return lengths.astype(np.int64)
 
 
+def check_finite_within(name: str, xs: PyTree, seq_lengths: Sequence[int] | Array) -> None:
+    """Raise a ValueError for NaN or inf within the lengths of padded sequences `(B, T, ...)`.
+
+    Padding may hold anything.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(xs):
+        if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            continue
+        finite = np.isfinite(np.asarray(leaf)).reshape(*leaf.shape[:2], -1).all(axis=2)
+        within = np.arange(leaf.shape[1]) < np.asarray(seq_lengths)[:, None]
+        bad = np.argwhere(within & ~finite)
+        if len(bad):
+            where = name + jax.tree_util.keystr(path)
+            sequence, step = map(int, bad[0])
+            received = f"NaN or inf in sequence {sequence} at step {step}"
+            expected = (
+                f"finite numbers within its length of {int(np.asarray(seq_lengths)[sequence])}"
+            )
+            refuse(where, received, expected, "only padding may hold them")
+
+
 @dataclass(frozen=True)
 class WaitingStep:
     """A step that keeps the carry where it is not active. Equal steps give equal ones."""
@@ -112,6 +133,11 @@ class WaitingStep:
     def num_feature_axes(self):
         """Return how many axes a carry has without batch, or None if unknown."""
         return getattr(self.step, "num_feature_axes", None)
+
+    @property
+    def shows_last_array(self):
+        """Return whether the last array of a carry is known to be its output."""
+        return getattr(self.step, "shows_last_array", False)
 
     def carry_like(self, params):
         """Return a carry of the right shape."""

@@ -49,7 +49,9 @@ class Recurrence:
             At their first steps both kinds of declared Jacobian are compared with the derivative of
             the step.
         output: `output(carry) -> array`, what the next layer or the readout sees. By default it is
-            the last array of the carry, which is h for the (c, h) of an LSTM.
+            the last array of the carry, which is h for the (c, h) of Flax's LSTMs. Other libraries
+            have h first. So where a function has several arrays in its carry, `stack` and
+            `training` ask for a name, as `output=lambda carry: carry[0]`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -84,6 +86,37 @@ def check_recurrence(recurrence: object) -> None:
         "with Recurrence(step, params)"
     )
     check_type("recurrence", recurrence, Recurrence, "a Recurrence", advice)
+
+
+def guess_of_output(step: Any, output: Any, carry: PyTree) -> tuple[str, str, str] | None:
+    """Return what was received, what is expected and what to do where nobody named the output.
+
+    It is None where somebody did, or where there is no choice.
+    """
+    step = getattr(step, "step", step)  # of one that waits where a sequence is padded
+    if hasattr(step, "steps") and hasattr(output, "output"):  # a stack shows its highest layer
+        return guess_of_output(step.steps[-1], output.output, carry[-1])
+    is_known = output is not last_array or getattr(step, "shows_last_array", False)
+    if is_known or len(jax.tree.leaves(carry)) == 1:
+        return None
+    names = [
+        f"carry{jax.tree_util.keystr(path)}"
+        for path, _ in jax.tree_util.tree_leaves_with_path(carry)
+    ]
+    received = f"none for a carry of {len(names)} arrays, {' and '.join(names)}"
+    advice = (
+        "name it, as in Recurrence(step, params, output=lambda carry: carry[0]), or in "
+        "dataclasses.replace(recurrence, output=lambda carry: carry[-1]) of a recurrence that is "
+        "there already, before it is stacked"
+    )
+    return received, "the array that the next layer or the readout sees", advice
+
+
+def check_output(step: Any, output: Any, carry: PyTree) -> None:
+    """Raise a ValueError where a readout or the next layer would see a guess."""
+    guess = guess_of_output(step, output, carry)
+    if guess is not None:
+        refuse("output", *guess)
 
 
 def zero_carry(recurrence: Recurrence) -> PyTree:

@@ -7,7 +7,13 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from jacobian_rnn.cells.gated_jacobian import StackJacobian
-from jacobian_rnn.cells.recurrence import Recurrence, last_array, whole_carry
+from jacobian_rnn.cells.recurrence import (
+    Recurrence,
+    check_output,
+    check_recurrence,
+    last_array,
+    whole_carry,
+)
 from jacobian_rnn.checks import check_type, refuse
 
 
@@ -50,6 +56,46 @@ def stack(*recurrences: Recurrence) -> Recurrence:
     return Recurrence(StackStep(steps, outputs), params, jacobian, StackOutput(outputs[-1]), blocks)
 
 
+def is_stack(recurrence: object) -> bool:
+    """Say whether a recurrence is a stack of layers."""
+    return isinstance(recurrence, Recurrence) and isinstance(recurrence.step, StackStep)
+
+
+def unstack(recurrence: Recurrence) -> tuple[Recurrence, ...]:
+    """Take a stack apart: the layers of `stack`, lowest first, as recurrences of their own.
+
+    Args:
+        recurrence: a result of `stack`, or of a loader that found several layers.
+
+    Returns:
+        The layers. `stack(*unstack(recurrence))` is the same system. A layer has its closed form
+        where all layers had one, and else none.
+
+    Raises:
+        TypeError: a recurrence that is no stack.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def decay(params, carry, x):
+        ...     return params * carry + x
+        >>> two = stack(Recurrence(decay, jnp.array(0.5)), Recurrence(decay, jnp.array(2.0)))
+        >>> print([float(layer.params) for layer in unstack(two)])
+        [0.5, 2.0]
+    """
+    check_recurrence(recurrence)
+    step: Any = recurrence.step
+    if not is_stack(recurrence):
+        received = f"a {getattr(step, '__name__', type(step).__name__)}"
+        refuse("recurrence", received, "a stack of layers", "it is one already", error=TypeError)
+    num_layers = len(step.steps)
+    forms, blocks = (
+        getattr(form, "layers", (None,) * num_layers)
+        for form in (recurrence.jacobian, recurrence.unit_jacobians)
+    )
+    layers = zip(step.steps, recurrence.params, forms, step.outputs, blocks, strict=True)
+    return tuple(Recurrence(*layer) for layer in layers)
+
+
 @dataclasses.dataclass(frozen=True)
 class StackStep:
     """The step of layers on top of each other. Equal layers have equal steps."""
@@ -57,9 +103,15 @@ class StackStep:
     steps: tuple[Callable, ...]
     outputs: tuple[Callable, ...]
 
+    def check_outputs(self, carry):
+        """Raise a ValueError where a layer would see a guess of what the one below shows."""
+        for layer in zip(self.steps, self.outputs, carry, strict=True):
+            check_output(*layer)
+
     def __call__(self, params, carry, x):
         """Return the tuple of the layers' new carries."""
         new = []
+        self.check_outputs(carry)
         for step, output, p, c in zip(self.steps, self.outputs, params, carry, strict=True):
             new.append(step(p, c, x))
             x = output(new[-1])

@@ -44,9 +44,9 @@ def rough(
         return rounding_factors(number, shape, dtype, roundings)
 
     def change(name, value):
-        if name not in ROUNDED or not jnp.issubdtype(value.dtype, jnp.floating):
+        if name not in ROUNDED or not jnp.issubdtype(value.dtype, jnp.inexact):
             return value
-        return value * factors(value.shape, value.dtype)
+        return value * factors(value.shape, jnp.finfo(value.dtype).dtype).astype(value.dtype)
 
     def changed(*args: PyTree) -> Array:
         (result,) = evaluate(function, args, change)

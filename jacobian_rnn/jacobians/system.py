@@ -320,11 +320,15 @@ def _check_dtypes(trees: dict[str, PyTree]) -> None:
     for name, tree in trees.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             where = name + jax.tree_util.keystr(path)
-            if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-                advice = "hold a complex state as a pair of reals"
+            if name == "carry" and jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+                advice = (
+                    "hold a complex state as a pair of reals, (h.real, h.imag), which the step "
+                    "joins and takes apart; parameters and inputs may be complex"
+                )
                 refuse(where, leaf.dtype, "real numbers", advice, error=TypeError)
-            if jnp.issubdtype(leaf.dtype, jnp.floating):
-                dtypes.setdefault(leaf.dtype, where)
+            if jnp.issubdtype(leaf.dtype, jnp.inexact):
+                # A complex number has the digits of its parts.
+                dtypes.setdefault(jnp.finfo(leaf.dtype).dtype, where)
     if len(dtypes) > 1:
         found = ", ".join(f"{where} is {dtype}" for dtype, where in dtypes.items())
         advice = (
@@ -353,6 +357,9 @@ def _check_step(recurrence: Recurrence, carry: PyTree, x: PyTree) -> None:
     if has_batch_axis(recurrence.step, carry):
         received = f"{list_shapes(carry)}, with a batch axis"
         refuse("carry", received, "the carry of one sequence", "use jax.vmap over sequences")
+    step: Any = recurrence.step
+    if hasattr(step, "check_outputs") and len(carry) == len(step.steps):  # a stack
+        step.check_outputs(carry)
     try:
         new = jax.eval_shape(recurrence.step, recurrence.params, carry, x)
     except ImpureStepError:

@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from jacobian_rnn.checks import check_shape
 
@@ -172,11 +172,13 @@ def row_norms(matrix: Float[Array, "n m"]) -> Float[Array, " n"]:
     return largest * jnp.sqrt(jnp.sum((matrix / safe[:, None]) ** 2, axis=1))
 
 
-def scaled_norm(array: Float[Array, "..."]) -> Float[Array, ""]:
+def scaled_norm(array: Inexact[Array, "..."]) -> Float[Array, ""]:
     """Compute the Euclidean norm of all entries without under- or overflow of their squares.
 
     Its derivative is zero where all entries are zero.
     """
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        array = jnp.abs(array)
     largest = lax.stop_gradient(jnp.max(jnp.abs(array), initial=0))
     tiny = jnp.finfo(array.dtype).tiny
     # Between these bounds the scale has an inverse that is neither zero nor infinite, so XLA may

@@ -5,6 +5,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal, NamedTuple, get_args
@@ -13,8 +14,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jacobian_rnn.cells.padding import align_ends, check_lengths, with_padding
-from jacobian_rnn.cells.recurrence import Recurrence, check_recurrence
+from jacobian_rnn.cells.padding import (
+    align_ends,
+    check_finite_within,
+    check_lengths,
+    with_padding,
+)
+from jacobian_rnn.cells.recurrence import (
+    Recurrence,
+    check_recurrence,
+    guess_of_output,
+)
 from jacobian_rnn.checks import (
     check_choice,
     check_count,
@@ -186,12 +196,20 @@ def predict_regime(
         refuse("thresholds", bounds, expected)
     check_choice("method", method, get_args(Method))
     check_count("num_probes", num_probes, least=1)
-    check_finite("xs", xs)
+    if seq_lengths is None:
+        check_finite("xs", xs)
+    else:
+        check_finite_within("xs", xs, seq_lengths)
     padding = jnp.zeros(num_sequences, jnp.int32)
     if seq_lengths is not None:
         padding = num_steps - jnp.asarray(seq_lengths, jnp.int32)
         recurrence, xs = with_padding(recurrence), align_ends(xs, seq_lengths)
     system = bind(recurrence, carry, jax.tree.map(lambda x: x[0], xs))
+    guess = guess_of_output(recurrence.step, recurrence.output, carry)
+    if guess is not None:
+        received, _, advice = guess
+        said = f"output: received {received}; the regime is that of the last one: {advice}"
+        warnings.warn(said, stacklevel=2)
     if method == "exact" and not system.has_units:
         lighter = 'method="probes"'
         warn_of_cost("predict_regime", system.num_states, horizon, num_sequences, lighter)
@@ -279,8 +297,13 @@ def _check_batch(xs, step):
     leaves = jax.tree.leaves(xs)
     rank = getattr(step, "num_feature_axes", None)
     shapes = {x.shape[:2] for x in leaves}
-    wrong_rank = rank is not None and any(x.ndim != rank + 2 for x in leaves)
-    advice = "the spread over sequences is the prediction's uncertainty"
+    # Flags and tokens have fewer axes than features, and the step says whether it takes them.
+    features = [x.ndim for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+    wrong_rank = rank is not None and features and rank + 2 not in features
+    advice = (
+        "the spread over sequences is the prediction's uncertainty; for one sequence there is "
+        "backward_profile"
+    )
     if len(shapes) != 1 or len(next(iter(shapes))) != 2 or wrong_rank:
         received = "None" if not leaves else ", ".join(str(x.shape) for x in leaves)
         refuse("xs", received, "a batch of sequences (batch, time, inputs)", advice)

@@ -33,7 +33,13 @@ From a cell to a score:
 """
 
 from jacobian_rnn.training.ensemble import train
-from jacobian_rnn.training.network import Network, add_readout, apply, evaluate
+from jacobian_rnn.training.network import (
+    Network,
+    add_readout,
+    apply,
+    evaluate,
+    loss_of_states,
+)
 from jacobian_rnn.training.records import (
     Records,
     TrainingHistory,
@@ -41,10 +47,18 @@ from jacobian_rnn.training.records import (
     lag_norms,
     take_along,
 )
-from jacobian_rnn.training.updates import TrainingState, Updates, advance, network_of, start
+from jacobian_rnn.training.updates import (
+    Penalty,
+    TrainingState,
+    Updates,
+    advance,
+    network_of,
+    start,
+)
 
 __all__ = [
     "Network",
+    "Penalty",
     "Records",
     "TrainingHistory",
     "TrainingState",
@@ -55,6 +69,7 @@ __all__ = [
     "best_index",
     "evaluate",
     "lag_norms",
+    "loss_of_states",
     "network_of",
     "start",
     "take_along",

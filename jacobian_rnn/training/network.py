@@ -1,14 +1,16 @@
 """A recurrence with a linear readout: what it predicts, and how well."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn import tasks
-from jacobian_rnn.cells.recurrence import Recurrence
+from jacobian_rnn.cells.recurrence import Recurrence, check_output
 from jacobian_rnn.jacobians.system import bind
 from jacobian_rnn.jacobians.time_loop import along
 
@@ -29,6 +31,7 @@ class Network(NamedTuple):
 
 def add_readout(recurrence: Recurrence, carry: PyTree, num_outputs: int, *, key: Array) -> Network:
     """Add a random readout, whose kernel has variance 1/features and whose bias is zero."""
+    check_output(recurrence.step, recurrence.output, carry)
     output = jax.eval_shape(lambda c: jnp.ravel(recurrence.output(c)), carry)
     kernel = jax.random.normal(key, (output.size, num_outputs), output.dtype) / output.size**0.5
     return Network(recurrence, kernel, jnp.zeros(num_outputs, output.dtype))
@@ -39,6 +42,30 @@ def read_out(
 ) -> Float[Array, "scored predictions"]:
     """Turn outputs of the recurrence into predictions."""
     return outputs @ network.kernel + network.bias[None]
+
+
+def loss_of_states(
+    network: Network, carry: PyTree, task: tasks.Task, targets: Array
+) -> Callable[[Float[Array, "steps_plus_1 n"]], Float[Array, ""]]:
+    """Return the loss of one sequence as a function of its states.
+
+    `state_gradients` and `parameter_gradients` differentiate such a function.
+
+    Args:
+        network: the network.
+        carry: initial carry, which tells how a state is ravelled.
+        task: the task, for its loss and the number of scored steps.
+        targets: those of the sequence, without batch axis.
+    """
+    check_output(network.recurrence.step, network.recurrence.output, carry)
+    _, unravel = ravel_pytree(carry)
+
+    def loss(states):
+        last = states[len(states) - task.num_scored_steps :]
+        outputs = jax.vmap(lambda state: jnp.ravel(network.recurrence.output(unravel(state))))(last)
+        return tasks.loss(task, read_out(network, outputs)[None], targets[None])[0]
+
+    return loss
 
 
 def apply(
@@ -53,6 +80,7 @@ def apply(
         xs: inputs.
         num_at_once: sequences that are in memory together, all by default. Static.
     """
+    check_output(network.recurrence.step, network.recurrence.output, carry)
 
     def of_sequence(xs):
         system = bind(network.recurrence, carry, xs)

@@ -10,9 +10,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from jacobian_rnn import tasks
 from jacobian_rnn.checks import check_count, refuse
 from jacobian_rnn.jacobians.gradients import state_gradients
-from jacobian_rnn.jacobians.system import bind
 from jacobian_rnn.linalg.graded_svd import scaled_norm
-from jacobian_rnn.training.network import Network, read_out
+from jacobian_rnn.training.network import Network, loss_of_states
 
 
 class Records(NamedTuple):
@@ -125,12 +124,7 @@ def lag_norms(
     """
 
     def of_sequence(xs, targets):
-        system = bind(network.recurrence, carry, xs)
-
-        def loss(states):
-            outputs = jax.vmap(system.output)(states[len(states) - task.num_scored_steps :])
-            return tasks.loss(task, read_out(network, outputs)[None], targets[None])[0]
-
+        loss = loss_of_states(network, carry, task, targets)
         return jax.vmap(scaled_norm)(state_gradients(network.recurrence, carry, xs, loss))
 
     norms = jax.vmap(of_sequence)(*batch)

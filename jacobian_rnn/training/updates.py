@@ -139,6 +139,8 @@ def update(
 
     parameters = floats_of(state.network)
     (value, loss), gradient = jax.value_and_grad(objective, has_aux=True)(parameters)
+    # optax descends along the conjugate of what JAX calls the gradient for a complex number.
+    gradient = jax.tree.map(jnp.conj, gradient)
     # Adam raises a float to an integer power, which strict promotion would forbid.
     with jax.numpy_dtype_promotion("standard"):
         changes, optimizer_state = optimizer.update(

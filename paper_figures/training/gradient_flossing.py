@@ -50,7 +50,7 @@ def draw(dataset: xr.Dataset) -> Figure:
     highest = max(axes.get_ylim()[1] for axes in (flossing, training))
     for axes in (flossing, training):
         axes.set(ylim=(0, highest))
-        axes.set_ylabel(f"log σ₁ − log σ{_lowered(k)}, {int(dataset['horizon'])} steps (nats)")
+        axes.set_ylabel(f"log σ₁ − log σ{style.lowered(k)}, {int(dataset['horizon'])} steps (nats)")
     draw_networks(learning, 0.5 + 0.5 * dataset["skill"], ARMS)
     learning.axhline(0.5, color="0.2", linewidth=0.9, linestyle=":", label="guessing")
     learning.set(ylim=(0.42, 1.02), xlim=(0, float(dataset["record"][-1])))
@@ -100,17 +100,12 @@ def _text(dataset):
         dataset,
         text + "The paper also flosses within training.",
         counted=configuration["flossing_steps"] - configuration["num_warmup"],
-        last=_lowered(configuration["width"]),
+        last=style.lowered(configuration["width"]),
         whole_drawn=float(whole.sel(arm=UNFLOSSED)),
         whole_flossed=float(whole.sel(arm=FLOSSED)),
         flossed=float(accuracy.sel(arm=FLOSSED)),
         drawn=float(accuracy.sel(arm=UNFLOSSED)),
     )
-
-
-def _lowered(number):
-    """Write a number as an index."""
-    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
