@@ -81,19 +81,24 @@ def fit(
         signs: +1 or −1 by name; 0 or none where theory has no word.
         penalty: of the squared weights, beside the sum of log losses.
     """
-    scale = {name: float(np.std(values)) or 1.0 for name, values in terms.items()}
-    kept = list(terms)
-    while True:
-        values = np.stack([terms[name] / scale[name] for name in kept], axis=1)
+    centre = {name: float(np.mean(values)) for name, values in terms.items()}
+    scale = {name: float(np.std(values)) for name, values in terms.items()}
+    # A term that does not vary, up to rounding, says nothing.
+    kept = [name for name in terms if scale[name] > 1e-9 * (1 + abs(centre[name]))]
+    weights: dict[str, float] = {}
+    intercept = float(np.log(learned.mean() / (1 - learned.mean())))
+    while kept:
+        values = np.stack([(terms[name] - centre[name]) / scale[name] for name in kept], axis=1)
         model = LogisticRegression(C=1 / penalty, max_iter=1000).fit(values, learned)
-        weights = dict(zip(kept, model.coef_[0], strict=True))
-        wrong = {name: -signs.get(name, 0) * weight for name, weight in weights.items()}
+        weights = dict(zip(kept, (model.coef_[0] / [scale[n] for n in kept]).tolist(), strict=True))
+        intercept = model.intercept_[0] - sum(w * centre[name] for name, w in weights.items())
+        wrong = {n: -signs.get(n, 0) * scale[n] * weight for n, weight in weights.items()}
         worst = max(wrong, key=wrong.__getitem__)
-        if wrong[worst] <= 0 or len(kept) == 1:
+        if wrong[worst] <= 0:
             break
         kept.remove(worst)
-    raw = {name: weights.get(name, 0.0) / scale[name] for name in terms}
-    return Fit({name: float(weight) for name, weight in raw.items()}, float(model.intercept_[0]))
+        weights = {}
+    return Fit({name: weights.get(name, 0.0) for name in terms}, float(intercept))
 
 
 def forecast_signs() -> dict[str, int]:
@@ -202,3 +207,37 @@ def resample_groups(group: np.ndarray, num: int) -> list[np.ndarray]:
     members = [np.flatnonzero(group == one) for one in np.unique(group)]
     draws = generator.integers(0, len(members), (num, len(members)))
     return [np.concatenate([members[one] for one in draw]) for draw in draws]
+
+
+class RegimeThresholds(NamedTuple):
+    """Growths between which networks learn, and how well they tell.
+
+    Attributes:
+        vanishing: lowest growth over the horizon, nats.
+        exploding: highest peak on the way back, nats.
+        balanced_accuracy: of saying that what lies between them learns.
+    """
+
+    vanishing: float
+    exploding: float
+    balanced_accuracy: float
+
+
+def best_thresholds(
+    growth: np.ndarray, peak: np.ndarray, learned: np.ndarray, num_cuts: int = 40
+) -> RegimeThresholds:
+    """Find the growth and the peak between which "learns" has the highest balanced accuracy.
+
+    Cuts are quantiles of what was measured. Of equally good ones the middle is taken.
+    """
+    levels = np.linspace(0, 1, num_cuts)
+    lows, highs = np.quantile(growth, levels), np.quantile(peak, levels)
+    above, below = growth > lows[:, None], peak < highs[:, None]
+    yes = above[:, learned].astype(float) @ below[:, learned].T.astype(float)
+    no = above[:, ~learned].astype(float) @ below[:, ~learned].T.astype(float)
+    right = (yes / learned.sum() + 1 - no / (~learned).sum()) / 2
+    low, high = np.nonzero(right >= right.max() - 1e-12)
+    middle = len(low) // 2
+    return RegimeThresholds(
+        float(lows[low[middle]]), float(highs[high[middle]]), float(right.max())
+    )

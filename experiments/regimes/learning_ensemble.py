@@ -46,8 +46,8 @@ class LearningEnsemble(Ensemble):
 
 PRESETS = {
     "quick": LearningEnsemble(
-        cells=("SimpleCell", "LRU"),
-        tasks=("recall", "digits"),
+        cells=("SimpleCell",),
+        tasks=("recall",),
         networks_of_a_shape=4,
         data_seeds=2,
         horizons=(10,),

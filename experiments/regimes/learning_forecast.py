@@ -52,7 +52,7 @@ class LearningForecasts:
 
 
 PRESETS = {
-    "quick": LearningForecasts(num_resamples=50),
+    "quick": LearningForecasts(splits=("cell",), num_resamples=50),
     "default": LearningForecasts(),
     "full": LearningForecasts(num_resamples=10000),
 }
@@ -139,13 +139,50 @@ def combine(config: LearningForecasts, parts: Mapping[Unit, xr.Dataset]) -> xr.D
     errors = model.resampled.std(axis=0, ddof=1)[:-1]
     samples = forecasting.samples_of(table, learning_table.budgets_of(table))
     spread = [float(values.std()) for values in samples.terms.values()]
+    found, drawn = _thresholds(samples, config.num_resamples)
+    kinds = list(forecasting.RegimeThresholds._fields)
+    budgets = learning_table.budgets_of(table)
     return dataset.assign(
+        threshold=(("budget", "threshold_kind"), found),
+        threshold_interval=(
+            ("end", "budget", "threshold_kind"),
+            np.quantile(drawn, (0.025, 0.975), axis=0),
+        ),
+        # Of the lower threshold over the logarithm of the number of sequences.
+        slope=("slope_kind", _slope(found, drawn, budgets)),
         weight=("term", list(model.weights.values())),
         weight_error=("term", errors),
         term_spread=("term", spread),
         ceiling=("ceiling_score", list(ceiling(table).values())),
         num_networks=int((table["data_seed"] == 0).sum()),
-    ).assign_coords(term=list(model.weights), ceiling_score=list(ceiling(table)))
+    ).assign_coords(
+        term=list(model.weights),
+        ceiling_score=list(ceiling(table)),
+        budget=budgets,
+        threshold_kind=kinds,
+        slope_kind=["value", "standard_error"],
+    )
+
+
+def _thresholds(samples, num_resamples):
+    """Return the best thresholds of every budget, and those of groups drawn again."""
+    names = ("growth", "peak")
+    growth, peak = (samples.table[name].to_numpy(float) for name in names)
+    budget = samples.table["num_updates"].to_numpy()
+
+    def of(rows):
+        each = [rows[budget[rows] == one] for one in np.unique(budget)]
+        return [forecasting.best_thresholds(growth[e], peak[e], samples.learned[e]) for e in each]
+
+    draws = forecasting.resample_groups(samples.group, max(num_resamples // 5, 10))
+    return np.array(of(np.arange(len(budget)))), np.array([of(rows) for rows in draws])
+
+
+def _slope(found, drawn, budgets):
+    """Fit the lower threshold over the logarithm of the budget, by least squares."""
+    logs = np.log(budgets) - np.log(budgets).mean()
+    slopes = np.concatenate([found[None], drawn])[:, :, 0] @ logs / (logs @ logs)
+    return [slopes[0], slopes[1:].std(ddof=1)]
 
 
 def ceiling(table: pd.DataFrame) -> dict[str, float]:
@@ -223,6 +260,17 @@ def show(dataset: xr.Dataset, console: Console) -> None:
             term, f"{spread * float(at['weight']):+.2f} ± {spread * float(at['weight_error']):.2f}"
         )
     console.print(weights)
+    thresholds = Table(title="growth and peak between which networks learn, nats [95 %]")
+    for column in ("updates", "growth above", "peak below", "balanced accuracy"):
+        thresholds.add_column(column, justify="right")
+    for budget in dataset["budget"].to_numpy().tolist():
+        at, around = (
+            dataset[name].sel(budget=budget).to_numpy()
+            for name in ("threshold", "threshold_interval")
+        )
+        said = [f"{at[i]:+.1f} [{around[0, i]:+.1f}, {around[1, i]:+.1f}]" for i in (0, 1)]
+        thresholds.add_row(str(budget), *said, f"{at[2]:.3f}")
+    console.print(thresholds)
     for line in findings(dataset):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -237,7 +285,7 @@ def findings(dataset: xr.Dataset) -> list[str]:
             for score in ("area", "balanced_accuracy")
         )
         rules = at["score_of"].sel(predictor=list(RULES), score="area")
-        best = str(rules["predictor"][int(rules.argmax())].item())
+        best = str(rules["predictor"][int(np.argmax(rules.to_numpy()))].item())
         low, high = at["lead"].sel(predictor=best, score="area").to_numpy()
         lines.append(
             f"{MEANING[split]}: area {area:.3f}, balanced accuracy {right:.3f}; over the best "

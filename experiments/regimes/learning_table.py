@@ -18,7 +18,7 @@ from experiments.runner import results
 from jacobian_rnn.regimes import ForecastModel, LearningFeatures
 from jacobian_rnn.regimes.forecast import MODEL_FILE
 
-DIGITS = 5  # significant
+DIGITS = 4  # significant
 NUM_FITS = 100  # of groups drawn again, for the interval of forecasts
 LABELS = ("cell", "task", "optimizer", "kernel", "horizon", "width", "batch_size")
 ROWS = ("num_parameters", "gain", "forget_bias", "learning_rate", "seed", "data_seed")
@@ -41,7 +41,7 @@ def table_of(dataset: xr.Dataset) -> pd.DataFrame:
     for place, budget in enumerate(dataset["budget"].to_numpy().tolist()):
         at = dataset.isel(budget=place)
         columns[f"learned_{budget}"] = (at["outcome"] == jrnn.Outcome.LEARNED).to_numpy()
-        columns[f"skill_{budget}"] = at["test_skill"].to_numpy()
+        columns[f"skill_{budget}"] = np.round(at["test_skill"].to_numpy(), 3)
     return pd.DataFrame(columns)
 
 

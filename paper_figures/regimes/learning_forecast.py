@@ -92,7 +92,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             made.append(_aim(at, split, name, "at least", aim))
         made.append(_aim(at, split, "calibration_error", "at most", CALIBRATION_AIM))
         rules = at["score_of"].sel(predictor=list(RULES), score="area")
-        best = str(rules["predictor"][int(rules.argmax())].item())
+        best = str(rules["predictor"][int(np.argmax(rules.to_numpy()))].item())
         low, high = at["lead"].sel(predictor=best, score="area").to_numpy().tolist()
         forecast = float(at["score_of"].sel(predictor=FORECAST, score="area"))
         made.append(
@@ -108,10 +108,23 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
                 kind="aim",
             )
         )
+    slope, error = (np.log(10) * dataset["slope"].to_numpy()).tolist()
+    made.append(
+        Claim(
+            "A gradient of relative size e^-x needs e^2x sequences to stand out of noise",
+            "theory",
+            "nats by which ten times the data move the lower threshold",
+            "within",
+            -np.log(10) / 2,
+            0.3,
+            slope,
+            error,
+        )
+    )
     for split in ("cell", "task"):
         if split in dataset["split"]:
             scores = dataset[f"{split}_score"].sel(split=split, score="balanced_accuracy")
-            worst = scores[split][int(scores.argmin())].item()
+            worst = scores[split][int(np.argmin(scores.to_numpy()))].item()
             made.append(
                 Claim(
                     f"Every {split} that is left out is forecast well",

@@ -60,6 +60,14 @@ def test_terms_whose_weight_contradicts_theory_are_left_out_and_the_rest_is_fitt
     assert found.weights["a"] == pytest.approx(alone.coef_[0, 0] / terms["a"].std(), rel=1e-3)
 
 
+def test_a_term_that_never_varies_is_left_out():
+    terms = {"a": GENERATOR.standard_normal(500), "constant": np.full(500, np.log(20))}
+    found = fit(terms, terms["a"] > 0.1 * GENERATOR.standard_normal(500), {"constant": -1}, 1.0)
+    assert found.weights["constant"] == 0
+    assert found.weights["a"] > 1
+    assert fit({"constant": terms["constant"]}, terms["a"] > 0, {}, 1.0).weights["constant"] == 0
+
+
 def test_scores_of_probabilities_known_by_hand():
     learned = np.array([True, True, False, False])
     found = score(np.array([0.9, 0.4, 0.6, 0.1]), learned, np.full(4, 0.5))
