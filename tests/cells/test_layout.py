@@ -171,5 +171,5 @@ def test_a_cell_that_is_not_known_or_lacks_a_layer_is_refused(network):
     with pytest.raises(ValueError, match="a GRUCell without 'ir'"):
         jrnn.recurrent_kernels(jrnn.from_linen(cell, {"params": {}}))
     two, _, _ = network("SimpleCell", 3)
-    with pytest.raises(TypeError, match="before it is stacked"):
+    with pytest.raises(TypeError, match="as unstack"):
         jrnn.recurrent_kernels(jrnn.stack(two, two))

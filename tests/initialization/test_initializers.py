@@ -278,9 +278,9 @@ ERRORS = {
         TypeError,
         lambda n: with_gain(n.params, 1.0),
     ),
-    r"recurrence: received a StackStep, .* before it is stacked": (
+    r"recurrence: received a plain_step, .* by hand, with dataclasses": (
         TypeError,
-        lambda n: with_gain(stack(n, n), 1.0),
+        lambda n: with_gain(stack(n, Recurrence(plain_step, {"h": {"kernel": jnp.eye(2)}})), 1.0),
     ),
     r"recurrence: received a plain_step, .* by hand": (
         TypeError,
