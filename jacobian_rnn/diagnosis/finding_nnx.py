@@ -178,8 +178,12 @@ def _without_coarse_dtype(cell: Any) -> Any:
 
 def _watched_copy(model: Any) -> Any:
     copy = nnx.clone(model)
-    for path, module in list(nnx.iter_modules(copy)):
-        if isinstance(module, nnx.RNN | nnx.RNNCellBase):
+    modules = list(nnx.iter_modules(copy))
+    # A layer takes any module as its cell.
+    cells = [module.cell for _, module in modules if isinstance(module, nnx.RNN)]
+    for path, module in modules:
+        is_cell = isinstance(module, nnx.RNNCellBase) or any(module is cell for cell in cells)
+        if isinstance(module, nnx.RNN) or is_cell:
             setattr(module, NAME, _name(path, module))
             object.__setattr__(module, "__class__", _watched_class(type(module)))
     return copy
