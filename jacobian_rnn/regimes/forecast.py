@@ -61,7 +61,7 @@ def terms_of(
     Returns:
         The value of each of `TERMS`, with the axes of the features.
     """
-    of = LearningFeatures(*(np.asarray(values, float) for values in features))
+    of = jax.tree.map(lambda values: np.asarray(values, float), features)
     budget = np.log(np.asarray(num_updates, float) * batch_size) / 2
     values = {
         "vanishing": np.minimum(of.growth, 0),
@@ -250,7 +250,7 @@ def predict_learning(
         refuse("network", f"a {type(network).__name__}", expected, error=TypeError)
     carry = zero_carry(network.recurrence) if carry is None else carry
     features = _features(network, carry, measuring_key, learning_rate, task, optimizer)
-    features = LearningFeatures(*(float(value) for value in features))
+    features = jax.device_get(features)
     terms = terms_of(features, horizon=task.horizon, num_updates=num_updates, batch_size=batch_size)
     model = published_model() if model is None else model
     low, high = model.interval(terms)

@@ -52,7 +52,7 @@ def sequential_digits(
         msg = "sequential_digits needs scikit-learn: pip install 'jacobian_rnn[experiments]'"
         raise ImportError(msg) from error
 
-    images, classes = load_digits(return_X_y=True)
+    images, classes = map(np.asarray, load_digits(return_X_y=True))
     if permuted:
         rng = np.random.default_rng(0)
         rng.permutation(len(classes))  # this is the order of the images
