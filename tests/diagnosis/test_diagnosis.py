@@ -100,7 +100,7 @@ def test_saturation_is_the_share_of_slopes_below_a_tenth_of_the_largest():
             pre = (
                 xs[sequence, :length] @ params["i" + gate]["kernel"]
                 + h @ params["h" + gate]["kernel"]
-                + params["h" + gate]["bias"]
+                + params["h" + gate]["bias"][None]
             )
             values.append(np.asarray(pre))
     gate = 1 / (1 + np.exp(-np.concatenate(forget)))
