@@ -18,6 +18,7 @@ def labelled_series(
     labels: Sequence | np.ndarray,
     *,
     delay: int = 0,
+    horizon: int | None = None,
     name: str = "labelled_series",
     dtype: type | np.dtype = jnp.float32,
 ) -> Task:
@@ -26,8 +27,8 @@ def labelled_series(
     The last state is scored. Series may differ in length. They then end together, with zeros in
     front of the shorter ones. Values are taken as they are: scale each channel beforehand.
 
-    Horizon: `delay`, the lag of the last step of the series. This is a lower bound, since the last
-    step alone may not determine the class.
+    Horizon: `delay`, the lag of the last step of the series, unless another is given. It is a lower
+    bound, since the last step alone may not determine the class.
 
     The series, shuffled with `numpy.random.default_rng(0)` and sorted stably by class, are dealt
     out 3 : 1 : 1 in turn, for training, validation and test. Training draws with replacement,
@@ -38,6 +39,8 @@ def labelled_series(
         series: `(series, time, channels)`, or a list of arrays `(time, channels)`.
         labels: the class of each series, numbers or strings.
         delay: at least 0.
+        horizon: the lag in steps of what determines the class, if that is known, below the number
+            of all steps.
         name: of the task.
         dtype: of the inputs.
 
@@ -63,6 +66,8 @@ def labelled_series(
     padded = _ending_together(series)
     classes = _check_labels(labels, len(padded))
     padded = np.pad(padded, ((0, 0), (0, delay), (0, 0)))
+    horizon = delay if horizon is None else horizon
+    check_count("horizon", horizon, most=padded.shape[1] - 1)
 
     order = np.random.default_rng(0).permutation(len(classes))
     order = order[np.argsort(classes[order], kind="stable")]
@@ -92,7 +97,7 @@ def labelled_series(
     return Task(
         name=name,
         num_steps=padded.shape[1],
-        horizon=delay,
+        horizon=horizon,
         input_size=padded.shape[2],
         output_size=len(frequencies),
         num_scored_steps=1,

@@ -34,6 +34,12 @@ def test_series_end_together_before_the_delay_and_keep_their_labels():
             assert "abc"[target] == LABELS[number]
 
 
+def test_a_horizon_that_is_known_is_that_of_the_task():
+    assert tasks.labelled_series(SERIES, LABELS, delay=4, horizon=10).horizon == 10
+    with pytest.raises(ValueError, match="horizon: received 11"):
+        tasks.labelled_series(SERIES, LABELS, delay=4, horizon=11)
+
+
 def test_no_series_is_in_two_splits():
     task = tasks.labelled_series(SERIES, LABELS)
     seen = set(np.asarray(task.sample(jax.random.key(0), 2000).xs).max(axis=(1, 2)).tolist())
