@@ -204,14 +204,16 @@ def combine(config: LearningEnsemble, parts: Mapping[Unit, xr.Dataset]) -> xr.Da
     blocks = []
     for shape in ensemble.shapes(config):
         found = {stage: parts.get(Unit(stage, *shape)) for stage in config.stages}
-        if any(part is None for part in found.values()):
+        if None in found.values():
             continue
         rows = ensemble.rows_of(config, shape)
         block = xr.Dataset(ensemble.labels_of(config, shape, rows))
         for stage, part in found.items():
-            block = block.merge(part.isel(network=numbers) if stage == "measured" else part)
+            if part is not None:
+                block = block.merge(part.isel(network=numbers) if stage == "measured" else part)
         blocks.append(block)
     dataset = xr.concat(blocks, "network", data_vars="all")
+    assert isinstance(dataset, xr.Dataset)
     return dataset.assign_coords(budget=budgets_of(config)) if "budget" in dataset.dims else dataset
 
 

@@ -194,15 +194,14 @@ def ceiling(table: pd.DataFrame) -> dict[str, float]:
     Returns:
         Area, balanced accuracy, and the share of pairs of trainings of one network that end alike.
     """
-    again = table[table.groupby(["cell", "task", "seed"])["data_seed"].transform("max") > 0]
-    first, others, alike = [], [], []
-    for budget in learning_table.budgets_of(table):
-        for _, rows in again.groupby(["cell", "task", "seed"]):
-            learned = rows.sort_values("data_seed")[f"learned_{budget}"].to_numpy(float)
-            first.append(learned[0])
-            others.append(learned[1:].mean())
-            alike.append(np.mean(learned[1:] == learned[0]))
-    learned, share = np.array(first, bool), np.array(others)
+    which = ["cell", "task", "seed"]
+    trainings = [
+        table.pivot(index=which, columns="data_seed", values=f"learned_{budget}").dropna()
+        for budget in learning_table.budgets_of(table)
+    ]
+    every = pd.concat(trainings).to_numpy(bool)
+    learned, share = every[:, 0], every[:, 1:].mean(axis=1)
+    alike = every[:, 1:] == learned[:, None]
     says = share > 0.5
     return {
         "area": float(roc_auc_score(learned, share)),

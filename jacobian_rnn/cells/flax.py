@@ -171,7 +171,8 @@ class NNXStep:
     @property
     def shows_last_array(self) -> bool:
         """Whether the last array of a carry is known to be its output, as in all cells of Flax."""
-        return self.graphdef.nodes[0].type.__module__.startswith("flax.")
+        root: Any = self.graphdef.nodes[0]
+        return root.type.__module__.startswith("flax.")
 
     def __call__(self, params, carry, x):
         """Return the new carry."""

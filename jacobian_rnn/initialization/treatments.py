@@ -248,7 +248,7 @@ def _add_scaled(row, log_scale, other):
         logs.append(jnp.where(norm > 0, log + jnp.log(jnp.where(norm > 0, norm, 1)), -jnp.inf))
     highest = jnp.maximum(*logs)
     shift = jnp.where(jnp.isneginf(highest), 0, highest)
-    total = sum(one * jnp.exp(log - shift) for one, log in zip(rows, logs, strict=True))
+    total = rows[0] * jnp.exp(logs[0] - shift) + rows[1] * jnp.exp(logs[1] - shift)
     norm = scaled_norm(total)
     known = norm > 0
     return total / jnp.where(known, norm, 1), shift + jnp.log(jnp.where(known, norm, 1))

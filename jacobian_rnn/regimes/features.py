@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn import tasks
@@ -44,18 +45,18 @@ class LearningFeatures(NamedTuple):
         growth_change: nats: log of by how much the first update changes the growth.
     """
 
-    growth: Float[Array, "*axes"]
-    peak: Float[Array, "*axes"]
-    spread: Float[Array, "*axes"]
-    exponent: Float[Array, "*axes"]
-    gradient_signal: Float[Array, "*axes"]
-    memory: Float[Array, "*axes"]
-    separation: Float[Array, "*axes"]
-    readout_skill: Float[Array, "*axes"]
-    gradient_norm: Float[Array, "*axes"]
-    relative_update: Float[Array, "*axes"]
-    overshoot: Float[Array, "*axes"]
-    growth_change: Float[Array, "*axes"]
+    growth: Float[Array | np.ndarray, "*axes"]
+    peak: Float[Array | np.ndarray, "*axes"]
+    spread: Float[Array | np.ndarray, "*axes"]
+    exponent: Float[Array | np.ndarray, "*axes"]
+    gradient_signal: Float[Array | np.ndarray, "*axes"]
+    memory: Float[Array | np.ndarray, "*axes"]
+    separation: Float[Array | np.ndarray, "*axes"]
+    readout_skill: Float[Array | np.ndarray, "*axes"]
+    gradient_norm: Float[Array | np.ndarray, "*axes"]
+    relative_update: Float[Array | np.ndarray, "*axes"]
+    overshoot: Float[Array | np.ndarray, "*axes"]
+    growth_change: Float[Array | np.ndarray, "*axes"]
 
 
 def learning_features(

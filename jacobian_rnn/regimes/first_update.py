@@ -1,7 +1,7 @@
 """What the first update of a training does to the loss, and to how gradients grow."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +115,8 @@ def first_update(
     parameters = floats_of(network)
     value, gradient = jax.value_and_grad(loss)(parameters)
     with jax.numpy_dtype_promotion("standard"):
-        changes, _ = optimizer.update(gradient, optimizer.init(parameters), parameters)
+        state: Any = optimizer.init(parameters)
+        changes, _ = optimizer.update(gradient, state, parameters)
     new = optax.apply_updates(parameters, changes)
     # What is not finite cannot be measured, and a concrete one would be refused.
     finite = jnp.isfinite(norm_of(new))

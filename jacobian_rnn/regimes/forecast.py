@@ -100,7 +100,7 @@ class ForecastModel(NamedTuple):
     def log_odds(self, terms: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the log odds of learning."""
         weighted = [weight * np.asarray(terms[name]) for name, weight in self.weights.items()]
-        return self.intercept + sum(weighted)
+        return sum(weighted, np.asarray(self.intercept))
 
     def interval(self, terms: Mapping[str, np.ndarray], level: float = 0.9) -> np.ndarray:
         """Return the central probabilities of the resampled fits, `(2, ...)`."""
@@ -118,7 +118,7 @@ def expit(log_odds: Any) -> np.ndarray:
 @cache
 def published_model() -> ForecastModel:
     """Return the model that the package ships, fitted to the ensemble that it ships."""
-    stored = json.loads(resources.files(__package__).joinpath(MODEL_FILE).read_text())
+    stored = json.loads(resources.files("jacobian_rnn.regimes").joinpath(MODEL_FILE).read_text())
     return ForecastModel(**stored | {"resampled": np.array(stored["resampled"])})
 
 
