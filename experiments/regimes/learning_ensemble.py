@@ -204,7 +204,7 @@ def combine(config: LearningEnsemble, parts: Mapping[Unit, xr.Dataset]) -> xr.Da
     blocks = []
     for shape in ensemble.shapes(config):
         found = {stage: parts.get(Unit(stage, *shape)) for stage in config.stages}
-        if None in found.values():
+        if any(part is None for part in found.values()):
             continue
         rows = ensemble.rows_of(config, shape)
         block = xr.Dataset(ensemble.labels_of(config, shape, rows))
