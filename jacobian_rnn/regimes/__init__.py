@@ -1,7 +1,6 @@
 """Regimes: predicted from Jacobians, observed in training, and scored against each other."""
 
 from jacobian_rnn.regimes.features import LearningFeatures, learning_features
-from jacobian_rnn.regimes.first_update import FirstUpdate, first_update
 from jacobian_rnn.regimes.forecast import (
     ForecastModel,
     LearningForecast,
@@ -11,6 +10,7 @@ from jacobian_rnn.regimes.forecast import (
 from jacobian_rnn.regimes.gradient_noise import GradientSignal, gradient_signal
 from jacobian_rnn.regimes.memory import MemoryShares, memory_share
 from jacobian_rnn.regimes.observation import Observation, Outcome, observe_regime
+from jacobian_rnn.regimes.overshoot import FirstUpdate, first_update
 from jacobian_rnn.regimes.prediction import RegimePrediction, predict_regime
 from jacobian_rnn.regimes.score import Agreement, Score, score_regimes
 from jacobian_rnn.regimes.separation import Separation, answer_separation

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn import tasks
 from jacobian_rnn.checks import check_at_least, check_key
-from jacobian_rnn.regimes.first_update import first_update
 from jacobian_rnn.regimes.gradient_noise import gradient_signal
 from jacobian_rnn.regimes.memory import memory_share
+from jacobian_rnn.regimes.overshoot import first_update
 from jacobian_rnn.regimes.prediction import predict_regime
 from jacobian_rnn.regimes.separation import answer_separation
 from jacobian_rnn.training.network import Network

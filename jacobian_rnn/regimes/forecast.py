@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn import tasks
 from jacobian_rnn.cells.recurrence import Recurrence, zero_carry
-from jacobian_rnn.checks import check_at_least, check_key, check_number, refuse
+from jacobian_rnn.checks import check_at_least, check_finite, check_key, check_number, refuse
 from jacobian_rnn.regimes.features import LearningFeatures, learning_features
 from jacobian_rnn.training.network import Network, add_readout
 from jacobian_rnn.training.updates import Optimizer
@@ -173,7 +173,7 @@ def _power(log):
     return f"e^{float(log):.1f}"
 
 
-def default_optimizer(learning_rate: float) -> Optimizer:
+def default_optimizer(learning_rate: float | Array) -> Optimizer:
     """Return Adam behind a clip of the global gradient norm at 1."""
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate))
 
@@ -185,7 +185,7 @@ def predict_learning(
     num_updates: int,
     batch_size: int,
     learning_rate: float,
-    optimizer: Callable[[float], Optimizer] = default_optimizer,
+    optimizer: Callable[[Any], Optimizer] = default_optimizer,
     horizon: int | None = None,
     carry: PyTree = None,
     key: Array | None = None,
@@ -248,6 +248,7 @@ def predict_learning(
     if not isinstance(network, Network):
         expected = "a Recurrence or a training.Network"
         refuse("network", f"a {type(network).__name__}", expected, error=TypeError)
+    check_finite("network", network)
     carry = zero_carry(network.recurrence) if carry is None else carry
     features = _features(network, carry, measuring_key, learning_rate, task, optimizer)
     features = jax.device_get(features)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobian_rnn.checks import check_choice
-from jacobian_rnn.tasks.labelled_series import labelled_series
+from jacobian_rnn.tasks.finite_sets import labelled_series
 from jacobian_rnn.tasks.task import Task
 
 ArchiveName = Literal["BasicMotions", "GunPoint", "ItalyPowerDemand", "JapaneseVowels"]

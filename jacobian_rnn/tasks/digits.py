@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobian_rnn.checks import check_at_least, check_dtype
-from jacobian_rnn.tasks.labelled_series import labelled_series
+from jacobian_rnn.tasks.finite_sets import labelled_series
 from jacobian_rnn.tasks.task import Task
 
 

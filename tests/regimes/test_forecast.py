@@ -155,5 +155,5 @@ def test_what_cannot_be_forecast_is_refused(cell):
     with pytest.raises(TypeError, match="network: received a SimpleCell"):
         predict_learning(nn.SimpleCell(4), task, **OPTIONS)
     broken = dataclasses.replace(cell, params=jax.tree.map(lambda a: a * jnp.nan, cell.params))
-    with pytest.raises(ValueError, match="params"):
+    with pytest.raises(ValueError, match="network.*NaN"):
         predict_learning(broken, task, **OPTIONS)
