@@ -24,9 +24,16 @@ UNITS = {
 
 
 def dataset_of(diagnosis: "Diagnosis") -> "xarray.Dataset":
-    """Return the numbers of all layers, padded with NaN where a layer has fewer of them."""
-    import xarray
+    """Return the numbers of all layers, padded with NaN where a layer has fewer of them.
 
+    Raises:
+        ImportError: the extra `report` is not installed.
+    """
+    try:
+        import xarray
+    except ImportError as error:
+        msg = "to_dataset: pip install 'jacobian_rnn[report]' (xarray)"
+        raise ImportError(msg) from error
     layers = diagnosis.layers
     predictions = [layer.prediction for layer in layers]
     shares = [layer.credit for layer in layers]

@@ -92,16 +92,26 @@ class Diagnosis(NamedTuple):
     def to_dataset(self) -> "xarray.Dataset":
         """Return the numbers as a labelled dataset, one entry of `layer` for each layer.
 
-        Sequences and lags that a layer does not have are NaN. Needs the extra `report`.
+        Sequences and lags that a layer does not have are NaN.
+
+        Raises:
+            ImportError: the extra `report` is not installed.
         """
         from jacobian_rnn.diagnosis.datasets import dataset_of
 
         return dataset_of(self)
 
     def figure(self) -> "Figure":
-        """Draw the growth by lag of each layer. Needs the extra `report`."""
-        from matplotlib.figure import Figure as NewFigure
+        """Draw the growth by lag of each layer.
 
+        Raises:
+            ImportError: the extra `report` is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure as NewFigure
+        except ImportError as error:
+            msg = "figure: pip install 'jacobian_rnn[report]' (matplotlib)"
+            raise ImportError(msg) from error
         from jacobian_rnn.plotting.layers import growth_by_lag
 
         figure = NewFigure(figsize=(7.2, 3.8), layout="constrained")

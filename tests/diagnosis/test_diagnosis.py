@@ -2,6 +2,7 @@
 
 import math
 import operator
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -322,6 +323,16 @@ def test_the_dataset_holds_the_numbers_of_all_layers_with_units():
         np.testing.assert_array_equal(one.signal_to_noise, layer.credit.signal_to_noise)
         assert str(one.verdict.values) == layer.verdict
         assert dataset.layer.values[position] == layer.name
+
+
+@pytest.mark.parametrize(
+    ("method", "missing"), [("to_dataset", "xarray"), ("figure", "matplotlib.figure")]
+)
+def test_a_method_without_its_extra_names_it(monkeypatch, method, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    install = rf"{method}: pip install 'jacobian_rnn\[report\]'"
+    with pytest.raises(ImportError, match=install):
+        getattr(jrnn.Diagnosis(()), method)()
 
 
 def test_a_page_has_80_columns_and_no_section_without_text():

@@ -155,12 +155,12 @@ class Loop(nn.Module):
         kind = nn.remat(nn.LSTMCell) if self.kind == "remat" else nn.LSTMCell
         cell = kind(4, param_dtype=float, name="cell")
         for t in range(x.shape[1]):
-            new, y = cell(carry, x[:, t])
+            new, _ = cell(carry, x[:, t])
             if real is not None:
                 keep = real[:, t, None]
                 new = jax.tree.map(lambda a, b, keep=keep: jnp.where(keep, a, b), new, carry)
             carry = new
-        return y
+        return carry[1]
 
 
 @pytest.mark.parametrize("kind", ["python", "scan", "remat"])
@@ -288,12 +288,16 @@ class NNXLoop(nnx.Module):
     def __init__(self):
         self.cell = nnx.GRUCell(3, 4, param_dtype=float, rngs=nnx.Rngs(0))
 
-    @nnx.jit
     def __call__(self, x):
-        def step(carry, x):
-            return self.cell(carry, x)
+        return compiled_loop(self, x)
 
-        return jax.lax.scan(step, jnp.zeros((len(x), 4)), x.swapaxes(0, 1))[1]
+
+@nnx.jit
+def compiled_loop(model, x):
+    def step(carry, x):
+        return model.cell(carry, x)
+
+    return jax.lax.scan(step, jnp.zeros((len(x), 4)), x.swapaxes(0, 1))[1]
 
 
 def test_a_cell_in_a_compiled_loop_of_an_nnx_model_is_found_at_every_call():

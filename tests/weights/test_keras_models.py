@@ -262,8 +262,10 @@ def test_a_bias_of_a_layer_that_only_ran_on_a_gpu_is_refused(tmp_path):
     layer = randomized(keras.layers.GRU(UNITS))
     save(layer, tmp_path / "m.weights.h5")
     with h5py.File(tmp_path / "m.weights.h5", "r+") as file:
-        bias: Any = file["layers/gru/cell/vars/2"][()]
-        del file["layers/gru/cell/vars/2"]
-        file["layers/gru/cell/vars/2"] = bias.ravel()
+        place = "layers/gru/cell/vars/2"
+        stored: Any = file[place]
+        bias = stored[()].ravel()
+        del file[place]
+        file[place] = bias
     with pytest.raises(ValueError, match=r"shape \(30,\).*only ran on a GPU"):
         from_keras(tmp_path / "m.weights.h5", activation="tanh", recurrent_activation="sigmoid")
