@@ -11,8 +11,8 @@ from jacobian_rnn import initializers, mean_field, monitoring, plotting, tasks, 
 PLACES = [jrnn, mean_field, monitoring, plotting, tasks, training, initializers, treatments]
 # Names of functions about weights. A parameter that is called gain multiplies weights, too.
 ABOUT_WEIGHTS = {"with_gain", "regime_against_gain"}
-# Nouns that look like participles.
-NOUNS = {"adding", "with_padding"}
+# Nouns that look like participles, and what is done to them.
+NOUNS = {"adding", "predict_learning", "with_padding"}
 
 
 def public_of(place):

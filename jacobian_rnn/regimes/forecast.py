@@ -100,7 +100,7 @@ class ForecastModel(NamedTuple):
     def log_odds(self, terms: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the log odds of learning."""
         weighted = [weight * np.asarray(terms[name]) for name, weight in self.weights.items()]
-        return sum(weighted, np.asarray(self.intercept))
+        return np.asarray(sum(weighted, np.asarray(self.intercept)))
 
     def interval(self, terms: Mapping[str, np.ndarray], level: float = 0.9) -> np.ndarray:
         """Return the central probabilities of the resampled fits, `(2, ...)`."""
@@ -112,7 +112,7 @@ class ForecastModel(NamedTuple):
 
 def expit(log_odds: Any) -> np.ndarray:
     """Turn log odds into a probability."""
-    return 1 / (1 + np.exp(-np.asarray(log_odds, float)))
+    return np.asarray(1 / (1 + np.exp(-np.asarray(log_odds, float))))
 
 
 @cache

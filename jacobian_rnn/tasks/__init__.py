@@ -28,8 +28,8 @@ from jacobian_rnn.tasks.adding_problem import adding
 from jacobian_rnn.tasks.archive import archived_series
 from jacobian_rnn.tasks.copying import copying_memory
 from jacobian_rnn.tasks.digits import sequential_digits
-from jacobian_rnn.tasks.given_batch import task_of
 from jacobian_rnn.tasks.finite_sets import labelled_series
+from jacobian_rnn.tasks.given_batch import task_of
 from jacobian_rnn.tasks.order import temporal_order
 from jacobian_rnn.tasks.recall import delayed_recall
 from jacobian_rnn.tasks.task import Batch, Predictions, Targets, Task, accuracy, loss, skill

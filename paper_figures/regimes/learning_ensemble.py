@@ -53,7 +53,7 @@ def draw(dataset: xr.Dataset) -> Figure:
         figure,
         handles,
         style.caption(
-            dataset, "{num} networks, {batch_size} sequences an update", num=len(learned)
+            dataset, "{num} networks, {batch_size} sequences an update. White: not trained.", num=len(learned)
         ),
     )
     return figure
@@ -78,6 +78,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             0,
             learned.size,
             kind="aim",
+            reason="Shapes that take longest were not trained; the same command goes on with them.",
         ),
         Claim(
             "Learning and not learning are both common",

@@ -115,7 +115,7 @@ def test_a_batch_of_ones_own_is_forecast_like_a_task(cell):
 
 def test_a_network_with_its_readout_and_another_optimiser_can_be_given(cell):
     task = tasks.delayed_recall(8)
-    network = add_readout(cell, jnp.zeros(4), 4, key=jax.random.key(1))
+    network = add_readout(cell, jnp.zeros(4, jnp.float32), 4, key=jax.random.key(1))
     small, large = (
         predict_learning(
             network,
@@ -155,5 +155,5 @@ def test_what_cannot_be_forecast_is_refused(cell):
     with pytest.raises(TypeError, match="network: received a SimpleCell"):
         predict_learning(nn.SimpleCell(4), task, **OPTIONS)
     broken = dataclasses.replace(cell, params=jax.tree.map(lambda a: a * jnp.nan, cell.params))
-    with pytest.raises(ValueError, match="network.*NaN"):
+    with pytest.raises(ValueError, match=r"network.*NaN"):
         predict_learning(broken, task, **OPTIONS)
