@@ -92,34 +92,35 @@ def relink(markdown: str, source: str, place: str) -> str:
 
 
 def complete_gallery(markdown: str) -> str:
-    """Put under each picture its commands and claims, and list the experiments without one."""
+    """Put commands and claims under each picture, and list the experiments without one."""
+    sections = re.split(r"(?=^## )", markdown, flags=re.MULTILINE)
     shown = FIGURE.findall(markdown)
-
-    def completed(found: re.Match[str]) -> str:
-        return f"{found[0]}\n\n{about(found['name'])}"
-
+    for i, section in enumerate(sections):
+        for name in FIGURE.findall(section):
+            sections[i] = f"{section.rstrip()}\n\n{about(name)}\n\n"
     others = [name for name in (*catalogue.EXPERIMENTS, catalogue.BENCHMARKS) if name not in shown]
-    listed = [
-        f"## Without a picture here\n\n{len(others)} more figures are drawn by the same commands."
-    ]
-    listed += [f"### {title(name)}\n\n{about(name)}" for name in others]
-    text = "\n\n".join([FIGURE.sub(completed, markdown), *listed])
-    return text.replace("<!-- summary of claims -->", claims()[1])
+    said = f"{len(others)} more figures are drawn by the same commands."
+    sections.append(f"## Without a picture here\n\n{said}\n\n")
+    sections += [f"### {title(name)}\n\n{about(name)}\n\n" for name in others]
+    counted = f"Of the default presets, {claims()[1]}"
+    return "".join(sections).replace("<!-- summary of claims -->", counted)
 
 
 def about(name: str) -> str:
     """Say what an experiment does, how its figure is made, and which of its claims fail."""
     known = catalogue.EXPERIMENTS.get(name)
-    lines = [f"The experiment {known.summary}." if known else "It measures accuracy and speed."]
-    dtype = catalogue.dtype_of(name)
-    command = catalogue.command(name, "default", dtype).removesuffix(" --preset default")
-    lines += ["", "```sh", command, f"python -m paper_figures {name}", "```"]
+    said = f"The experiment {known.summary}." if known else "It measures accuracy and speed."
+    command = catalogue.command(name, "default", catalogue.dtype_of(name))
+    command = command.removesuffix(" --preset default")
+    lines = [said, f"```sh\n{command}\npython -m paper_figures {name}\n```"]
     verdicts, _, failures = claims()
     if name in verdicts:
-        counts = ", ".join(f"{n} {verdict}" for verdict, n in verdicts[name].items() if n)
-        lines += ["", f"[Claims](claims.md): {counts}."]
-    lines += [f"**Fails:** {failure}" for failure in failures.get(name, [])]
-    return "\n\n".join("\n".join(lines).split("\n\n"))
+        words = {"holds": "hold", "fails": "fail", "not decided": "not decided"}
+        counts = (
+            f"{n} {words.get(verdict, verdict)}" for verdict, n in verdicts[name].items() if n
+        )
+        lines.append(f"[Claims](claims.md): {', '.join(counts)}.")
+    return "\n\n".join([*lines, *(f"**Fails:** {sentence}" for sentence in failures.get(name, []))])
 
 
 @cache
