@@ -24,7 +24,9 @@ def check_runs_forward(layer: Any) -> None:
     """Raise for an `nn.RNN` or `nnx.RNN` that runs in reverse or takes time first."""
     whole = "; or diagnose(model, batch) takes a model as it is"
     if layer.reverse:
-        advice = f"pass `layer.cell`, and the inputs in the order in which it meets them{whole}"
+        of_it = " with {'params': params['cell']}" if isinstance(layer, nn.Module) else ""
+        order = "the inputs in the order in which it meets them"
+        advice = f"pass `layer.cell`{of_it}, and {order}{whole}"
         refuse("cell", "a layer with reverse=True", FORWARD, advice)
     if layer.time_major:
         advice = f"pass `layer.cell`, and the inputs with their first two axes swapped{whole}"

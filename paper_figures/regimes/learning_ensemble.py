@@ -53,7 +53,9 @@ def draw(dataset: xr.Dataset) -> Figure:
         figure,
         handles,
         style.caption(
-            dataset, "{num} networks, {batch_size} sequences an update. White: not trained.", num=len(learned)
+            dataset,
+            "{num} networks, {batch_size} sequences an update. White: not trained.",
+            num=len(learned),
         ),
     )
     return figure
