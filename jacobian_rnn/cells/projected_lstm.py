@@ -120,6 +120,7 @@ class ProjectedLSTMStep:
     gate_fn: Callable
     activation_fn: Callable
     num_feature_axes: ClassVar[int] = 1
+    shows_last_array: ClassVar[bool] = True  # h, projected
 
     def __call__(self, params, carry, x):
         """Return the new carry."""

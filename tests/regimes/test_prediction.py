@@ -210,7 +210,9 @@ def test_the_regime_follows_what_the_output_shows_and_not_a_gauge():
     params = {"x": 9 * normal(0, (16, 3)), "h": 4 * normal(1, (16, 4))}
     xs, zero = jnp.asarray(normal(2, (2, 600, 3))), jnp.zeros(4)
     carry = (zero, jnp.ones(4), zero, zero)
-    system = Recurrence(stabilised, jax.tree.map(jnp.asarray, params))
+    system = Recurrence(
+        stabilised, jax.tree.map(jnp.asarray, params), output=lambda carry: carry[3]
+    )
     prediction = predict_regime(system, carry, xs, horizon=600, method="exact")
     errors = prediction.log_growth_error
     assert float(errors.max()) < 1e-2
