@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
+from jacobian_rnn.cells.known_cells import layouts
 from jacobian_rnn.checks import refuse
 from jacobian_rnn.diagnosis.chains import Step, chains_of
 from jacobian_rnn.diagnosis.precision import in_full_precision
@@ -76,7 +77,8 @@ def record_equinox(
 
 def _is_cell(leaf: Any) -> bool:
     own = sys.modules["equinox"].nn
-    return isinstance(leaf, own.GRUCell | own.LSTMCell)
+    names = (layout.equinox.name for layout in layouts() if layout.equinox is not None)
+    return isinstance(leaf, tuple(getattr(own, name) for name in names))
 
 
 def _watched(cell: Any, path: str) -> Any:
