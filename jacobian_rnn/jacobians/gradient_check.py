@@ -6,9 +6,7 @@ differentiation is believed: a `custom_vjp` can be wrong as well as a closed for
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import jax
@@ -19,20 +17,20 @@ from jaxtyping import PyTree
 
 from jacobian_rnn.cells.recurrence import check_recurrence
 from jacobian_rnn.checks import check_finite, check_shape, refuse
+from jacobian_rnn.jacobians._faults import (
+    FAULTS,
+    VARIANTS_OF_PRODUCT,
+    VARIANTS_OF_STEPS,
+    arrays_at,
+    compare,
+    dense_product,
+    judge,
+    names_of,
+)
 from jacobian_rnn.jacobians.system import System, bind
 from jacobian_rnn.jacobians.time_loop import along, states_of
 from jacobian_rnn.jacobians.traced_steps import has_reverse_mode, rounding_of_step
 from jacobian_rnn.linalg.graded_svd import scaled_norm
-
-MOST_ARRAYS = 8  # of a carry, of which every subset is tried as what a closed form leaves out
-FAULTS = {
-    "backward rule": "the derivative that JAX takes is not that of the step's values",
-    "missing state": "a part of the carry is left out",
-    "transposed": "rows and columns have changed places: rows are new states, columns old ones",
-    "reversed order": "the order in time is reversed: [0] is the first step, later ones multiply "
-    "from the left",
-    "wrong values": "it is not the derivative of the step",
-}
 
 
 class GradientCheck(NamedTuple):
@@ -96,17 +94,6 @@ class GradientCheck(NamedTuple):
         return "\n".join(filter(None, (*said, norms, kinks)))
 
 
-class _Found(NamedTuple):
-    """A fault, or none, with the place where the difference is largest."""
-
-    fault: str
-    detail: str
-    excess: float
-    place: tuple[int, int, int] = (-1, -1, -1)
-    received: float = math.nan
-    expected: float = math.nan
-
-
 def check_gradients(
     network: Any,
     carry: PyTree,
@@ -167,11 +154,11 @@ def check_gradients(
     system = bind(plain, carry, xs, num_steps)
     if system.num_steps < 1:
         refuse("xs", "no steps", "at least one step to differentiate")
-    names = _names_of(jax.tree.map(jnp.asarray, carry))
+    names = names_of(jax.tree.map(jnp.asarray, carry))
     taken, differences, is_known = map(np.asarray, _differentiate(system))
     num_kinks = int(np.sum(~is_known))
     coarse = float(jnp.finfo(system.state.dtype).eps) ** 0.375
-    of_rule = _compare(np.where(is_known, taken, differences), differences, coarse)
+    of_rule = compare(np.where(is_known, taken, differences), differences, coarse)
     log_norm = partial(_log_norm, v=_direction(system.num_states))
     by_backpropagation = _log_norm_by_backpropagation(system, _direction(system.num_states))
 
@@ -183,35 +170,25 @@ def check_gradients(
         )  # fmt: skip
 
     if of_rule.excess > 1:
-        found = of_rule._replace(fault="backward rule", detail=_arrays_at(of_rule.place, names))
+        found = of_rule._replace(fault="backward rule", detail=arrays_at(of_rule.place, names))
         return result("step", found, log_norm(taken))
     fine = math.sqrt(rounding_of_step(system.step, system.state, system.one_input))
-    judge = partial(_judge, truth=taken, names=names, tolerance=fine)
+    judge_steps = partial(judge, truth=taken, names=names, tolerance=fine)
     given = _declared(system, recurrence, jacobians)
     worst = of_rule._replace(fault="none", detail="")
     norm = log_norm(taken)
     for source, declared in given.items():
-        found = judge(declared, make=lambda steps: steps, variants=_VARIANTS_OF_STEPS)
+        found = judge_steps(declared, make=lambda steps: steps, variants=VARIANTS_OF_STEPS)
         norm = log_norm(declared) if declared.shape == taken.shape else math.nan
         if found.fault != "none":
             return result(source, found, norm)
         worst = max(worst, found, key=lambda one: one.excess)
     if product is not None:
         matrix = _checked("product", product, ("n", "n"))
-        found = judge(matrix[None], make=_product_of, variants=_VARIANTS_OF_PRODUCT)
+        found = judge_steps(matrix[None], make=dense_product, variants=VARIANTS_OF_PRODUCT)
         norm = log_norm(matrix[None]) if matrix.shape == taken.shape[1:] else math.nan
         return result("step" if found.fault == "none" else "product", found, norm)
     return result("step", worst._replace(place=(-1, -1, -1)), norm)
-
-
-_VARIANTS_OF_STEPS = {
-    "transposed": lambda steps: steps.swapaxes(1, 2),
-    "reversed order": lambda steps: steps[::-1],
-}
-_VARIANTS_OF_PRODUCT = {
-    "reversed order": lambda steps: steps[::-1],
-    "transposed": lambda steps: steps[::-1].swapaxes(1, 2),
-}
 
 
 @jax.jit
@@ -277,107 +254,6 @@ def _checked(name, values, shape) -> np.ndarray:
         refuse(name, f"shape {matrices.shape}", "square matrices")
     check_finite(name, jnp.asarray(matrices))
     return matrices
-
-
-def _compare(received: np.ndarray, expected: np.ndarray, tolerance: float) -> _Found:
-    """Compare matrices of one shape, each with a tolerance for its own size."""
-    sizes = 1 + np.max(np.abs(expected), axis=(1, 2), keepdims=True)
-    excess = np.abs(received - expected) / (tolerance * sizes)
-    step, row, column = map(int, np.unravel_index(np.argmax(excess), excess.shape))
-    at = step, row, column
-    fault = "none" if excess[at] <= 1 else "wrong values"
-    return _Found(fault, "", float(excess[at]), at, float(received[at]), float(expected[at]))
-
-
-def _judge(
-    declared: np.ndarray,
-    *,
-    truth: np.ndarray,
-    names: "_Names",
-    tolerance: float,
-    make: Callable[[np.ndarray], np.ndarray],
-    variants: Mapping[str, Callable[[np.ndarray], np.ndarray]],
-) -> _Found:
-    """Say whether Jacobians, or what is made of them, are right, and which mistake explains them.
-
-    Args:
-        declared: `(T, m, m)`, or `(1, m, m)` for a product.
-        truth: step Jacobians `(T, n, n)`.
-        names: of the entries of the state.
-        tolerance: relative to 1 + the largest entry of a matrix.
-        make: what makes of the true step Jacobians what is declared.
-        variants: mistakes, by name, as they change the step Jacobians.
-    """
-
-    def is_made_of(steps):
-        made = make(steps)
-        return made.shape == declared.shape and _compare(declared, made, tolerance).excess <= 1
-
-    n, m = truth.shape[-1], declared.shape[-1]
-    found = _Found("missing state", "", math.inf)
-    if m == n:
-        found = _compare(declared, make(truth), tolerance)
-        if found.excess <= 1:
-            return found._replace(place=(-1, -1, -1))
-        for fault, change in variants.items():
-            if is_made_of(change(truth)):
-                return found._replace(fault=fault)
-    for left_out in names.subsets():
-        kept = np.setdiff1d(np.arange(n), names.entries(left_out))
-        smaller = truth[:, kept][:, :, kept]
-        blank = np.zeros_like(truth)
-        blank[:, kept[:, None], kept] = smaller
-        if is_made_of(smaller) or is_made_of(blank):
-            detail = f"{' and '.join(left_out)} left out, {n - len(kept)} of {n} entries"
-            return found._replace(fault="missing state", detail=detail)
-    if m != n:
-        return found._replace(detail=f"({m}, {m}) where the state has {n} entries")
-    return found._replace(detail=_arrays_at(found.place, names))
-
-
-def _arrays_at(place, names) -> str:
-    _, row, column = place
-    return f"derivative of new {names.of(row)} with respect to old {names.of(column)}"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Names:
-    """Names of the arrays of a carry, and the entries of the state that each of them has."""
-
-    arrays: Mapping[str, tuple[int, tuple[int, ...]]]
-
-    def of(self, entry: int) -> str:
-        """Return the name of an entry of the state, as `carry[1][3]`."""
-        for name, (first, shape) in self.arrays.items():
-            if first <= entry < first + math.prod(shape):
-                index = np.unravel_index(entry - first, shape) if shape else ()
-                return name + (f"[{', '.join(str(int(i)) for i in index)}]" if shape else "")
-        raise IndexError(entry)
-
-    def entries(self, names: tuple[str, ...]) -> np.ndarray:
-        """Return which entries of the state belong to the arrays."""
-        parts = [self.arrays[name] for name in names]
-        return np.concatenate([first + np.arange(math.prod(shape)) for first, shape in parts])
-
-    def subsets(self) -> list[tuple[str, ...]]:
-        """List what could be left out, the smallest first."""
-        arrays = list(self.arrays)[:MOST_ARRAYS]
-        return [part for size in range(1, len(arrays)) for part in combinations(arrays, size)]
-
-
-def _names_of(carry: PyTree) -> _Names:
-    arrays, first = {}, 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
-        arrays["carry" + jax.tree_util.keystr(path)] = (first, leaf.shape)
-        first += leaf.size
-    return _Names(arrays)
-
-
-def _product_of(steps: np.ndarray) -> np.ndarray:
-    product = np.eye(steps.shape[-1])
-    for step in steps:
-        product = step @ product
-    return product[None]
 
 
 def _direction(num_states: int) -> np.ndarray:
