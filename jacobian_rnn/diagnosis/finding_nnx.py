@@ -5,7 +5,8 @@ so the model itself stays as it is, its random state and statistics included.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,9 +15,7 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from jacobian_rnn.cells.flax import from_nnx
-from jacobian_rnn.cells.flax_layers import check_same_at_every_step
 from jacobian_rnn.checks import refuse
-from jacobian_rnn.diagnosis.chains import Step
 from jacobian_rnn.diagnosis.precision import in_full_precision, is_coarse
 from jacobian_rnn.diagnosis.recorded_layers import (
     Call,
@@ -24,76 +23,44 @@ from jacobian_rnn.diagnosis.recorded_layers import (
     Sequences,
     check_sequences,
     describe_kind,
-    hand_out,
-    is_traced,
-    run_model,
 )
-from jacobian_rnn.diagnosis.seen_calls import Seen, check_all_seen, layers_seen
+from jacobian_rnn.diagnosis.seen_calls import CallLog, Seen, record_run, setting_of
 
 NAME = "_name_in_model"  # attribute of a watched module that holds its path
 
 
 class Watch:
-    """Keeps each outermost call of a watched module, and can add to what it returns.
+    """Sees each outermost call of a watched module.
 
     Args:
-        added: by number of the call, what is added to the result.
+        log: of the run.
     """
 
-    def __init__(self, added: Mapping[int, PyTree] | None = None):
-        """Begin with nothing seen."""
-        self.added = added or {}
-        self.seen: list[Seen] = []
-        self.returned: dict[int, PyTree] = {}
-        self.called: set[str] = set()
-        self.layers: list[Any] = []
-        self.depth = self.num_layers = 0
+    def __init__(self, log: CallLog):
+        """Begin outside all modules."""
+        self.log = log
+        self.is_inside = False
         self.first_carry: PyTree = None
 
     def see(self, module: Any, method: Callable, args: tuple, kwargs: dict) -> Any:
         """Call a module, and keep what it received."""
-        if self.depth:
+        if self.is_inside:
             return method(module, *args, **kwargs)
         is_layer = isinstance(module, nnx.RNN)
-        self.depth, self.first_carry = 1, None
+        self.is_inside, self.first_carry = True, None
         try:
             with jax.disable_jit(not is_layer):
                 result = method(module, *args, **kwargs)
         finally:
-            self.depth = 0
+            self.is_inside = False
         name = getattr(module, NAME)
-        self.called.add(name)
-        if not is_layer:
-            received = dict(zip(("carry", "x"), args, strict=False)) | kwargs
-            carry, x, *_ = received.values()
-            hand_out(
-                lambda step: self.seen.append(Seen(name, module, None, None, Step(*step), -1)),
-                (carry, x, result[0]),
-            )
-            return result
-        self.layers.append(module)
-        number = self.num_layers
-        self.num_layers += 1
-        if self.added:
-            zeros = self.added.get(number)
-            return result if zeros is None else jax.tree.map(jnp.add, result, zeros)
-        if not is_traced(result):
-            self.returned[number] = result
-        call = self._call_of(module, *args, **kwargs)
-
-        def keep(arrays):
-            inputs, carry, lengths = arrays
-            known = call._replace(inputs=inputs, carry=carry, seq_lengths=lengths)
-            self.seen.append(Seen(name, module.cell, None, known, None, number))
-
-        hand_out(keep, (call.inputs, call.carry, call.seq_lengths))
-        return result
+        if is_layer:
+            received = partial(self._call_of, module, *args, **kwargs)
+            return self.log.see_layer(module, name, None, received, result)
+        return self.log.see_cell(module, name, None, args, kwargs, result)
 
     def _call_of(self, layer, inputs, **given) -> Call:
-        def setting(name):
-            value = given.get(name)
-            return getattr(layer, name) if value is None else value
-
+        setting = partial(setting_of, layer, given)
         carry = given.get("initial_carry")
         return Call(
             inputs,
@@ -122,37 +89,27 @@ def record_nnx(
         _name(path, module): module for path, module in nnx.iter_modules(model)
     }
 
-    def run(watch):
-        copy = _watched_copy(model)
+    def run(log):
+        copy, watch = _watched_copy(model), Watch(log)
         WATCHES.append(watch)
         try:
             return call(copy, batch)
         finally:
             WATCHES.remove(watch)
 
-    watch = Watch()
-    run_model(lambda: run(watch))
-    seen, results, gradients = watch.seen, watch.returned, {}
-    for layer in watch.layers:
-        check_same_at_every_step(layer)
-    check_all_seen(watch.called, seen)
-    if not seen:
-        kinds = sorted({type(module).__name__ for module in modules.values()})
-        received = f"one of {', '.join(kinds)}, of which no recurrent layer was called"
-        expected = "one with an nnx.RNN layer, or a cell called as cell(carry, x)"
-        advice = "a cell of your own is found where it derives from nnx.RNNCellBase"
-        refuse("model", received, expected, advice)
-    if loss is not None and results:
-        # Zeros are added to what each layer returns, and the loss differentiated for them.
-        zeros = jax.tree.map(jnp.zeros_like, results)
-        gradients = run_model(lambda: jax.grad(lambda added: loss(run(Watch(added))))(zeros))
-
     def make(seen, sequences):
         # The copy that ran has classes that watch.
         module = modules[seen.name]
         return _layer(seen, module.cell if seen.call is not None else module, sequences)
 
-    return layers_seen(seen, make, results, gradients)
+    def refuse_none():
+        kinds = sorted({type(module).__name__ for module in modules.values()})
+        received = f"one of {', '.join(kinds)}, of which no recurrent layer was called"
+        expected = "one with an nnx.RNN layer, or a cell called as cell(carry, x)"
+        advice = "a cell of your own is found where it derives from nnx.RNNCellBase"
+        refuse("model", received, expected, advice)
+
+    return record_run(run, make, loss, refuse_none)
 
 
 def _layer(seen: Seen, cell: Any, sequences: Sequences) -> RecordedLayer:

@@ -1,10 +1,13 @@
-"""Calls of layers and cells that were seen while a model ran, made into recorded layers."""
+"""Calls of layers and cells that are seen while a model runs, made into recorded layers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from jacobian_rnn.cells.flax_layers import check_same_at_every_step
 from jacobian_rnn.checks import refuse
 from jacobian_rnn.diagnosis.chains import Step, chains_of
 from jacobian_rnn.diagnosis.recorded_layers import (
@@ -12,7 +15,10 @@ from jacobian_rnn.diagnosis.recorded_layers import (
     RecordedLayer,
     Sequences,
     gradients_of,
+    hand_out,
+    is_traced,
     number_calls,
+    run_model,
     sequences_of,
 )
 
@@ -43,16 +49,109 @@ class Seen(NamedTuple):
         return f"{self.name}, backwards" if backwards else self.name
 
 
-def check_all_seen(called: set[str], seen: Sequence[Seen]) -> None:
-    """Raise for a layer that was called, but of which no values could be seen."""
-    unseen = called - {one.name for one in seen}
+class CallLog:
+    """Keeps the calls of one run of a model, and can add to what its layers return.
+
+    Args:
+        added: by number of the call, what is added to the result of a layer. Nothing is kept then.
+    """
+
+    def __init__(self, added: Mapping[int, PyTree] | None = None):
+        """Begin with nothing seen."""
+        self.added = added or {}
+        self.seen: list[Seen] = []
+        self.returned: dict[int, PyTree] = {}
+        self.called: set[str] = set()
+        self.layers: list[Any] = []
+        self.num_layers = 0
+
+    def see_layer(
+        self, layer: Any, name: str, variables: PyTree, call: Callable[[], Call], result: PyTree
+    ) -> PyTree:
+        """Keep a call of a layer, and return its result with what is added to it.
+
+        Args:
+            layer: which was called.
+            name: of the layer in the model.
+            variables: of its cell.
+            call: makes what it received.
+            result: what it returned.
+        """
+        number = self.num_layers
+        self.num_layers += 1
+        if self.added:
+            zeros = self.added.get(number)
+            return result if zeros is None else jax.tree.map(jnp.add, result, zeros)
+        if not is_traced(result):
+            self.returned[number] = result
+        self.layers.append(layer)
+        self.called.add(name)
+        received, cell = call(), layer.cell
+
+        def keep(arrays):
+            variables, inputs, carry, lengths = arrays
+            known = received._replace(inputs=inputs, carry=carry, seq_lengths=lengths)
+            self.seen.append(Seen(name, cell, variables, known, None, number))
+
+        hand_out(keep, (variables, received.inputs, received.carry, received.seq_lengths))
+        return result
+
+    def see_cell(
+        self, cell: Any, name: str, variables: PyTree, args: tuple, kwargs: dict, result: PyTree
+    ) -> PyTree:
+        """Keep a call of a cell, as one step, and return its result."""
+        received = dict(zip(("carry", "x"), args, strict=False)) | kwargs
+        carry, x, *_ = received.values()
+        self.called.add(name)
+
+        def keep(arrays):
+            variables, step = arrays
+            self.seen.append(Seen(name, cell, variables, None, Step(*step), -1))
+
+        hand_out(keep, (variables, (carry, x, result[0])))
+        return result
+
+
+def setting_of(layer: Any, given: Mapping[str, Any], name: str) -> Any:
+    """Return an option of a layer's call: as it was given, or else as the layer was made."""
+    value = given.get(name)
+    return getattr(layer, name) if value is None else value
+
+
+def record_run(
+    run: Callable[[CallLog], Any],
+    make: Callable[[Seen, Sequences], RecordedLayer],
+    loss: Callable[[Any], Any] | None,
+    refuse_none: Callable[[], None],
+) -> tuple[RecordedLayer, ...]:
+    """Run a model, and make recorded layers of the calls that its log then holds.
+
+    Args:
+        run: runs the model with a log, and returns what the model returns.
+        make: the recorded layer of a call and its sequences.
+        loss: of what the model returns, or None. With it the model runs once more, for gradients.
+        refuse_none: raises where no layer was called.
+    """
+    log = CallLog()
+    run_model(lambda: run(log))
+    for layer in log.layers:
+        check_same_at_every_step(layer)
+    unseen = log.called - {one.name for one in log.seen}
     if unseen:
         received = f"the layer {min(unseen)!r} in a part that is traced and does not run"
         advice = "call the model without it, on a whole batch"
         refuse("model", received, "one whose values can be seen", advice)
+    if not log.seen:
+        refuse_none()
+    gradients: Mapping[int, Any] = {}
+    if loss is not None and log.returned:
+        # Zeros are added to what each layer returns, and the loss differentiated for them.
+        zeros = jax.tree.map(jnp.zeros_like, log.returned)
+        gradients = run_model(lambda: jax.grad(lambda added: loss(run(CallLog(added))))(zeros))
+    return _layers_of(log.seen, make, log.returned, gradients)
 
 
-def layers_seen(
+def _layers_of(
     seen: Sequence[Seen],
     make: Callable[[Seen, Sequences], RecordedLayer],
     results: Mapping[int, Any],
