@@ -89,6 +89,15 @@ class Training:
                 raise ValueError(msg)
 
 
+def refuse_below(config: Training, **least: int) -> None:
+    """Raise a ValueError for a field below the least value that the others allow it."""
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value < bound:
+            msg = f"--{name.replace('_', '-')}: received {value}, expected at least {bound}"
+            raise ValueError(msg)
+
+
 class Unit(NamedTuple):
     """What a worker does at a time: all networks of one arm."""
 

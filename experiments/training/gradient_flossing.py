@@ -89,15 +89,13 @@ class Flossing(Training):
     def __post_init__(self):
         """Refuse fields that do not fit each other."""
         super().__post_init__()
-        for option, value, least in (
-            ("num-steps", self.num_steps, 2 * self.delay + 1),
-            ("width", self.width, self.num_exponents),
-            ("flossing-steps", self.flossing_steps, self.num_warmup + 1),
-            ("spectrum-steps", self.spectrum_steps, self.num_warmup + 1),
-        ):
-            if value < least:
-                msg = f"--{option}: received {value}, expected at least {least}"
-                raise ValueError(msg)
+        _arms.refuse_below(
+            self,
+            num_steps=2 * self.delay + 1,
+            width=self.num_exponents,
+            flossing_steps=self.num_warmup + 1,
+            spectrum_steps=self.num_warmup + 1,
+        )
         if self.num_flossings % self.num_looks:
             msg = f"--num-looks: received {self.num_looks}, expected a divisor of --num-flossings"
             raise ValueError(msg)

@@ -73,13 +73,7 @@ class Penalties(Training):
     def __post_init__(self):
         """Refuse fields that do not fit each other."""
         super().__post_init__()
-        for option, value, least in (
-            ("num-steps", self.num_steps, 10),
-            ("width", self.width, self.num_exponents),
-        ):
-            if value < least:
-                msg = f"--{option}: received {value}, expected at least {least}"
-                raise ValueError(msg)
+        _arms.refuse_below(self, num_steps=10, width=self.num_exponents)
 
 
 PRESETS = {
