@@ -105,6 +105,7 @@ def zip_members(path: Path) -> list[zipfile.ZipInfo]:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        # The last of them is how zipfile says that an archive needs a newer version of the format.
         refuse("weights", f"{str(path)!r}, which cannot be read ({error})", WHOLE)
     for member in members:
         if member.file_size > LARGE and member.file_size > RATIO * member.compress_size:
@@ -173,6 +174,7 @@ def _open_npz(path: Path) -> Iterator[Mapping[str, Any]]:
         try:
             yield FileArrays(list(members), look)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+            # The last of them is how zipfile says that it does not know how a member is compressed.
             msg = f"weights: received {str(path)!r}, expected {WHOLE} ({error})"
             raise ValueError(msg) from error
 
