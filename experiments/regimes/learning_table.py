@@ -13,7 +13,9 @@ import pandas as pd
 import xarray as xr
 
 import jacobian_rnn as jrnn
+from experiments.regimes import _ensemble as ensemble
 from experiments.regimes import _forecasting as forecasting
+from experiments.regimes.learning_ensemble import PRESETS
 from experiments.runner import results
 from jacobian_rnn.regimes import ForecastModel, LearningFeatures
 from jacobian_rnn.regimes.forecast import MODEL_FILE
@@ -75,14 +77,31 @@ def main() -> None:
     table = table_of(dataset)
     versions = json.loads(dataset.attrs["versions"])
     made = ", ".join(f"{name} {versions[name]}" for name in ("jax", "flax", "optax"))
-    origin = f"{COMMAND}, default preset, float32 on {dataset.attrs['device']}, {made}"
+    origin = (
+        f"{COMMAND}, default preset, float32 on {dataset.attrs['device']}, {made}, {_part(table)}"
+    )
     text = table.to_csv(index=False, float_format=f"%.{DIGITS}g")
     (PACKAGE / TABLE_FILE).write_text(f"# {origin}\n{text}")
     num = int((table["data_seed"] == 0).sum())
     # From the text, so that anyone who reads it fits the same numbers.
     model = fitted_model(published_table(), f"{num} networks: {origin}")
     stored = model._asdict() | {"resampled": np.round(model.resampled, 6).tolist()}
-    (PACKAGE / MODEL_FILE).write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
+    # A line for each fit.
+    lines = ",\n".join(f"{json.dumps(key)}: {_lines(value)}" for key, value in stored.items())
+    (PACKAGE / MODEL_FILE).write_text(f"{{\n{lines}\n}}\n")
+
+
+def _part(table):
+    """Say of how many of the shapes that are planned there are networks."""
+    names = ["cell", "task", "width", "optimizer", "kernel", "horizon"]
+    there, planned = len(table[names].drop_duplicates()), len(ensemble.shapes(PRESETS["default"]))
+    return f"{there} of {planned} shapes"
+
+
+def _lines(value):
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
+    return json.dumps(value, indent=1, ensure_ascii=False)
 
 
 if __name__ == "__main__":
