@@ -147,7 +147,6 @@ FUNCTIONS = {
             "peak": (2,),
             "exponent": (),
         },
-        {"dense_chain"},
     ),
     "zero_carry": Function(
         lambda recurrence, *_: jrnn.zero_carry(recurrence),

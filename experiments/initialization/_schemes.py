@@ -106,7 +106,8 @@ def draw(scheme: Scheme, width: int, input_size: int, *, dtype, key: Array) -> j
         kernel_x, kernel_h, *biases = pytorch(gates, width, input_size, dtype=dtype, key=key)
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         tensors = (kernel_x.T, kernel_h.T, *biases)
-        return jrnn.from_torch(dict(zip(names, tensors, strict=True)))
+        nonlinearity = "tanh" if scheme.cell == "RNN" else None
+        return jrnn.from_torch(dict(zip(names, tensors, strict=True)), nonlinearity=nonlinearity)
     kernel_x, kernel_h, *biases = keras(gates, width, input_size, dtype=dtype, key=key)
     bias = jnp.stack(biases) if scheme.cell == "GRU" else sum(biases)
     kind: Any = scheme.cell

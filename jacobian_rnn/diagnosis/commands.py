@@ -80,15 +80,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     try:
-        return _diagnose(command) if isinstance(command, Diagnose) else _list_layers(command)
+        if isinstance(command, Layers):
+            return _list_layers(command)
+        with jax.enable_x64(command.dtype == "float64"):
+            return _diagnose(command)
     except (ValueError, TypeError, ImportError, OSError) as error:
         print(f"jacobian-rnn: {error}", file=sys.stderr)
         return 1
 
 
 def _diagnose(command: Diagnose) -> int:
-    if command.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
     names = ("nonlinearity", "activation", "recurrent_activation", "reset_after")
     given = {name: getattr(command, name) for name in names if getattr(command, name) is not None}
     layers = record_file(

@@ -17,7 +17,7 @@ from jacobian_rnn.jacobians.system import System
 from jacobian_rnn.jacobians.time_loop import back_along
 from jacobian_rnn.linalg.frames import positive_qr
 from jacobian_rnn.linalg.graded_svd import matmul
-from jacobian_rnn.linalg.rounding import CAUTION, mixed
+from jacobian_rnn.linalg.rounding import CAUTION, least_error, mixed
 
 LOG_2_HIGH = 0.693145751953125  # log 2, but for its last bits
 LOG_2_LOW = 1.42860682030941723e-6
@@ -118,7 +118,10 @@ def pull_probes(
             _sampling_error(one.concentration, num_probes, group.num_directions)
             for one in (first, later)
         ]
-        growth = Growth(log_growth, jnp.hypot(*errors), CAUTION * later.disagreement)
+        rounding = jnp.maximum(
+            CAUTION * later.disagreement, least_error(log_growth, 2 + jnp.maximum(steps, 0))
+        )
+        growth = Growth(log_growth, jnp.hypot(*errors), rounding)
         growths.append(jax.tree.map(lambda values: jnp.where(steps >= 0, values, jnp.nan), growth))
     is_broken = ~jnp.isfinite(by_step.total[:, 0])
     return growths, jnp.max(jnp.where(is_broken, numbers, -1), initial=-1)

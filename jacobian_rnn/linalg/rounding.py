@@ -4,7 +4,7 @@ import math
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 PERTURBATION = 4  # roundings of an entry, in units of eps
 CAUTION = 5  # perturbed runs differ by a fraction of the error now and then
@@ -42,6 +42,20 @@ def mixed(numbers: Int[Array, "..."]) -> Int[Array, "..."]:
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
     return (bits ^ (bits >> 16)).astype(jnp.int32)
+
+
+def least_error(
+    log_values: Float[Array, "*any"], num_roundings: Num[Array, "*steps"]
+) -> Float[Array, "*any"]:
+    """Return the error of logarithms, nats, that rounding explains by itself.
+
+    So many roundings of the numbers add up like a random walk, and each logarithm is rounded too.
+    An exact zero has none.
+    """
+    finite = jnp.where(jnp.isfinite(log_values), log_values, 0)
+    walk = jnp.sqrt(num_roundings.astype(finite.dtype))
+    least = jnp.finfo(finite.dtype).eps * jnp.maximum(walk, jnp.abs(finite))
+    return jnp.where(jnp.isneginf(log_values), 0, least)
 
 
 def compensated_sum(

@@ -89,19 +89,20 @@ def watch(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jacobian_rnn import irnn
-        >>> network = irnn(3, 8, key=jax.random.key(0))
+        >>> from jacobian_rnn import minimal_rnn, with_gain
+        >>> network = with_gain(minimal_rnn(3, 16, key=jax.random.key(0)), 2.0)
         >>> xs = jax.random.normal(jax.random.key(1), (4, 20, 3))
-        >>> options = {"horizon": 10, "every": 100, "saturation": None, "report": None}
-        >>> measure = watch(network, jnp.zeros(8), xs, **options)
+        >>> options = {"horizon": 10, "every": 100, "report": None}
+        >>> measure = watch(network, jnp.zeros(16), xs, **options)
         >>> measure(network, 99)
         {}
         >>> for name, value in measure(network, 100).items():
         ...     print(name, round(value, 2))
-        gradients/log_growth_nats -0.35
-        gradients/peak_log_growth_nats -0.35
+        gradients/largest_exponent_nats_per_step -0.45
+        gradients/log_growth_nats -4.03
         gradients/peak_lag_steps 1.0
-        gradients/largest_exponent_nats_per_step -0.04
+        gradients/peak_log_growth_nats -0.43
+        gradients/saturated_share 0.01
     """
     check_at_least(1, every=every, horizon=horizon, num_probes=num_probes)
     if saturation is not None:

@@ -92,7 +92,7 @@ class BlockProduct(NamedTuple):
         if self.units.log_scale.shape[1] == 1:
             return jnp.full((), jnp.nan, self.units.log_scale.dtype)
         growths = _growths(self.units, self._rows_of_units(rows))
-        return growth_error(growths, self.first_underflow_step >= 0)
+        return growth_error(growths, self.first_underflow_step >= 0, self.num_steps)
 
     @property
     def log_error(self) -> Float[Array, ""]:
@@ -109,7 +109,8 @@ class BlockProduct(NamedTuple):
             return jnp.full((), jnp.nan, self.units.log_scale.dtype)
         growths = _growths(self.units, self._rows_of_units(self._rows_of_all()))
         together = jnp.stack([growths, _norms(self.units)], axis=1)
-        return jnp.max(growth_error(together, self.first_underflow_step >= 0))
+        underflowed = self.first_underflow_step >= 0
+        return jnp.max(growth_error(together, underflowed, self.num_steps))
 
     def whole(self) -> JacobianProduct:
         """Return the same as a product of whole matrices, with memory n²."""

@@ -22,7 +22,7 @@ from jacobian_rnn.linalg.factored_form import (
     singular_vectors_of,
 )
 from jacobian_rnn.linalg.graded_svd import flushed_exp, graded_singular_values, matmul
-from jacobian_rnn.linalg.rounding import CAUTION
+from jacobian_rnn.linalg.rounding import CAUTION, least_error
 from jacobian_rnn.products._passes import Passes
 
 
@@ -115,7 +115,7 @@ class JacobianProduct(NamedTuple):
         growths = jax.vmap(partial(log_growth_through_of, rows))(
             self.left, self.log_scale, self.right
         )
-        return growth_error(growths, self.first_underflow_step >= 0)
+        return growth_error(growths, self.first_underflow_step >= 0, self.num_steps)
 
     def dense(self) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
         """Return P as (matrix of spectral norm 1, log of its scale in nats)."""
@@ -212,11 +212,9 @@ def _log_singular_values(log_scale, right):
 @jax.jit
 def _log_error(product):
     values = jax.vmap(_log_singular_values)(product.log_scale, product.right)
+    # Each step rounds each entry.
     n, dtype = product.log_scale.shape[1], product.log_scale.dtype
-    # Each step rounds each direction, and these errors add up like a random walk.
-    finite = jnp.where(jnp.isneginf(values), 0, values)
-    steps = n * jnp.sqrt(1 + product.num_steps.astype(dtype))
-    rounding = jnp.finfo(dtype).eps * jnp.maximum(steps, jnp.max(jnp.abs(finite)))
+    rounding = jnp.max(least_error(values, n**2 * (1 + product.num_steps.astype(dtype))))
     error = jnp.maximum(CAUTION * jnp.max(_disagreement(values)), rounding)
     lost = (product.first_lost_step >= 0) | (product.first_underflow_step >= 0)
     return jnp.where(lost, jnp.inf, error)
@@ -227,18 +225,22 @@ def _log_growth_error(product):
     growths = jax.vmap(log_rms_growth_of)(product.log_scale, product.right)
     norms = jax.vmap(_log_singular_values)(product.log_scale, product.right)[:, 0]
     together = jnp.stack([growths, norms], axis=1)
-    return jnp.max(growth_error(together, product.first_underflow_step >= 0))
+    underflowed = product.first_underflow_step >= 0
+    return jnp.max(growth_error(together, underflowed, product.num_steps))
 
 
 def growth_error(
-    growths: Float[Array, "passes *any"], underflowed: Bool[Array, ""]
+    growths: Float[Array, "passes *any"],
+    underflowed: Bool[Array, ""],
+    num_steps: Int[Array, ""],
 ) -> Float[Array, "*any"]:
     """Estimate the error of growths from what the passes say, nats.
 
     What underflowed stands in the passes at its largest possible size. Where they are a nat apart,
     nothing is known of it.
     """
-    error = CAUTION * _disagreement(growths)
+    rounding = least_error(growths[0], 1 + num_steps)
+    error = jnp.maximum(CAUTION * _disagreement(growths), rounding)
     return jnp.where(underflowed & (error > 1), jnp.inf, error)
 
 
