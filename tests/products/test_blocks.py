@@ -292,9 +292,7 @@ def test_spectra_by_lag_of_units_are_those_of_whole_jacobians(make):
 @pytest.mark.parametrize(
     "output", [whole_carry, last_array, lambda carry: carry[0][:2] + carry[1][:2]]
 )
-@pytest.mark.filterwarnings(
-    "ignore:output. received none:UserWarning"
-)
+@pytest.mark.filterwarnings("ignore:output. received none:UserWarning")
 def test_the_exact_prediction_of_units_is_that_of_whole_jacobians(output):
     network = lru(3, 4, key=jax.random.key(0), dtype=jnp.float64)
     network = dataclasses.replace(network, output=output)
