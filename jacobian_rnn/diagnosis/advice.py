@@ -2,7 +2,7 @@
 
 A change is a gain on the recurrent weights, or the bias of the gate that keeps the state. Its value
 is searched on the inputs that the layer received, until over the horizon a factor of 1/e is left of
-a gradient. Then the changed layer is measured as the layer was.
+a gradient. Then the changed layer is measured with more gradients than the layer was.
 """
 
 import math
@@ -25,6 +25,7 @@ TARGET = -1.0  # nats: what is left of a gradient over the horizon
 CLOSE = 0.2  # nats from the target: near enough
 NUM_SEQUENCES = 4  # on which a value is searched, with fewer probes than a verdict has
 NUM_PROBES = 4
+NUM_PROBES_AFTER = 64  # with which what is told was measured: a verdict needs fewer
 GRID_SIZE = 9
 NUM_HALVINGS = 8
 CODE = {
@@ -123,7 +124,8 @@ def advise(
         if value is None:
             continue
         value = float(f"{value:.4g}")  # as the code is told, it was measured
-        after = predict(system_of(changed(value)), horizon, thresholds=thresholds, **options)
+        many = options | {"num_probes": NUM_PROBES_AFTER}
+        after = predict(system_of(changed(value)), horizon, thresholds=thresholds, **many)
         peaks = np.asarray(after.peak)
         calm = bool(np.nanmedian(peaks) <= thresholds[1]) if np.isfinite(peaks).any() else False
         if calm and not bool(after.undetermined) and int(after.regime) == Regime.STABLE:

@@ -247,8 +247,8 @@ def test_a_state_that_overflows_is_undetermined_with_the_step():
 NETWORKS = [
     (nn.GRUCell, {}, 0.3), (nn.GRUCell, {"forget": -1.0}, 1.0), (nn.LSTMCell, {}, 0.5),
     (nn.LSTMCell, {"forget": -2.0}, 1.0), (nn.LSTMCell, {}, 8.0), (nn.SimpleCell, {}, 0.4),
-    (nn.SimpleCell, {}, 3.0), (nn.MGUCell, {}, 0.5), (nn.OptimizedLSTMCell, {}, 0.5),
-    (nn.SimpleCell, {}, 2.0),
+    (nn.SimpleCell, {}, 3.0), (nn.MGUCell, {}, 0.3), (nn.OptimizedLSTMCell, {}, 1.0),
+    (nn.GRUCell, {}, 12.0),
 ]  # fmt: skip
 
 
@@ -258,7 +258,8 @@ def test_advice_holds_where_it_is_applied_and_measured_otherwise(seed, optimized
     """Applied by the code that is told, and measured by the exact product of all Jacobians."""
     del optimized
     kind, biases, gain = NETWORKS[seed]
-    network = random_network(kind(16, param_dtype=float), seed)
+    # Of 80 units some directions are not drawn.
+    network = random_network(kind(80 if seed == 0 else 16, param_dtype=float), seed)
     network = jrnn.with_gain(network, gain)
     for gate, bias in biases.items():
         network = jrnn.with_gate_bias(network, gate, bias)
@@ -271,15 +272,16 @@ def test_advice_holds_where_it_is_applied_and_measured_otherwise(seed, optimized
         carry = jrnn.zero_carry(changed)
         exact = jrnn.predict_regime(changed, carry, xs, horizon=60, method="exact")
         assert jrnn.Regime(int(exact.regime)) == jrnn.Regime.STABLE
-        # What is told is a median over sequences, each known to its sampling error.
-        error = 4 * 1.25 * float(np.mean(advice.after.sampling_error)) / math.sqrt(12) + 0.05
-        assert abs(median_growth(exact) - median_growth(advice.after)) <= error
+        # Each sequence is known to its sampling error.
+        error = 4 * np.asarray(advice.after.sampling_error) + 1e-6
+        apart = np.abs(exact.log_growth_of_output - advice.after.log_growth_of_output)
+        assert (apart <= error).all()
         # And it is the change that was told: a new batch has the same median within its spread.
         fresh = np.random.default_rng(100 + seed).normal(size=(12, 80, 3))
         again = jrnn.predict_regime(changed, carry, fresh, horizon=60, method="exact")
         spread = np.std(np.asarray(exact.log_growth_of_output))
         apart = abs(median_growth(again) - median_growth(advice.after))
-        assert apart <= 4 * 1.25 * spread * math.sqrt(2 / 12) + error
+        assert apart <= 4 * 1.25 * spread * math.sqrt(2 / 12) + error.max()
         assert f"e^{median_growth(advice.after):.1f}" in str(advice)
 
 
