@@ -134,7 +134,10 @@ def advise(
 
 
 def _search(growth: Callable[[float], float], change: str, now: float) -> float | None:
-    """Find the value nearest to the one now at which the growth meets the target."""
+    """Find the value nearest to the one now at which the growth meets the target.
+
+    Where none does, it is the one of the grid that comes nearest to it.
+    """
     low, high = BOUNDS[change]
     space = np.geomspace if change == "gain" else np.linspace
     grid = [float(value) for value in space(low, high, GRID_SIZE)]
@@ -145,7 +148,8 @@ def _search(growth: Callable[[float], float], change: str, now: float) -> float 
         if min(values) < 0 <= max(values)
     ]
     if not brackets:
-        return None
+        known = [i for i, one in enumerate(excess) if math.isfinite(one)]
+        return grid[min(known, key=lambda i: abs(excess[i]))] if known else None
 
     def middle(one, other):
         return math.sqrt(one * other) if change == "gain" else (one + other) / 2
