@@ -19,6 +19,7 @@ from jacobian_rnn.diagnosis.recorded_layers import (
     describe_kind,
 )
 from jacobian_rnn.diagnosis.seen_calls import CallLog, Seen, record_run, setting_of
+from jacobian_rnn.diagnosis.shown_output import with_shown_output
 
 LIFTED = "flax.linen.transforms"  # the module of classes that `nn.scan` and its like make
 
@@ -96,8 +97,9 @@ def _layer(seen: Seen, sequences: Sequences) -> RecordedLayer:
         cell = cell.clone(dtype=None)
     kind = describe_kind(type(cell), sequences.carry)
     xs, carry, lengths = sequences
-    recurrence = from_linen(cell, seen.variables)
-    layer = RecordedLayer(seen.full_name, kind, recurrence, carry, xs, lengths, None, notes)
+    apply = partial(cell.apply, seen.variables)
+    recurrence, more = with_shown_output(from_linen(cell, seen.variables), apply, sequences)
+    layer = RecordedLayer(seen.full_name, kind, recurrence, carry, xs, lengths, None, notes + more)
     return in_full_precision(layer, computed_in)
 
 

@@ -25,6 +25,7 @@ from jacobian_rnn.diagnosis.recorded_layers import (
     describe_kind,
 )
 from jacobian_rnn.diagnosis.seen_calls import CallLog, Seen, record_run, setting_of
+from jacobian_rnn.diagnosis.shown_output import with_shown_output
 
 NAME = "_name_in_model"  # attribute of a watched module that holds its path
 
@@ -115,8 +116,9 @@ def record_nnx(
 def _layer(seen: Seen, cell: Any, sequences: Sequences) -> RecordedLayer:
     sequences, notes = check_sequences(seen.full_name, sequences)
     xs, carry, lengths = sequences
-    kind, recurrence = describe_kind(type(cell), carry), from_nnx(_without_coarse_dtype(cell))
-    layer = RecordedLayer(seen.full_name, kind, recurrence, carry, xs, lengths, None, notes)
+    kind, fine = describe_kind(type(cell), carry), _without_coarse_dtype(cell)
+    recurrence, more = with_shown_output(from_nnx(fine), fine, sequences)
+    layer = RecordedLayer(seen.full_name, kind, recurrence, carry, xs, lengths, None, notes + more)
     return in_full_precision(layer, getattr(cell, "dtype", None))
 
 

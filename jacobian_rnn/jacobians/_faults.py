@@ -3,12 +3,15 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from itertools import combinations
+from functools import partial
+from itertools import combinations, product
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
+
+from jacobian_rnn.linalg.rounding import CAUTION, PERTURBATION
 
 MOST_ARRAYS = 8  # of a carry, of which every subset is tried as what a closed form leaves out
 FAULTS = {
@@ -40,14 +43,21 @@ class Found(NamedTuple):
     expected: float = math.nan
 
 
-def compare(received: np.ndarray, expected: np.ndarray, tolerance: float) -> Found:
-    """Compare matrices of one shape, each with a tolerance for its own size."""
-    sizes = 1 + np.max(np.abs(expected), axis=(1, 2), keepdims=True)
-    excess = np.abs(received - expected) / (tolerance * sizes)
+def compare(received: np.ndarray, expected: np.ndarray, allowed: float | np.ndarray) -> Found:
+    """Compare matrices of one shape, each with a largest difference that is allowed."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        difference = np.abs(received - expected)
+        excess = np.where(difference == 0, 0, difference / allowed)
+    excess = np.where(np.isfinite(received), excess, np.inf)
     step, row, column = map(int, np.unravel_index(np.argmax(excess), excess.shape))
     at = step, row, column
     fault = "none" if excess[at] <= 1 else "wrong values"
     return Found(fault, "", float(excess[at]), at, float(received[at]), float(expected[at]))
+
+
+def sizes_of(matrices: np.ndarray) -> np.ndarray:
+    """Return the largest entry of each matrix, `(T, 1, 1)`."""
+    return np.max(np.abs(matrices), axis=(1, 2), keepdims=True)
 
 
 def judge(
@@ -65,35 +75,76 @@ def judge(
         declared: `(T, m, m)`, or `(1, m, m)` for a product.
         truth: step Jacobians `(T, n, n)`.
         names: of the entries of the state.
-        tolerance: relative to 1 + the largest entry of a matrix.
+        tolerance: relative to the largest entry of a matrix. What rounding of step Jacobians to
+            their dtype makes of it is allowed beside.
         make: what makes of the true step Jacobians what is declared.
         variants: mistakes, by name, as they change the step Jacobians.
     """
+    rounded = _rounded(truth)
 
-    def is_made_of(steps):
+    def against(steps, rounded_steps):
         made = make(steps)
-        return made.shape == declared.shape and compare(declared, made, tolerance).excess <= 1
+        if made.shape != declared.shape:
+            return Found("missing state", "", math.inf)
+        rounding = CAUTION * sizes_of(make(rounded_steps) - made)
+        # A slope 1 − h² is rounded as numbers of order one are.
+        least = CAUTION * float(np.finfo(truth.dtype).eps) * (make is as_they_are)
+        return compare(declared, made, tolerance * sizes_of(made) + rounding + least)
 
+    def is_made_by(change):
+        return against(change(truth), change(rounded)).excess <= 1
+
+    found = against(truth, rounded)
+    if found.excess <= 1:
+        return found._replace(place=(-1, -1, -1))
     n, m = truth.shape[-1], declared.shape[-1]
-    found = Found("missing state", "", math.inf)
     if m == n:
-        found = compare(declared, make(truth), tolerance)
-        if found.excess <= 1:
-            return found._replace(place=(-1, -1, -1))
         for fault, change in variants.items():
-            if is_made_of(change(truth)):
+            if is_made_by(change):
                 return found._replace(fault=fault)
-    for left_out in names.subsets():
-        kept = np.setdiff1d(np.arange(n), names.entries(left_out))
-        smaller = truth[:, kept][:, :, kept]
-        blank = np.zeros_like(truth)
-        blank[:, kept[:, None], kept] = smaller
-        if is_made_of(smaller) or is_made_of(blank):
-            detail = f"{' and '.join(left_out)} left out, {n - len(kept)} of {n} entries"
+    for detail, change in _left_out(names, n):
+        if is_made_by(change):
             return found._replace(fault="missing state", detail=detail)
     if m != n:
         return found._replace(detail=f"({m}, {m}) where the state has {n} entries")
     return found._replace(detail=arrays_at(found.place, names))
+
+
+def as_they_are(steps: np.ndarray) -> np.ndarray:
+    """Return step Jacobians, where these are what is declared."""
+    return steps
+
+
+def _rounded(steps):
+    noise = np.random.default_rng(0).uniform(-1, 1, steps.shape)
+    return steps.astype(float) * (1 + PERTURBATION * float(np.finfo(steps.dtype).eps) * noise)
+
+
+def _left_out(names, n):
+    """List what can be forgotten of the carry, in words, and as it changes step Jacobians."""
+    for arrays in names.subsets():
+        gone = names.entries(arrays)
+        kept = np.setdiff1d(np.arange(n), gone)
+        detail = f"{' and '.join(arrays)} left out, {len(gone)} of {n} entries"
+
+        def smaller(steps, kept=kept):
+            return steps[:, kept][:, :, kept]
+
+        yield detail, smaller
+        yield detail, partial(_without, rows=gone, columns=np.arange(n), other=gone)
+        said = f"how the new state depends on old {' and '.join(arrays)} is left out"
+        yield said, partial(_without, rows=np.arange(n), columns=gone)
+    for new, old in product(names.arrays, repeat=2) if len(names.arrays) > 1 else ():
+        said = f"how new {new} depends on old {old} is left out"
+        yield said, partial(_without, rows=names.entries((new,)), columns=names.entries((old,)))
+
+
+def _without(steps, rows, columns, other=()):
+    """Set a block of all step Jacobians to zero, and further columns whole."""
+    steps = steps.copy()
+    steps[:, np.asarray(rows)[:, None], columns] = 0
+    steps[:, :, list(other)] = 0
+    return steps
 
 
 def arrays_at(place, names) -> str:
@@ -135,7 +186,7 @@ def names_of(carry: PyTree) -> Names:
 
 
 def dense_product(steps: np.ndarray) -> np.ndarray:
-    product = np.eye(steps.shape[-1])
+    whole = np.eye(steps.shape[-1])
     for step in steps:
-        product = step @ product
-    return product[None]
+        whole = step @ whole
+    return whole[None]

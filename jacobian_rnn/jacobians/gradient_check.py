@@ -22,10 +22,12 @@ from jacobian_rnn.jacobians._faults import (
     VARIANTS_OF_PRODUCT,
     VARIANTS_OF_STEPS,
     arrays_at,
+    as_they_are,
     compare,
     dense_product,
     judge,
     names_of,
+    sizes_of,
 )
 from jacobian_rnn.jacobians.system import System, bind
 from jacobian_rnn.jacobians.time_loop import along, states_of
@@ -154,11 +156,17 @@ def check_gradients(
     system = bind(plain, carry, xs, num_steps)
     if system.num_steps < 1:
         refuse("xs", "no steps", "at least one step to differentiate")
+    finite = np.isfinite(np.asarray(states_of(system))).all(axis=1)
+    if not finite.all():
+        received = f"NaN or infinity after step {int(np.argmin(finite)) - 1}"
+        refuse("states", received, "finite states", "take fewer steps, or mend the step")
     names = names_of(jax.tree.map(jnp.asarray, carry))
     taken, differences, is_known = map(np.asarray, _differentiate(system))
     num_kinks = int(np.sum(~is_known))
     coarse = float(jnp.finfo(system.state.dtype).eps) ** 0.375
-    of_rule = compare(np.where(is_known, taken, differences), differences, coarse)
+    # Values are of order one, and so are their differences. NaN is judged at a kink, too.
+    judged = np.where(is_known | ~np.isfinite(taken), taken, differences)
+    of_rule = compare(judged, differences, coarse * (1 + sizes_of(differences)))
     log_norm = partial(_log_norm, v=_direction(system.num_states))
     by_backpropagation = _log_norm_by_backpropagation(system, _direction(system.num_states))
 
@@ -178,13 +186,16 @@ def check_gradients(
     worst = of_rule._replace(fault="none", detail="")
     norm = log_norm(taken)
     for source, declared in given.items():
-        found = judge_steps(declared, make=lambda steps: steps, variants=VARIANTS_OF_STEPS)
+        found = judge_steps(declared, make=as_they_are, variants=VARIANTS_OF_STEPS)
         norm = log_norm(declared) if declared.shape == taken.shape else math.nan
         if found.fault != "none":
             return result(source, found, norm)
         worst = max(worst, found, key=lambda one: one.excess)
     if product is not None:
         matrix = _checked("product", product, ("n", "n"))
+        if not np.any(dense_product(taken)) and math.isfinite(norm):
+            received = f"one of {system.num_steps} steps, which is e^{norm:.0f}"
+            refuse("product", received, "a product within the range of floats", "take fewer steps")
         found = judge_steps(matrix[None], make=dense_product, variants=VARIANTS_OF_PRODUCT)
         norm = log_norm(matrix[None]) if matrix.shape == taken.shape[1:] else math.nan
         return result("step" if found.fault == "none" else "product", found, norm)

@@ -1,6 +1,7 @@
 """Each usual mistake in a backward rule, a closed form or Jacobians is found and named."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -227,3 +228,76 @@ def test_what_cannot_be_checked_is_refused():
         jax.jit(lambda xs: check_gradients(recurrence, carry, xs).excess)(xs)
     with pytest.raises(TypeError, match="recurrence: received a GRUCell"):
         check_gradients(nn.GRUCell(3), carry, xs)
+
+
+def small_network(dtype, scale=0.4, num_steps=40):
+    w = jnp.asarray(scale / 2 * normal(0, (4, 4)), dtype)
+    system = jrnn.Recurrence(lambda w, h, x: jnp.tanh(w @ h + x), w)
+    return system, jnp.asarray(normal(1, 4), dtype), jnp.asarray(normal(2, (num_steps, 4)), dtype)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda right, _: right, "none"),
+        (lambda _, reverse: reverse, "reversed order"),
+        (lambda right, _: right.T, "transposed"),
+        (lambda right, _: 0 * right, "wrong values"),
+        (lambda right, _: 1.001 * right, "wrong values"),
+    ],
+)
+def test_a_product_that_vanishes_is_judged_by_its_own_size(change, fault):
+    network = small_network(jnp.float64)
+    steps = np.asarray(jrnn.step_jacobians(*network))
+    right = np.linalg.multi_dot(steps[::-1])
+    assert np.abs(right).max() < 1e-15
+    found = check_gradients(*network, product=change(right, np.linalg.multi_dot(steps)))
+    assert found.fault == fault
+    assert np.isclose(found.log_norm, found.log_norm_by_backpropagation) == (fault == "none")
+
+
+def test_a_product_below_the_range_of_floats_is_refused():
+    network = small_network(jnp.float64, scale=1e-3, num_steps=200)
+    with pytest.raises(ValueError, match="product: received one of 200 steps, which is e"):
+        check_gradients(*network, product=np.zeros((4, 4)))
+
+
+def test_closed_forms_of_small_weights_are_judged_by_their_own_size():
+    network, carry, xs = small_network(jnp.float32, scale=1e-4, num_steps=5)
+    assert check_gradients(network, carry, xs).passed
+    zero = dataclasses.replace(network, jacobian=lambda w, *_: jnp.zeros_like(w))
+    assert check_gradients(zero, carry, xs).fault == "wrong values"
+
+
+def test_a_derivative_that_is_nan_where_values_are_finite_is_a_wrong_rule():
+    def step(w, h, x):
+        before = w @ h + x
+        return jnp.where(before > 0, jnp.sqrt(before), 0.1 * h)  # both branches have a derivative
+
+    network, carry, xs = small_network(jnp.float64)
+    found = check_gradients(dataclasses.replace(network, step=step), carry, xs)
+    assert found.fault == "backward rule"
+    assert np.isnan(found.received)
+    assert np.isfinite(found.expected)
+
+
+def test_states_that_are_not_finite_are_refused_with_the_step():
+    network = jrnn.Recurrence(lambda *now: now[1] ** 2, jnp.ones(1))
+    with pytest.raises(ValueError, match="NaN or infinity after step 5"):
+        check_gradients(network, jnp.full(3, 1e5), None, num_steps=20)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "said"),
+    [
+        (slice(None), slice(0, WIDTH), r"the new state depends on old carry\[0\]"),
+        (slice(0, WIDTH), slice(WIDTH, None), r"new carry\[0\] depends on old carry\[1\]"),
+    ],
+)
+def test_a_dependence_that_is_left_out_is_named(rows, columns, said):
+    network = lstm(None)
+    steps = np.array(jrnn.step_jacobians(*network))
+    steps[:, rows, columns] = 0
+    found = check_gradients(*network, jacobians=steps)
+    assert found.fault == "missing state"
+    assert re.search(said, found.detail)
