@@ -13,17 +13,20 @@ from jaxtyping import Array, Key
 from jacobian_rnn.cells.known_cells import describe, kind_of
 from jacobian_rnn.cells.recurrence import Recurrence, zero_carry
 from jacobian_rnn.cells.stacking import is_stack, stack, unstack
-from jacobian_rnn.checks import check_finite, check_number, refuse
+from jacobian_rnn.checks import check_count, check_finite, check_number, refuse
 
 
-def with_gain(recurrence: Recurrence, gain: float | Array) -> Recurrence:
+def with_gain(
+    recurrence: Recurrence, gain: float | Array, *, layer: int | None = None
+) -> Recurrence:
     """Multiply the recurrent kernels of all gates of a network by one number.
 
     Args:
         recurrence: a linen or nnx SimpleCell, LSTMCell, OptimizedLSTMCell or GRUCell, a linen
             MGUCell, or a minimal, leaky or antisymmetric network of this package. Or a stack of
-            them, of which every layer is changed. For one layer alone see `unstack`.
+            them.
         gain: a scalar, which may be traced.
+        layer: which layer of a stack is changed, 0 for the lowest; all of them by default. Static.
 
     Returns:
         The network with new recurrent kernels. Everything else stays the same, step and closed form
@@ -44,8 +47,8 @@ def with_gain(recurrence: Recurrence, gain: float | Array) -> Recurrence:
         >>> print(jnp.linalg.norm(kernel, 2).round(4))
         2.0
     """
-    if is_stack(recurrence):
-        return stack(*(with_gain(layer, gain) for layer in unstack(recurrence)))
+    if is_stack(recurrence) or layer is not None:
+        return _with_changed_layers(recurrence, layer, lambda one: with_gain(one, gain))
     _, layers = _layout_of(recurrence)
     _check_shape("gain", gain, ((),))
 
@@ -55,16 +58,18 @@ def with_gain(recurrence: Recurrence, gain: float | Array) -> Recurrence:
     return _with_changed(recurrence, layers.recurrent, "kernel", change)
 
 
-def with_gate_bias(recurrence: Recurrence, gate: str, bias: float | Array) -> Recurrence:
+def with_gate_bias(
+    recurrence: Recurrence, gate: str, bias: float | Array, *, layer: int | None = None
+) -> Recurrence:
     """Set the bias of one gate of a network.
 
     Args:
         recurrence: a linen or nnx LSTMCell, OptimizedLSTMCell or GRUCell, a linen MGUCell, or a
-            minimal network of this package. Or a stack of them, of which every layer is changed.
-            For one layer alone see `unstack`.
+            minimal network of this package. Or a stack of them.
         gate: one letter of i, f, g, o (LSTM), r, z, n (GRU), f, n (MGU) or u (minimal). "forget" is
             the gate that keeps the state when it is open: f, z, f and u of these. Static.
         bias: a scalar, or one per unit `(N,)`, which may be traced.
+        layer: which layer of a stack is changed, 0 for the lowest; all of them by default. Static.
 
     Returns:
         The network with this bias. Its step and its closed form stay the same.
@@ -80,8 +85,8 @@ def with_gate_bias(recurrence: Recurrence, gate: str, bias: float | Array) -> Re
         >>> print(with_gate_bias(network, "z", 3.0).params["dense_i"]["bias"])
         [0. 0. 3. 3. 0. 0.]
     """
-    if is_stack(recurrence):
-        return stack(*(with_gate_bias(layer, gate, bias) for layer in unstack(recurrence)))
+    if is_stack(recurrence) or layer is not None:
+        return _with_changed_layers(recurrence, layer, lambda one: with_gate_bias(one, gate, bias))
     layout, layers = _layout_of(recurrence)
     name, gates = layout.keeps if gate == "forget" else gate, layout.gates
     if not layout.keeps or len(name) != 1 or name not in gates:
@@ -150,6 +155,13 @@ def with_chrono_biases(
 def _layout_of(recurrence):
     advice = "change its params by hand, with dataclasses.replace(recurrence, params=...)"
     return describe(recurrence, advice)
+
+
+def _with_changed_layers(recurrence, layer, change):
+    layers = unstack(recurrence)
+    if layer is not None:
+        check_count("layer", layer, 0, len(layers) - 1, "the lowest is 0")
+    return stack(*(change(one) if layer in (None, i) else one for i, one in enumerate(layers)))
 
 
 def _with_changed(recurrence, layers, entry, change):

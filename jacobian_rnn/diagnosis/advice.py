@@ -29,8 +29,8 @@ NUM_PROBES_AFTER = 64  # with which what is told was measured: a verdict needs f
 GRID_SIZE = 9
 NUM_HALVINGS = 8
 CODE = {
-    "gain": "jrnn.with_gain(network, {:.4g})",
-    "forget_bias": 'jrnn.with_gate_bias(network, "forget", {:.4g})',
+    "gain": "jrnn.with_gain(network, {:.4g}{})",
+    "forget_bias": 'jrnn.with_gate_bias(network, "forget", {:.4g}{})',
 }
 
 
@@ -111,6 +111,7 @@ def advise(
         Those that make it stable, the one nearest to the target first.
     """
     horizon, found = int(before.horizon), []
+    place = "" if layer.place is None else f", layer={layer.place}"
     for change in changes:
 
         def changed(value, change=change):
@@ -129,7 +130,7 @@ def advise(
         peaks = np.asarray(after.peak)
         calm = bool(np.nanmedian(peaks) <= thresholds[1]) if np.isfinite(peaks).any() else False
         if calm and not bool(after.undetermined) and int(after.regime) == Regime.STABLE:
-            found.append(Advice(change, value, CODE[change].format(value), before, after))
+            found.append(Advice(change, value, CODE[change].format(value, place), before, after))
     return tuple(sorted(found, key=lambda one: abs(median_growth(one.after) - TARGET)))
 
 

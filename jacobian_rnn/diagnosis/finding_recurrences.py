@@ -84,7 +84,9 @@ def record_recurrence(
         kind = f"{kind_of(layer)} of {units} units"
         xs, carry, lengths = sequences
         one = RecordedLayer(name, kind, layer, carry, xs, lengths, gradients[number])
-        recorded.append(one._replace(notes=whole.notes + notes))
+        flat = len(layers) == len(getattr(recurrence.step, "steps", ()))  # no stack of stacks
+        place = number if flat else None
+        recorded.append(one._replace(notes=whole.notes + notes, place=place))
     return tuple(recorded)
 
 

@@ -32,6 +32,7 @@ class RecordedLayer(NamedTuple):
         gradients: what the layer returned, and ∂loss/∂(it); None without a loss, or where that is
             not known.
         notes: what a reader has to know, sentences.
+        place: its number in a stack of recurrences, 0 for the lowest; None if it is in no stack.
     """
 
     name: str
@@ -42,6 +43,7 @@ class RecordedLayer(NamedTuple):
     seq_lengths: np.ndarray
     gradients: "Gradients | None" = None
     notes: tuple[str, ...] = ()
+    place: int | None = None
 
 
 class Gradients(NamedTuple):

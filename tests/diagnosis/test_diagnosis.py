@@ -302,6 +302,27 @@ def test_advice_is_for_the_start_of_a_training_and_applied_before_it_is_told():
     assert best.code in page
 
 
+def test_advice_for_a_layer_of_a_stack_changes_that_layer_alone():
+    two = [
+        random_network(nn.GRUCell(6, param_dtype=float), seed, size)
+        for seed, size in ((0, 3), (1, 6))
+    ]
+    network = jrnn.stack(*(jrnn.with_gain(one, 0.3) for one in two))
+    xs = R.normal(size=(4, 50, 3))
+    upper = jrnn.diagnose(network, xs).layers[1]
+    advice = upper.advice[0]
+    changed = eval(advice.code, {"jrnn": jrnn, "network": network})
+    lower, new = jrnn.unstack(changed)
+    jax.tree.map(np.testing.assert_array_equal, lower.params, jrnn.unstack(network)[0].params)
+    again = jrnn.diagnose(changed, xs).layers[1].prediction
+    told = median_growth(advice.after)
+    assert median_growth(again) == pytest.approx(told, abs=1e-9)
+    with pytest.raises(ValueError, match=r"layer: received 2, expected 0 to 1"):
+        jrnn.with_gain(network, 0.5, layer=2)
+    with pytest.raises(TypeError, match="a stack of layers"):
+        jrnn.with_gain(new, 0.5, layer=0)
+
+
 def test_a_stable_layer_gets_no_advice():
     (layer,) = jrnn.diagnose(
         random_network(nn.GRUCell(8, param_dtype=float)), R.normal(size=(4, 10, 3))
