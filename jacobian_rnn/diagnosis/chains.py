@@ -38,9 +38,6 @@ def chains_of(name: str, steps: Sequence[Step], num_feature_axes: int | None) ->
 
     Raises:
         ValueError: the model changes a carry between two steps.
-
-    A model that is called with one sequence after another shows batches of one. They become one
-    batch.
     """
     rank = 1 if num_feature_axes is None else num_feature_axes
     steps = [_flatten(step, rank) for step in steps]
@@ -68,12 +65,16 @@ def chains_of(name: str, steps: Sequence[Step], num_feature_axes: int | None) ->
                 advice = "put the change into the cell, so that it is part of the step"
                 refuse(f"layer {name!r}", received, "a carry that the cell alone changes", advice)
         runs.append([(step, active)])
-    joined = [_joined(run) for run in runs]
-    alone = len(joined) > 1 and all(one.seq_lengths.size == 1 for one in joined)
-    return [_as_batch(joined)] if alone else joined
+    return [_joined(run) for run in runs]
 
 
-def _as_batch(sequences: list[Sequences]) -> Sequences:
+def together(batches: Sequence[Sequences]) -> list[Sequences]:
+    """Make one batch of sequences that came one at a time, and leave whole batches as they are."""
+    alone = len(batches) > 1 and all(one.seq_lengths.size == 1 for one in batches)
+    return [_as_batch(batches)] if alone else list(batches)
+
+
+def _as_batch(sequences):
     """Make a batch of single sequences, padded at their ends."""
     lengths = np.concatenate([one.seq_lengths for one in sequences])
     longest = max(jax.tree.leaves(one.xs)[0].shape[1] for one in sequences)
@@ -85,13 +86,14 @@ def _as_batch(sequences: list[Sequences]) -> Sequences:
         lambda *leaves: np.concatenate([*map(pad, leaves)]), *[s.xs for s in sequences]
     )
     carry = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[s.carry for s in sequences])
-    return Sequences(xs, carry, lengths)
+    return Sequences(xs, carry, lengths, all(s.ends_are_known for s in sequences))
 
 
 def _joined(run: list[tuple[Step, np.ndarray]]) -> Sequences:
     """Stack the steps of one run, and leave out those in which a sequence waited."""
     active = np.stack([counted for _, counted in run], axis=1)
     # What became of the last step is not seen. It counts where the one before it did.
+    is_padded = not active.all()
     active[:, -1] = active[:, max(len(run) - 2, 0)]
     xs = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *[step.x for step, _ in run])
     # A stable sort of "waits" brings the steps that count to the front, in their order.
@@ -99,7 +101,7 @@ def _joined(run: list[tuple[Step, np.ndarray]]) -> Sequences:
     xs = jax.tree.map(
         lambda leaf: np.stack([one[places] for one, places in zip(leaf, order, strict=True)]), xs
     )
-    return Sequences(xs, run[0][0].carry, active.sum(axis=1))
+    return Sequences(xs, run[0][0].carry, active.sum(axis=1), ends_are_known=not is_padded)
 
 
 def _flatten(step: Step, rank: int) -> Step:

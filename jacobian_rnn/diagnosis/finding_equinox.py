@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from jacobian_rnn.cells.known_cells import layouts
 from jacobian_rnn.checks import refuse
-from jacobian_rnn.diagnosis.chains import Step, chains_of
+from jacobian_rnn.diagnosis.chains import Step, chains_of, together
 from jacobian_rnn.diagnosis.precision import in_full_precision
 from jacobian_rnn.diagnosis.recorded_layers import (
     RecordedLayer,
@@ -25,7 +25,7 @@ from jacobian_rnn.diagnosis.recorded_layers import (
 )
 from jacobian_rnn.weights import from_equinox
 
-SEEN: list[tuple[str, Step]] = []
+SEEN: list[tuple[str, Step]] = []  # the calls of one run
 
 
 def is_equinox(model: Any) -> bool:
@@ -47,29 +47,38 @@ def record_equinox(
         model,
         is_leaf=_is_cell,
     )
-    SEEN.clear()
+    runs: list[list[tuple[str, Step]]] = []
     for position in range(len(jax.tree.leaves(batch)[0])):
         x = jax.tree.map(lambda leaf, i=position: leaf[i], batch)
+        SEEN.clear()
         run_model(lambda x=x: call(copy, x))
-    seen = list(SEEN)
+        runs.append(list(SEEN))
     SEEN.clear()
-    if not seen:
+    if not any(runs):
         received = f"a {type(model).__name__} in which no recurrent cell was called"
         expected = "one with an equinox.nn.GRUCell or LSTMCell"
-        advice = "make a Recurrence of a cell of your own by from_equinox, and diagnose that"
+        advice = (
+            "make a Recurrence of a cell of your own by from_equinox, and diagnose that with carry="
+        )
         refuse("model", received, expected, advice)
     layers = []
     for path, cell in cells.items():
-        steps = [step for where, step in seen if where == path]
+        steps = [[step for where, step in run if where == path] for run in runs]
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(steps)):
             received = f"the cell {path!r} inside jax.vmap or jax.grad"
             advice = "give call= a function of the model and one sequence"
             refuse("model", received, "one whose values can be seen", advice)
-        for sequences in chains_of(path, steps, 1) if steps else ():
+        chains = [chains_of(path, of_run, 1) for of_run in steps]
+        if len({len(of_run) for of_run in chains}) == 1:
+            # A cell that a model uses twice has two layers, as in a forward and a backward pass.
+            batches = [one for uses in zip(*chains, strict=True) for one in together(uses)]
+        else:
+            batches = together([one for of_run in chains for one in of_run])
+        for sequences in batches:
             name = path.lstrip(".") or type(cell).__name__
             sequences, notes = check_sequences(name, sequences)
             kind = describe_kind(type(cell), sequences.carry)
-            xs, carry, lengths = sequences
+            xs, carry, lengths, _ = sequences
             layer = RecordedLayer(name, kind, from_equinox(cell), carry, xs, lengths, None, notes)
             layers.append(in_full_precision(layer))
     return number_calls(layers)

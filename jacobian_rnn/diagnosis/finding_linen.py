@@ -96,7 +96,7 @@ def _layer(seen: Seen, sequences: Sequences) -> RecordedLayer:
     if is_coarse(computed_in):
         cell = cell.clone(dtype=None)
     kind = describe_kind(type(cell), sequences.carry)
-    xs, carry, lengths = sequences
+    xs, carry, lengths, _ = sequences
     apply = partial(cell.apply, seen.variables)
     recurrence, more = with_shown_output(from_linen(cell, seen.variables), apply, sequences)
     layer = RecordedLayer(seen.full_name, kind, recurrence, carry, xs, lengths, None, notes + more)

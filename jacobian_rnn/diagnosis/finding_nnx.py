@@ -115,7 +115,7 @@ def record_nnx(
 
 def _layer(seen: Seen, cell: Any, sequences: Sequences) -> RecordedLayer:
     sequences, notes = check_sequences(seen.full_name, sequences)
-    xs, carry, lengths = sequences
+    xs, carry, lengths, _ = sequences
     kind, fine = describe_kind(type(cell), carry), _without_coarse_dtype(cell)
     recurrence, more = with_shown_output(from_nnx(fine), fine, sequences)
     layer = RecordedLayer(seen.full_name, kind, recurrence, carry, xs, lengths, None, notes + more)

@@ -19,6 +19,7 @@ from jacobian_rnn.diagnosis.recorded_layers import (
     Gradients,
     RecordedLayer,
     Sequences,
+    check_loss_of,
     check_sequences,
 )
 from jacobian_rnn.training.network import Network, read_out
@@ -33,6 +34,7 @@ def record_recurrence(
     loss: Callable[[Array], Array] | None = None,
 ) -> tuple[RecordedLayer, ...]:
     """Run a recurrence on a batch `(B, T, ...)`, and record what each of its layers receives."""
+    is_network = isinstance(model, Network)
     recurrence = model.recurrence if isinstance(model, Network) else model
     xs = jax.tree.map(np.asarray, xs)
     num_sequences, num_steps = _check_batch(xs)
@@ -60,14 +62,14 @@ def record_recurrence(
     gradients: list[Gradients | None] = [None] * len(layers)
     if loss is not None:
 
-        def total(added):
-            shown = run(added)[-1]
-            if isinstance(model, Network):
-                shown = jax.vmap(partial(read_out, model))(shown)
-            return loss(shown)
+        def output_of_model(shown):
+            return jax.vmap(partial(read_out, model))(shown) if is_network else shown
 
+        check_loss_of(loss, output_of_model(outputs))
         returned = [*received[1:], outputs]
-        slopes = jax.grad(total)([jnp.zeros_like(one) for one in returned])
+        slopes = jax.grad(lambda added: loss(output_of_model(run(added)[-1])))(
+            [jnp.zeros_like(one) for one in returned]
+        )
         gradients = [
             Gradients(np.asarray(one), np.asarray(slope), None)
             for one, slope in zip(returned, slopes, strict=True)
@@ -82,7 +84,7 @@ def record_recurrence(
         sequences, notes = check_sequences(name, found)
         units = " × ".join(map(str, np.shape(jax.tree.leaves(start)[-1])))
         kind = f"{kind_of(layer)} of {units} units"
-        xs, carry, lengths = sequences
+        xs, carry, lengths, _ = sequences
         one = RecordedLayer(name, kind, layer, carry, xs, lengths, gradients[number])
         flat = len(layers) == len(getattr(recurrence.step, "steps", ()))  # no stack of stacks
         place = number if flat else None

@@ -15,6 +15,11 @@ from jaxtyping import PyTree
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import refuse
 
+END_NOT_SEEN = (
+    "The model waits where a sequence is padded, and whether its last step is padding is not seen "
+    "by the cell: that step counts where the one before it does. Give the batch one step more of "
+    "padding to be sure."
+)
 ONE_SEQUENCE = "a batch of at least 2: the spread over sequences is what the verdict is judged by"
 
 
@@ -89,11 +94,19 @@ class Call(NamedTuple):
 
 
 class Sequences(NamedTuple):
-    """Inputs as the cell met them, `(B, T, ...)`, with carries `(B, ...)` and lengths `(B,)`."""
+    """Inputs as the cell met them.
+
+    Attributes:
+        xs: `(B, T, ...)`.
+        carry: that each sequence began with, `(B, ...)`.
+        seq_lengths: `(B,)`.
+        ends_are_known: False where a sequence may be one step shorter than it is said to be.
+    """
 
     xs: PyTree
     carry: PyTree
     seq_lengths: np.ndarray
+    ends_are_known: bool = True
 
 
 def sequences_of(call: Call) -> Sequences:
@@ -152,18 +165,29 @@ def gradients_of(call: Call, result: Any, gradients: Any) -> Gradients:
     return Gradients(in_order(result), in_order(gradients), last)
 
 
+def check_loss_of(loss: Callable[[Any], Any], output: Any) -> None:
+    """Raise a ValueError unless a loss of what the model returns is one number."""
+    shape = np.shape(loss(output))
+    if shape:
+        advice = "take its mean"
+        refuse(
+            "loss", f"one that returns shape {shape}", "a function that returns a number", advice
+        )
+
+
 def check_sequences(name: str, sequences: Sequences) -> tuple[Sequences, tuple[str, ...]]:
     """Leave out sequences without a step, and raise for too few, or for numbers not finite.
 
     Returns:
-        The sequences that are left, and a sentence where some are left out.
+        The sequences that are left, and what a reader has to know of them, sentences.
     """
+    *arrays, ends_are_known = sequences
     lengths = sequences.seq_lengths
     kept = lengths > 0
-    notes = ()
+    notes = () if ends_are_known else (END_NOT_SEEN,)
     if not kept.all():
-        notes = (f"{np.sum(~kept)} of {lengths.size} sequences have no step, and are left out.",)
-        sequences = jax.tree.map(lambda leaf: leaf[kept], sequences)
+        notes += (f"{np.sum(~kept)} of {lengths.size} sequences have no step, and are left out.",)
+        sequences = Sequences(*jax.tree.map(lambda leaf: leaf[kept], arrays), ends_are_known)
         lengths = lengths[kept]
     if lengths.size < 2:
         received = f"{lengths.size} sequence{'s' * (lengths.size != 1)} for the layer {name!r}"

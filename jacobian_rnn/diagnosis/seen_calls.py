@@ -9,11 +9,12 @@ from jaxtyping import PyTree
 
 from jacobian_rnn.cells.flax_layers import check_same_at_every_step
 from jacobian_rnn.checks import refuse
-from jacobian_rnn.diagnosis.chains import Step, chains_of
+from jacobian_rnn.diagnosis.chains import Step, chains_of, together
 from jacobian_rnn.diagnosis.recorded_layers import (
     Call,
     RecordedLayer,
     Sequences,
+    check_loss_of,
     gradients_of,
     hand_out,
     is_traced,
@@ -133,7 +134,7 @@ def record_run(
         refuse_none: raises where no layer was called.
     """
     log = CallLog()
-    run_model(lambda: run(log))
+    output = run_model(lambda: run(log))
     for layer in log.layers:
         check_same_at_every_step(layer)
     unseen = log.called - {one.name for one in log.seen}
@@ -144,6 +145,8 @@ def record_run(
     if not log.seen:
         refuse_none()
     gradients: Mapping[int, Any] = {}
+    if loss is not None:
+        check_loss_of(loss, output)
     if loss is not None and log.returned:
         # Zeros are added to what each layer returns, and the loss differentiated for them.
         zeros = jax.tree.map(jnp.zeros_like, log.returned)
@@ -166,20 +169,25 @@ def _layers_of(
         gradients: ∂loss/∂results, by number of the call, as far as they are known.
     """
     found: list[tuple[int, RecordedLayer]] = []
-    steps: dict[str, list[tuple[int, Seen]]] = {}
+    of_layers: dict[str, list[tuple[int, Seen]]] = {}
+    of_cells: dict[str, list[tuple[int, Seen]]] = {}
     for position, one in enumerate(seen):
-        if one.call is None:
-            steps.setdefault(one.name, []).append((position, one))
-            continue
-        layer = make(one, sequences_of(one.call))
-        if one.number in gradients:
-            known = gradients_of(one.call, results[one.number], gradients[one.number])
-            layer = layer._replace(gradients=known)
-        found.append((position, layer))
-    for name, calls in steps.items():
+        kind = of_cells if one.call is None else of_layers
+        kind.setdefault(one.full_name, []).append((position, one))
+    for calls in of_layers.values():
+        received = [sequences_of(one.call) for _, one in calls if one.call is not None]
+        batches = together(received)
+        for (position, one), sequences in zip(calls, batches, strict=False):
+            layer = make(one, sequences)
+            # What a loss says of sequences that came one at a time is left out.
+            if one.number in gradients and one.call is not None and len(batches) == len(received):
+                known = gradients_of(one.call, results[one.number], gradients[one.number])
+                layer = layer._replace(gradients=known)
+            found.append((position, layer))
+    for name, calls in of_cells.items():
         position, first = calls[0]
         rank = getattr(first.cell, "num_feature_axes", None)
         chains = chains_of(name, [one.step for _, one in calls if one.step is not None], rank)
-        found += [(position, make(first, sequences)) for sequences in chains]
+        found += [(position, make(first, sequences)) for sequences in together(chains)]
     found.sort(key=lambda pair: pair[0])
     return number_calls([layer for _, layer in found])

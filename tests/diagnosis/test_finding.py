@@ -184,6 +184,8 @@ def test_steps_in_which_a_loop_keeps_the_carry_are_padding():
     np.testing.assert_array_equal(layer.seq_lengths, LENGTHS)
     for sequence, length in enumerate(LENGTHS):
         np.testing.assert_array_equal(layer.xs[sequence, :length], batch[sequence, :length])
+    # A sequence that waits in the last step alone looks like one that does not.
+    assert "whether its last step is padding is not seen" in layer.notes[0]
 
 
 class Changing(nn.Module):
@@ -374,3 +376,38 @@ def with_nan():
 def test_what_cannot_be_recorded_is_refused(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+class OneAtATime(nn.Module):
+    """A layer that is called with single sequences: by `nn.vmap`, or in a loop."""
+
+    by_vmap: bool
+
+    @nn.compact
+    def __call__(self, batch):
+        if self.by_vmap:
+            lifted = nn.vmap(nn.RNN, variable_axes={"params": None}, split_rngs={"params": False})
+            return lifted(nn.GRUCell(4, param_dtype=float), name="layer")(batch)
+        layer = nn.RNN(nn.GRUCell(4, param_dtype=float), name="layer")
+        return jnp.stack([layer(xs) for xs in batch])
+
+
+@pytest.mark.parametrize("by_vmap", [True, False])
+def test_sequences_that_come_one_at_a_time_are_a_batch(by_vmap):
+    batch = np.random.default_rng(1).normal(size=(3, 5, 2))
+    variables = OneAtATime(by_vmap).init(jax.random.key(0), batch)
+    (layer,) = record_layers(OneAtATime(by_vmap), batch, variables=variables)
+    np.testing.assert_array_equal(layer.xs, batch)
+    assert layer.name == "layer"
+
+
+@pytest.mark.parametrize("model", ["linen", "recurrence"])
+def test_a_loss_that_is_no_number_is_refused(model):
+    batch = np.random.default_rng(1).normal(size=(3, 5, 3))
+    layer, options = nn.RNN(gru()), {}
+    if model == "linen":
+        options = {"variables": layer.init(jax.random.key(0), batch)}
+    else:
+        layer = jrnn.draw(nn.GRUCell(4, param_dtype=float), key=jax.random.key(0), num_inputs=3)
+    with pytest.raises(ValueError, match=r"loss: received one that returns shape \(3,\)"):
+        record_layers(layer, batch, loss=lambda y: y.sum((1, 2)), **options)
