@@ -34,7 +34,7 @@ def record_recurrence(
     loss: Callable[[Array], Array] | None = None,
 ) -> tuple[RecordedLayer, ...]:
     """Run a recurrence on a batch `(B, T, ...)`, and record what each of its layers receives."""
-    is_network = isinstance(model, Network)
+    network = model if isinstance(model, Network) else None
     recurrence = model.recurrence if isinstance(model, Network) else model
     xs = jax.tree.map(np.asarray, xs)
     num_sequences, num_steps = _check_batch(xs)
@@ -63,7 +63,7 @@ def record_recurrence(
     if loss is not None:
 
         def output_of_model(shown):
-            return jax.vmap(partial(read_out, model))(shown) if is_network else shown
+            return shown if network is None else jax.vmap(partial(read_out, network))(shown)
 
         check_loss_of(loss, output_of_model(outputs))
         returned = [*received[1:], outputs]

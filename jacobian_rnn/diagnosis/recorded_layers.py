@@ -181,13 +181,13 @@ def check_sequences(name: str, sequences: Sequences) -> tuple[Sequences, tuple[s
     Returns:
         The sequences that are left, and what a reader has to know of them, sentences.
     """
-    *arrays, ends_are_known = sequences
     lengths = sequences.seq_lengths
     kept = lengths > 0
-    notes = () if ends_are_known else (END_NOT_SEEN,)
+    notes = () if sequences.ends_are_known else (END_NOT_SEEN,)
     if not kept.all():
         notes += (f"{np.sum(~kept)} of {lengths.size} sequences have no step, and are left out.",)
-        sequences = Sequences(*jax.tree.map(lambda leaf: leaf[kept], arrays), ends_are_known)
+        xs, carry = jax.tree.map(lambda leaf: leaf[kept], (sequences.xs, sequences.carry))
+        sequences = sequences._replace(xs=xs, carry=carry, seq_lengths=lengths[kept])
         lengths = lengths[kept]
     if lengths.size < 2:
         received = f"{lengths.size} sequence{'s' * (lengths.size != 1)} for the layer {name!r}"
