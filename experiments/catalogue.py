@@ -31,6 +31,9 @@ EXPERIMENTS = {
     "lower_threshold": Experiment(
         "regimes", "varies one thing at a time, to see what sets the thresholds of learning"
     ),
+    "critical_learning_rate": Experiment(
+        "regimes", "trains leaky tanh networks over learning rate and delay"
+    ),
     "learning_forecast": Experiment(
         "regimes",
         "scores forecasts of learning on cells and tasks that they were not fitted to",
