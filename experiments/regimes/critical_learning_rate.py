@@ -59,11 +59,11 @@ class CriticalLearningRate:
     width: Count = 32
     leak: Positive = 0.5
     gain: Positive = 1.0
-    delays: Axis[Count] = (5, 8, 12, 18, 27, 40)
-    learning_rates: Range = (0.003, 3.0)
-    num_rates: Count = 13
+    delays: Axis[Count] = (5, 8, 13, 20, 32)
+    learning_rates: Range = (0.01, 3.0)
+    num_rates: Count = 11
     momentum: Positive = 0.9
-    num_networks: Count = 12
+    num_networks: Count = 10
     first_seed: Seed = 0
     noise_std: Positive = 0.1
     budgets: Axis[Count] = (125, 250, 500)
@@ -223,8 +223,8 @@ class Boundary(NamedTuple):
 def boundary(dataset: xr.Dataset, num_resamples: int) -> Boundary:
     """Fit where learning ends as the learning rate grows.
 
-    Rates below the largest one of those with which most networks of a delay learn do not count:
-    where they fail it is for lack of time. Networks are drawn again within each delay.
+    Rates below the first one with which the most networks of a delay learn do not count: where they
+    fail it is for lack of time. Networks are drawn again within each delay.
 
     Args:
         dataset: outcomes over delay, learning rate and network.
@@ -240,8 +240,7 @@ def boundary(dataset: xr.Dataset, num_resamples: int) -> Boundary:
     for index, of_delay in enumerate(learned):
         drawn = generator.multinomial(num, np.full(num, 1 / num), size=num_resamples)
         counts = np.concatenate([np.ones((1, num), int), drawn])
-        share = of_delay.mean(axis=1)
-        kept = np.arange(len(log_rate)) >= np.flatnonzero(share == share.max())[-1]
+        kept = np.arange(len(log_rate)) >= np.argmax(of_delay.mean(axis=1))
         x = np.repeat(log_rate[kept], num)
         y, count = of_delay[kept].ravel(), np.tile(counts, kept.sum())
         constant, slope = boundaries.coefficients(x[:, None], y, count).T
