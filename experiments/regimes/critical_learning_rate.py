@@ -270,21 +270,23 @@ def show(dataset: xr.Dataset, console: Console) -> None:
     share = (last["outcome"] == jrnn.Outcome.LEARNED).mean("network")
     table = Table(
         pad_edge=False,
-        title=f"share of {dataset.sizes['network']} networks that learned, by learning rate",
+        title=f"share of {dataset.sizes['network']} networks that learned, by delay",
     )
-    table.add_column("delay", justify="right")
-    table.add_column("critical rate [95 %]", justify="right")
+    delays = dataset["delay"].to_numpy()
+    for column in ("rate", *map(str, delays)):
+        table.add_column(column, justify="right")
     for rate in dataset["learning_rate"].to_numpy():
-        table.add_column(f"{rate:.2g}", justify="right")
-    for delay in dataset["delay"].to_numpy():
+        shares = share.sel(learning_rate=rate).to_numpy()
+        table.add_row(f"{rate:.2g}", *(f"{value:.2f}" for value in shares))
+    console.print(table)
+    for delay in delays:
         at = last.sel(delay=delay)
         low, high = at["critical_rate_interval"].to_numpy()
-        table.add_row(
-            str(delay),
-            f"{float(at['critical_rate']):.2g} [{low:.2g}, {high:.2g}]",
-            *(f"{value:.2f}".lstrip("0") for value in share.sel(delay=delay).to_numpy()),
+        console.print(
+            f"critical rate at delay {delay}: {float(at['critical_rate']):.2g}, "
+            f"95 % [{low:.2g}, {high:.2g}]",
+            highlight=False,
         )
-    console.print(table)
     for budget in dataset["budget"].to_numpy():
         at = dataset.sel(budget=budget)
         low, high = at["exponent_interval"].to_numpy()

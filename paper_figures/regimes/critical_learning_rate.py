@@ -55,6 +55,7 @@ def draw(dataset: xr.Dataset) -> Figure:
         f"fitted: delay^({float(last['exponent']):.2f})": (fitted, style.VERMILION, "-"),
         f"{KURTKAYA}: delay^({THEIRS:.2f})": (theirs, style.BLACK, "--"),
     }
+    laws = {label.replace("-", "−"): look for label, look in laws.items()}
     for line, colour, look in laws.values():
         axes.plot(delays, line, color="white", linewidth=3.2)
         axes.plot(delays, line, color=colour, linestyle=look, linewidth=1.6)
