@@ -33,6 +33,7 @@ CELL = "SimpleCell"
 GROWTH, UPDATES, BATCH, EPSILON = "growth", "updates", "batch size", "Adam's epsilon"
 PRECISION, NOISE, SGD = "float64", "input noise", "SGD"
 RATE, SGD_RATE, SGD_UPDATES = "learning rate", "SGD's learning rate", "SGD's updates"
+LATE, SGD_LATE = "updates, last decade", "SGD's updates, last decade"
 OTHER = "SGD in place of Adam"
 SWITCHES = (PRECISION, OTHER)  # what is on or off; the effect of all else is one per decade
 LAW = -0.5 * np.log(10)  # nats per decade of data
@@ -363,7 +364,10 @@ class Effect(NamedTuple):
 
 
 def _effects(config, dataset):
-    """Add how far each thing moves the thresholds: nats per decade of it, or for switching it."""
+    """Add how far each thing moves the thresholds: nats per decade of it, or for switching it.
+
+    Settings and budgets count whose threshold lies among the growths that were drawn.
+    """
     counts = boundaries.resamples(config.num_networks, config.num_resamples)
     levels = _levels(config, dataset)
     shape = (len(levels), len(BOUNDS))
@@ -392,7 +396,12 @@ def _effects(config, dataset):
             fits = boundaries.coefficients(features, learned == jrnn.Outcome.LEARNED, rows)
             right = fits[:, 1] > 0 if bound == 0 else fits[:, 1] < 0
             moved = np.where(right, -fits[:, 2] / np.where(right, fits[:, 1], 1), np.nan)
-            value[row, bound], ends[row, bound] = moved[0], boundaries.interval(moved[1:])
+            value[row, bound] = moved[0]
+            # Where the same networks learn, a threshold may still move between two of them.
+            apart = np.mean([np.ptp(growth[at[0], side]) / side.sum() for at, side in pairs])
+            least = apart / np.ptp([level for *_, level in kept])
+            low, high = boundaries.interval(moved[1:])
+            ends[row, bound] = min(low, moved[0] - least), max(high, moved[0] + least)
     axes = ("effect", "bound")
     return dataset.assign(
         moved=(axes, value), moved_interval=((*axes, "end"), ends), levels=(axes, used)
@@ -414,13 +423,18 @@ def _levels(config, dataset):
     usual_values = {
         BATCH: config.usual_batch, EPSILON: config.usual_epsilon, NOISE: config.usual_noise,
     }  # fmt: skip
+
+    def of_budgets(one, least=0.0):
+        found = enumerate(budgets)
+        return [(number[one], i, np.log10(budget)) for i, budget in found if budget >= least]
+
     adam = [one for one in every if one.factor == UPDATES]
     sgd = [one for one in every if one.factor == SGD]
     levels = {}
     for base in adam:
         rate = base.learning_rate
-        of_budgets = [(number[base], i, np.log10(budget)) for i, budget in enumerate(budgets)]
-        levels[Effect(UPDATES, rate)] = of_budgets
+        levels[Effect(UPDATES, rate)] = of_budgets(base)
+        levels[Effect(LATE, rate)] = of_budgets(base, max(budgets) / 10)
         for factor in (BATCH, EPSILON, PRECISION, NOISE):
             others = [one for one in every if (one.factor, one.learning_rate) == (factor, rate)]
             switch = factor == PRECISION
@@ -431,9 +445,8 @@ def _levels(config, dataset):
     several = np.nan
     levels[Effect(RATE, several)] = [(number[o], usual, np.log10(o.learning_rate)) for o in adam]
     for one in sgd:
-        levels[Effect(SGD_UPDATES, one.learning_rate)] = [
-            (number[one], i, np.log10(budget)) for i, budget in enumerate(budgets)
-        ]
+        levels[Effect(SGD_UPDATES, one.learning_rate)] = of_budgets(one)
+        levels[Effect(SGD_LATE, one.learning_rate)] = of_budgets(one, max(budgets) / 10)
     levels[Effect(SGD_RATE, several)] = [(number[o], usual, np.log10(o.value)) for o in sgd]
     learned = (dataset["outcome"] == jrnn.Outcome.LEARNED).sum("network").to_numpy()[:, usual]
     best = [max(kind, key=lambda one: learned[number[one]]) for kind in (adam, sgd)]
@@ -468,9 +481,12 @@ def show(dataset: xr.Dataset, console: Console) -> None:
     table = Table(pad_edge=False, title="log growth at which half learn, nats [95 %]")
     for column in ("varied", "value", "rate", "updates", *BOUNDS):
         table.add_column(column, justify="left" if column == "varied" else "right")
+    first = dataset["factor"].to_numpy().tolist().index(UPDATES)
+    usual = dataset["budget"].to_numpy().tolist().index(int(dataset["value"][first]))
     for setting, budget in np.ndindex(dataset.sizes["setting"], dataset.sizes["budget"]):
         at = dataset.isel(setting=setting, budget=budget)
-        if at["outcome"].isnull().all():
+        over_budgets = at["factor"] in (UPDATES, SGD)
+        if at["outcome"].isnull().all() or not (over_budgets or budget == usual):
             continue
         table.add_row(
             str(at["factor"].item()),
@@ -502,11 +518,12 @@ def threshold_text(at: xr.Dataset) -> str:
     value, (low, high) = float(at["threshold"]), at["threshold_interval"].to_numpy()
     if not bool(at["reached"]):
         return "none" if value == 0 else f"{'<' if value < 0 else '>'} {value:.1f}"
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{value:+.1f} [{low:+.0f}, {high:+.0f}]"
 
 
 def _moved_text(at):
     value, (low, high) = float(at["moved"]), at["moved_interval"].to_numpy()
     if np.isnan(value):
         return f"not known, {int(at['levels'])} levels"
+    value, low, high = (round(float(number), 2) + 0.0 for number in (value, low, high))  # no −0
     return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
