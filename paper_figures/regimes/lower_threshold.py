@@ -36,10 +36,11 @@ NEAR = 0.3  # nats per decade
 SLIGHT = 3.0  # nats: a limit of precision would lie at ln 2⁻²⁴ = −16.6 in float32
 IN_TIME = "on the smallest budgets there is no time to learn at any growth"
 REASONS = {
-    UPDATES: "Adam moves every parameter by about its learning rate in an update, however small "
-    f"the gradient is; and {IN_TIME}",
+    UPDATES: "Probably because Adam moves every parameter by about its learning rate in an update, "
+    f"however small the gradient is; and {IN_TIME}",
     SGD_UPDATES: f"At least in part because {IN_TIME}",
-    BATCH: "The noise of small batches moves weights as well, and networks learn from there",
+    BATCH: "Probably because the noise of small batches moves weights, and networks learn from "
+    "there",
 }
 
 
