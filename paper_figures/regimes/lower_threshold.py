@@ -31,6 +31,7 @@ PANELS = {
     PRECISION: "precision",
 }
 USUAL = {BATCH: "usual_batch", EPSILON: "usual_epsilon", NOISE: "usual_noise"}
+OTHERS = {BATCH: "batch_sizes", NOISE: "noises"}
 LIVI = "theory, after Livi (2025)"
 NEAR = 0.3  # nats per decade
 SLIGHT = 3.0  # nats: a limit of precision would lie at ln 2⁻²⁴ = −16.6 in float32
@@ -67,7 +68,8 @@ def draw(dataset: xr.Dataset) -> Figure:
         else:
             axes.set_xscale("log")
         if factor in (BATCH, NOISE):
-            axes.set_xticks(x, labels=[f"{value:g}" for value in x])
+            values = sorted({config[USUAL[factor]], *config[OTHERS[factor]]})
+            axes.set_xticks(values, labels=[f"{value:g}" for value in values])
             axes.minorticks_off()
     for axes in grid[:, 0]:
         axes.set_ylabel("log growth at which\nhalf learn (nats)")
