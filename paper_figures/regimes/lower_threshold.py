@@ -272,5 +272,7 @@ def _moved(dataset, factor, rate, bound="lower"):
     same = np.isnan(rates) if np.isnan(rate) else np.isclose(rates, rate)
     (place,) = np.flatnonzero((dataset["effect_factor"].to_numpy() == factor) & same)
     at = dataset.isel(effect=place).sel(bound=bound)
-    value = round(float(at["moved"]), 12) + 0.0  # no −0
-    return value, standard_error(*at["moved_interval"].to_numpy().tolist())
+    low, high = at["moved_interval"].to_numpy().tolist()
+    if np.isnan(low):  # too few networks to say
+        return np.nan, np.nan
+    return round(float(at["moved"]), 12) + 0.0, standard_error(low, high)  # no −0

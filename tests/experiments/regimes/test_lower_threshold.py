@@ -114,6 +114,8 @@ def test_claims_hold_of_networks_that_follow_the_law_and_fail_of_others(lawful):
 
     assert verdicts(lawful) <= {"holds", "not decided"}
     assert verdicts(made_up(-6.0)) == {"fails"}
+    unknown = lawful.assign(moved_interval=lawful["moved_interval"] * np.nan)
+    assert verdicts(unknown) == {"not measured"}
 
 
 def test_thresholds_beyond_all_networks_are_at_the_end_and_count_for_no_effect():
