@@ -28,6 +28,12 @@ EXPERIMENTS = {
     "calibrate_threshold": Experiment(
         "regimes", "finds the thresholds that the library's predictions use"
     ),
+    "lower_threshold": Experiment(
+        "regimes", "varies one thing at a time, to see what sets the thresholds of learning"
+    ),
+    "critical_learning_rate": Experiment(
+        "regimes", "trains leaky tanh networks over learning rate and delay"
+    ),
     "learning_forecast": Experiment(
         "regimes",
         "scores forecasts of learning on cells and tasks that they were not fitted to",
