@@ -151,7 +151,7 @@ def trained(config: FlipFlop, unit: Unit) -> tuple[training.Network, float]:
         batch_size=config.batch_size,
         records=1,
     )
-    return network, float(history.test_skill[-1])
+    return network, float(history.test_skill)
 
 
 def task_of(config: FlipFlop) -> tasks.Task:

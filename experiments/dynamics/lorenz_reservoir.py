@@ -76,13 +76,13 @@ class Reservoirs:
 
 PRESETS = {
     "quick": Reservoirs(
-        width=60,
+        width=40,
         num_reservoirs=2,
-        training_time=60.0,
+        training_time=40.0,
         spectrum_time=20.0,
-        angle_time=10.0,
-        settling_time=10.0,
-        num_shown=500,
+        angle_time=2.0,
+        settling_time=5.0,
+        num_shown=200,
     ),
     "default": Reservoirs(),
     "full": Reservoirs(
@@ -243,9 +243,10 @@ def show(dataset: xr.Dataset, console: Console) -> None:
     table = Table(
         pad_edge=False,
         title="Lyapunov exponents of the Lorenz system, and of reservoirs that learned it",
-        caption="nats per unit of time ± standard error over time; last row: over reservoirs",
+        caption="nats per unit of time ± standard error over time; last row: over reservoirs; "
+        "error: root mean square of one step",
     )
-    for column in ("", "λ₁", "λ₂", "λ₃", "error of a step"):
+    for column in ("", "λ₁", "λ₂", "λ₃", "error"):
         table.add_column(column, no_wrap=True)
     table.add_row("literature", *(f"{value:.3f}" for value in REFERENCE), "")
     for source in dataset["source"].values[::-1]:
@@ -253,13 +254,13 @@ def show(dataset: xr.Dataset, console: Console) -> None:
         table.add_row(
             str(source),
             *(
-                f"{float(one['exponent'][i]):.3f} ± {float(one['standard_error'][i]):.3f}"
+                f"{float(one['exponent'][i]):.2f} ± {float(one['standard_error'][i]):.2f}"
                 for i in range(3)
             ),
             "" if source == SYSTEM else f"{float(one['fit_error']):.1e}",
         )
     mean, error = over_reservoirs(dataset)
     table.add_row(
-        "reservoirs", *(f"{float(mean[i]):.3f} ± {float(error[i]):.3f}" for i in range(3)), ""
+        "reservoirs", *(f"{float(mean[i]):.2f} ± {float(error[i]):.2f}" for i in range(3)), ""
     )
     console.print(table)

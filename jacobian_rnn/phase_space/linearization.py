@@ -147,8 +147,9 @@ def linearize(
 
     Args:
         recurrence: the system.
-        states: `(m, n)`, such as `fixed_points(...).distinct("fixed").states`. Carries with a first axis do,
-            too. That they are fixed is not checked: at a slow point the expansion has a constant.
+        states: `(m, n)`, such as `fixed_points(...).distinct("fixed").states`. Carries with a first
+            axis do, too. That they are fixed is not checked: at a slow point the expansion has a
+            constant.
         x: the constant input, that of one step, or None for a system without input.
         period: number of steps p of the map F, whose Jacobian is the product along the cycle.
             Static.

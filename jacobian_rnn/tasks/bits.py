@@ -59,7 +59,8 @@ def flip_flop(
     def generate(key: Key[Array, ""], batch_size: int) -> Batch:
         sign_key, pulse_key = jax.random.split(key)
         shape = (batch_size, num_steps, num_bits)
-        signs = jax.random.rademacher(sign_key, shape, dtype)
+        is_up = jax.random.uniform(sign_key, shape, jnp.float32) < 1 / 2
+        signs = jnp.where(is_up, 1, -1).astype(dtype)
         is_pulse = jax.random.uniform(pulse_key, shape, jnp.float32) < pulse_probability
         is_pulse = is_pulse.at[:, 0].set(True)
         steps = jnp.arange(num_steps, dtype=jnp.int32)[None, :, None]
