@@ -273,7 +273,8 @@ def _with_frames(system: System, k: int) -> System:
     state, unravel = ravel_pytree((system.state, frames))
 
     def step(system, carry, x):
-        return _push(system, *carry, x)[:2]
+        state, frames = carry
+        return _push(system, state, frames, x)[:2]
 
     return System(Recurrence(step, system), state, system.xs, system.num_steps, unravel)
 

@@ -172,8 +172,7 @@ def fixed_points(
     system, rows = bind_states(recurrence, states, x)
     check_precision(rows.dtype)
     check_at_least(1, period=period, max_iterations=max_iterations, num_at_once=num_at_once)
-    if fixed_speed is None:
-        fixed_speed = float(jnp.finfo(rows.dtype).eps) ** 0.75
+    fixed_speed = _fixed_speed(rows.dtype) if fixed_speed is None else fixed_speed
     tolerances = {
         "fixed_speed": fixed_speed,
         "slow_speed": slow_speed,
@@ -182,12 +181,16 @@ def fixed_points(
     }
     for name, value in tolerances.items():
         check_number(name, value, above=0)
-    both = (fixed_speed, slow_speed)
-    if not any(isinstance(value, Tracer) for value in both) and slow_speed < fixed_speed:
-        refuse("slow_speed", slow_speed, f"at least fixed_speed, {fixed_speed:.2g}")
+    if not isinstance(fixed_speed, Tracer):
+        check_number("slow_speed", slow_speed, least=float(fixed_speed), advice="fixed_speed")
     _import_optimistix()
     tolerances = {name: jnp.asarray(value, rows.dtype) for name, value in tolerances.items()}
     return _search(system, rows, tolerances, period, max_iterations, num_at_once)
+
+
+def _fixed_speed(dtype) -> float:
+    """Return the largest speed of a fixed point where nobody gave one."""
+    return float(jnp.finfo(dtype).eps) ** 0.75
 
 
 def _import_optimistix() -> Any:

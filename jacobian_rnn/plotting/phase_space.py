@@ -143,8 +143,8 @@ def eigenvalues_on_circle(axes: "Axes", linearization: Linearization) -> "Axes":
     ):
         if these.any():
             axes.plot(
-                values[these].real,
-                values[these].imag,
+                np.real(values[these]),
+                np.imag(values[these]),
                 marker,
                 color=colour,
                 markerfacecolor=face,

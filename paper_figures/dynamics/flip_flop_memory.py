@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from paper_figures import style
 from paper_figures.claims import Claim
@@ -37,7 +38,7 @@ def draw(dataset: xr.Dataset) -> Figure:
         _draw_network(row, dataset.sel(cell=cell).isel(network=0), str(cell))
     handles = [handle for axes in panels.flat for handle in axes.get_legend_handles_labels()[0]]
     text = style.caption(dataset, CAPTION, most=MOST_TIMES)
-    style.legend_below(figure, handles, text, num_columns=4)
+    style.legend_below(figure, handles, text, num_columns=5)
     return figure
 
 
@@ -51,7 +52,6 @@ def _draw_network(row, one, cell):
     constants = np.abs(one["time_constant"].to_numpy()[:, :MOST_TIMES])
     places = np.broadcast_to(1 + np.arange(constants.shape[1]), constants.shape)
     kinds = (num_unstable == 0, num_unstable == 1, num_unstable > 1)
-    # The many stable ones come last, and do not hide the others.
     for number in (0, 1, 2):
         these, colour, marker = kinds[number], style.COLOURS[number], style.MARKERS[number]
         if not these.any():
@@ -61,30 +61,32 @@ def _draw_network(row, one, cell):
             "markeredgecolor": "white",
             "markeredgewidth": 0.4,
             "label": KINDS[number],
-            "zorder": 3 + number,
+            "zorder": 5 - number,
         }
         plane.plot(*one["point_plane"].to_numpy()[these].T, marker, markersize=6, **look)
         real, imaginary = (
             one[f"eigenvalue_{part}"].to_numpy()[these].ravel() for part in ("real", "imaginary")
         )
         eigenvalues.plot(real, imaginary, marker, markersize=3.5, **look)
-        times.plot(places[these].ravel(), constants[these].ravel(), marker, markersize=4, **look)
+        beside = places[these].ravel() + 0.22 * (number - 1)
+        times.plot(beside, constants[these].ravel(), marker, markersize=3.5, **look)
     share = 100 * float(one["plane_share"])
     counts = f"{int(one['num_corners'])} memories, {int(one['num_saddles'])} saddles"
     plane.set(
         xlabel="first component",
         ylabel="second component",
-        title=f"{cell}: {counts} ({share:.0f} % of variance)",
     )
+    plane.set_title(f"{cell}: {counts}, {share:.0f} % of variance", loc="left")
     eigenvalues.set(xlabel="real part of λ", ylabel="imaginary part of λ", aspect="equal")
     times.set(yscale="log", xlabel="place of λ, largest |λ| first", ylabel="time (steps)")
+    times.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    times.yaxis.set_major_formatter("{x:g}")
+    times.yaxis.set_minor_formatter(NullFormatter())
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
     """Check that memories are stable fixed points, and that saddles lie between them."""
-    worst = {
-        name: float(dataset[name].min()) for name in ("num_corners", "num_saddles", "num_edges")
-    }
+    worst = {name: float(dataset[name].min()) for name in ("num_corners", "num_edges")}
     num = dataset["num_points"].size
     return [
         Claim(
@@ -108,13 +110,13 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             kind="finding",
         ),
         Claim(
-            "Between memories there are saddles with one unstable direction, which leads to one of "
-            "them on each side.",
+            "Between memories that differ in one bit lies a saddle, whose only unstable direction "
+            "leads to one of them on each side.",
             PAPER,
             f"pairs of memories that a saddle leads to, fewest of {num} networks; a cube has "
             f"{NUM_EDGES} edges",
-            "at least",
-            1,
+            "within",
+            NUM_EDGES,
             0,
             worst["num_edges"],
         ),

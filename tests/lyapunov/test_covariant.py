@@ -125,7 +125,7 @@ def test_a_step_of_rank_one_ends_the_slower_vectors_and_is_named():
     jacobians[60] = np.outer(normal(4, 3), normal(5, 3))
     found = jrnn.covariant_vectors_of(jacobians, num_warmup=40, num_cooldown=40)
     assert int(found.first_lost_step) == 60
-    lost = np.isnan(np.asarray(found.vectors)).any(axis=1)
+    lost = np.any(np.isnan(np.asarray(found.vectors)), axis=1)
     # Steps 40 to 60 look into it. The fastest direction goes through.
     assert not lost[:, 0].any()
     assert lost[:21, 1:].all()

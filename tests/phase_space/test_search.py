@@ -168,7 +168,10 @@ def test_fixed_points_have_the_derivative_of_the_implicit_function():
         ({"slow_speed": -1.0}, "slow_speed: received -1"),
         ({"same_within": 0.0}, "same_within: received 0"),
         ({"outlier_scale": 0.0}, "outlier_scale: received 0"),
-        ({"fixed_speed": 0.1}, "slow_speed: received 0.01, expected at least fixed_speed, 0.1"),
+        (
+            {"fixed_speed": 0.1},
+            "slow_speed: received 0.01, expected a finite number, at least 0.1: fixed_speed",
+        ),
         ({"states": np.zeros((0, 2))}, "states: received \\[0\\] of them"),
         ({"states": np.zeros(())}, "states: received no axis of states"),
         ({"states": np.full((1, 2), np.nan)}, "states: received 2 of 2 values that are NaN"),
