@@ -176,7 +176,7 @@ FUNCTIONS = {
         },
     ),
     "fixed_points": Function(
-        searched, lambda now: {"states": (2, now.n), "residuals": (2,), "same_as": (2,)}
+        searched, lambda now: {"states": (2, now.n), "residuals": (2,), "speeds": (2,)}
     ),
     "linearize": Function(
         linearized,

@@ -232,10 +232,16 @@ def combine(config: Reservoirs, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
 
 
 def over_reservoirs(dataset: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return the mean exponents of the reservoirs and their standard errors over reservoirs."""
-    exponents = dataset["exponent"].where(dataset["source"] != SYSTEM, drop=True)
-    num = exponents.sizes["source"]
-    return exponents.mean("source"), exponents.std("source", ddof=1) / np.sqrt(num)
+    """Return the mean exponents of the reservoirs, and their standard errors.
+
+    Reservoirs learned from the same data and start alike, so that their spread alone would say too
+    little. The errors over time are added to it, as those of independent runs.
+    """
+    reservoirs = dataset.where(dataset["source"] != SYSTEM, drop=True)
+    num = reservoirs.sizes["source"]
+    between = reservoirs["exponent"].var("source", ddof=1) / num
+    over_time = (reservoirs["standard_error"] ** 2).mean("source") / num
+    return reservoirs["exponent"].mean("source"), np.sqrt(between + over_time)
 
 
 def show(dataset: xr.Dataset, console: Console) -> None:
@@ -243,8 +249,8 @@ def show(dataset: xr.Dataset, console: Console) -> None:
     table = Table(
         pad_edge=False,
         title="Lyapunov exponents of the Lorenz system, and of reservoirs that learned it",
-        caption="nats per unit of time ± standard error over time; last row: over reservoirs; "
-        "error: root mean square of one step",
+        caption="nats per unit of time ± standard error over time; last row: mean of "
+        "the reservoirs ± over them and time; error: root mean square of one step",
     )
     for column in ("", "λ₁", "λ₂", "λ₃", "error"):
         table.add_column(column, no_wrap=True)
@@ -254,13 +260,13 @@ def show(dataset: xr.Dataset, console: Console) -> None:
         table.add_row(
             str(source),
             *(
-                f"{float(one['exponent'][i]):.2f} ± {float(one['standard_error'][i]):.2f}"
+                f"{float(one['exponent'][i]):+.2f} ± {float(one['standard_error'][i]):.2f}"
                 for i in range(3)
             ),
             "" if source == SYSTEM else f"{float(one['fit_error']):.1e}",
         )
     mean, error = over_reservoirs(dataset)
     table.add_row(
-        "reservoirs", *(f"{float(mean[i]):.2f} ± {float(error[i]):.2f}" for i in range(3)), ""
+        "reservoirs", *(f"{float(mean[i]):+.2f} ± {float(error[i]):.2f}" for i in range(3)), ""
     )
     console.print(table)
