@@ -127,14 +127,16 @@ def test_the_derivative_of_a_simple_eigenvalue_is_that_of_perturbation_theory():
     np.testing.assert_allclose(derivative, difference, rtol=1e-6, atol=1e-8)
 
 
-def test_input_jacobians_of_cells_are_those_of_automatic_differentiation(network):
+def test_both_jacobians_of_two_steps_are_those_of_automatic_differentiation(network):
     recurrence, carry, xs = network("LSTMCell", 3)
     row = jnp.concatenate(jax.tree.leaves(carry))
     near = jrnn.linearize(recurrence, row[None], xs[0], period=2)
 
-    def two_steps(x):
-        return jrnn.trajectory(recurrence, carry, jnp.stack([x, x]))[-1]
+    def two_steps(x, row=row):
+        return jrnn.trajectory(recurrence, (row[:3], row[3:]), jnp.stack([x, x]))[-1]
 
+    of_state = jax.jacfwd(two_steps, argnums=1)(xs[0], row)
+    np.testing.assert_allclose(near.jacobian[0], of_state, atol=1e-12)
     np.testing.assert_allclose(near.input_jacobian[0], jax.jacfwd(two_steps)(xs[0]), atol=1e-12)
     without = jrnn.linearize(jrnn.Recurrence(decay, jnp.asarray(0.5)), np.zeros((1, 2)), None)
     assert without.input_jacobian.shape == (1, 2, 0)
