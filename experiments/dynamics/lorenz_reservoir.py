@@ -241,7 +241,7 @@ def over_reservoirs(dataset: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     num = reservoirs.sizes["source"]
     between = reservoirs["exponent"].var("source", ddof=1) / num
     over_time = (reservoirs["standard_error"] ** 2).mean("source") / num
-    return reservoirs["exponent"].mean("source"), np.sqrt(between + over_time)
+    return reservoirs["exponent"].mean("source"), (between + over_time) ** 0.5
 
 
 def show(dataset: xr.Dataset, console: Console) -> None:
