@@ -100,6 +100,14 @@ EXPERIMENTS = {
     "trainability_map": Experiment(
         "regimes", "trains four cells over initialisation and horizon, against depth scales"
     ),
+    "flip_flop_memory": Experiment(
+        "dynamics", "trains networks to hold three bits and finds their fixed points", "float64"
+    ),
+    "lorenz_reservoir": Experiment(
+        "dynamics",
+        "compares the exponents of reservoirs in closed loop with those of the system they learned",
+        "float64",
+    ),
     "folklore": Experiment(
         "folklore",
         "puts what is told about vanishing and exploding gradients to the test",

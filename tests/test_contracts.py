@@ -75,6 +75,28 @@ def padded(recurrence, carry, xs):
     return jrnn.trajectory(jrnn.with_padding(recurrence), carry, (xs, active))
 
 
+def searched(recurrence, carry, xs):
+    carries = jax.tree.map(lambda a: jnp.stack([a, -a]), carry)
+    x = jax.tree.map(lambda a: a[0], xs)
+    return jrnn.fixed_points(recurrence, carries, x, max_iterations=30)
+
+
+def linearized(recurrence, carry, xs):
+    carries = jax.tree.map(lambda a: jnp.stack([a, -a]), carry)
+    result = jrnn.linearize(recurrence, carries, jax.tree.map(lambda a: a[0], xs))
+    # Vectors have a free phase, and conjugates differ by rounding alone.
+    return {"exponents": result.exponents, "inputs": result.input_jacobian, "margin": result.margin}
+
+
+def proportional(readout, output):
+    return jax.tree.map(lambda leaf: leaf * jnp.mean(output), readout)
+
+
+def looped(recurrence, carry, xs):
+    loop = jrnn.closed_loop(recurrence, jax.tree.map(lambda a: a[0], xs), read=proportional)
+    return jrnn.trajectory(loop, carry, None, num_steps=NUM_STEPS)
+
+
 def shapes_of(tree):
     return jax.tree.map(jnp.shape, tree)
 
@@ -126,6 +148,11 @@ FUNCTIONS = {
         partial(jrnn.lyapunov_spectrum, num_exponents=2, qr_every=1),
         lambda _: {"exponents": (2,), "history": (128, 2)},
     ),
+    "covariant_vectors": Function(
+        # Few steps do not settle: frames are compared, and not what they settle to.
+        partial(jrnn.covariant_vectors, num_vectors=2, num_warmup=1, num_cooldown=1),
+        lambda now: {"vectors": (2, now.n, 2), "exponents": (2,), "states": (2, now.n)},
+    ),
     "finite_time_growth": Function(
         lambda *now: jrnn.finite_time_growth(
             *now, lags=[1, 2], key=jax.random.key(0), num_vectors=2
@@ -146,6 +173,17 @@ FUNCTIONS = {
             "profile": (2, NUM_STEPS),
             "peak": (2,),
             "exponent": (),
+        },
+    ),
+    "fixed_points": Function(
+        searched, lambda now: {"states": (2, now.n), "residuals": (2,), "speeds": (2,)}
+    ),
+    "linearize": Function(
+        linearized,
+        lambda now: {
+            "exponents": (2, now.n),
+            "inputs": (2, now.n, sum(leaf[0].size for leaf in jax.tree.leaves(now.xs))),
+            "margin": (2,),
         },
     ),
     "zero_carry": Function(
@@ -171,6 +209,7 @@ FUNCTIONS = {
         WITHOUT_GATES,
     ),
     "with_padding": Function(padded, of_states),
+    "closed_loop": Function(looped, of_states),
     "stack": Function(
         lambda recurrence, carry, xs: jrnn.trajectory(jrnn.stack(recurrence), (carry,), xs),
         of_states,
@@ -185,6 +224,8 @@ FUNCTIONS = {
 
 # These compile for long: they run for one cell of each kind, and their shapes are checked for all.
 HEAVY = {
+    "covariant_vectors",
+    "fixed_points",
     "jacobian_product",
     "leading_singular_values",
     "leading_singular_values_by_lag",

@@ -3,6 +3,7 @@
 from jacobian_rnn.cells.antisymmetric import antisymmetric_rnn
 from jacobian_rnn.cells.changes import with_chrono_biases, with_gain, with_gate_bias
 from jacobian_rnn.cells.dense_layers import dense_chain
+from jacobian_rnn.cells.feedback import closed_loop
 from jacobian_rnn.cells.flax import from_linen, from_nnx
 from jacobian_rnn.cells.identity_rnn import irnn
 from jacobian_rnn.cells.known_cells import layout_of, layouts, recurrent_kernels
@@ -17,6 +18,7 @@ __all__ = [
     "Recurrence",
     "align_ends",
     "antisymmetric_rnn",
+    "closed_loop",
     "dense_chain",
     "from_linen",
     "from_nnx",

@@ -8,6 +8,11 @@ that overflowed) is an open triangle on its edge, and points that lost their dig
 from jacobian_rnn.plotting.exponents import convergence, finite_time_rates, lyapunov_exponents
 from jacobian_rnn.plotting.layers import credit_by_lag, growth_by_lag
 from jacobian_rnn.plotting.marks import COLOURS, LINES, MARKERS
+from jacobian_rnn.plotting.phase_space import (
+    eigenvalues_on_circle,
+    points_in_plane,
+    time_constants,
+)
 from jacobian_rnn.plotting.regimes import (
     OUTCOME_STYLE,
     confusion_matrix,
@@ -26,14 +31,17 @@ __all__ = [
     "confusion_matrix",
     "convergence",
     "credit_by_lag",
+    "eigenvalues_on_circle",
     "finite_time_rates",
     "gradient_norms_by_lag",
     "growth_by_lag",
     "label_regimes",
     "lyapunov_exponents",
+    "points_in_plane",
     "predicted_regimes",
     "product_singular_values",
     "regime_against_gain",
     "singular_values_by_lag",
+    "time_constants",
     "training_loss",
 ]

@@ -26,6 +26,7 @@ References:
 
 from jacobian_rnn.tasks.adding_problem import adding
 from jacobian_rnn.tasks.archive import archived_series
+from jacobian_rnn.tasks.bits import flip_flop
 from jacobian_rnn.tasks.copying import copying_memory
 from jacobian_rnn.tasks.digits import sequential_digits
 from jacobian_rnn.tasks.finite_sets import labelled_series
@@ -46,6 +47,7 @@ __all__ = [
     "copying_memory",
     "delayed_recall",
     "delayed_xor",
+    "flip_flop",
     "labelled_series",
     "loss",
     "sequential_digits",

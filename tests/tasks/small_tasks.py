@@ -14,6 +14,7 @@ MAKERS = {
     "temporal_order_2": lambda **options: tasks.temporal_order(40, **options),
     "temporal_order_3": lambda **options: tasks.temporal_order(40, num_triggers=3, **options),
     "delayed_xor": lambda **options: tasks.delayed_xor(30, 4, **options),
+    "flip_flop": lambda **options: tasks.flip_flop(12, pulse_probability=0.3, **options),
     "sequential_digits": lambda **options: tasks.sequential_digits(3, **options),
     "permuted_digits": lambda **options: tasks.sequential_digits(3, permuted=True, **options),
 }

@@ -72,7 +72,17 @@ def solve_delayed_xor(xs, task):
     return logits(np.array(answers), task.output_size)
 
 
+def solve_flip_flop(xs, task):
+    held = np.zeros((len(xs), task.output_size))
+    answers = []
+    for shown in np.moveaxis(xs, 1, 0):
+        held = np.where(shown != 0, shown, held)
+        answers.append(held)
+    return jnp.asarray(np.stack(answers, axis=1), F32)
+
+
 SOLVERS = {
+    "flip_flop": solve_flip_flop,
     "delayed_recall": solve_delayed_recall,
     "adding": solve_adding,
     "copying_memory": solve_copying_memory,
@@ -173,6 +183,7 @@ def test_a_key_gives_the_same_data_twice_and_another_key_gives_others(task):
         (tasks.temporal_order(100), 100, 89),
         (tasks.temporal_order(57, num_triggers=3), 57, 51),
         (tasks.delayed_xor(40, 5), 40, 10),
+        (tasks.flip_flop(20), 20, 19),
         (tasks.sequential_digits(36), 100, 36),
     ],
 )
@@ -275,6 +286,23 @@ def test_temporal_order_has_its_triggers_in_their_windows(num_steps, windows):
     np.testing.assert_array_equal(np.unique(targets), np.arange(2 ** len(windows)))
 
 
+def test_flip_flop_shows_a_pulse_at_first_and_then_at_the_given_rate():
+    task = tasks.flip_flop(40, num_bits=2, pulse_probability=0.25)
+    xs, targets = jax.tree.map(np.asarray, task.sample(jax.random.key(12), 500))
+    assert xs.shape == targets.shape == (500, 40, 2)
+    np.testing.assert_array_equal(np.abs(targets), 1)
+    np.testing.assert_array_equal(xs[:, 0], targets[:, 0])
+    later = xs[:, 1:]
+    size = later.size
+    assert abs(np.mean(later != 0) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / size)
+    assert abs(later.mean()) < 5 * np.sqrt(0.25 / size)
+    # Zero is the best constant, and its loss is the baseline.
+    assert float(tasks.skill(task, jnp.zeros_like(targets), targets)) == 0
+    assert (
+        not tasks.flip_flop(5, pulse_probability=0.0).sample(jax.random.key(0), 3).xs[:, 1:].any()
+    )
+
+
 # Held-out data
 
 
@@ -309,6 +337,9 @@ def test_one_key_gives_different_sequences_in_every_split(synthetic_task, key):
         ),
         (lambda: tasks.delayed_xor(20, 0), "delay: received 0, .*at least 1"),
         (lambda: tasks.delayed_xor(20, 10), "num_steps: received 20, .*at least 21"),
+        (lambda: tasks.flip_flop(1), "num_steps: received 1, .*at least 2"),
+        (lambda: tasks.flip_flop(9, num_bits=0), "num_bits: received 0, .*at least 1"),
+        (lambda: tasks.flip_flop(9, pulse_probability=1.5), "pulse_probability: received 1.5"),
         (lambda: tasks.sequential_digits(-1), "delay: received -1, .*at least 0"),
     ],
 )

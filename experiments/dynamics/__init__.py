@@ -1,0 +1,1 @@
+"""The dynamics of trained networks: fixed points, closed loops."""

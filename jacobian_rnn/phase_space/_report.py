@@ -1,0 +1,44 @@
+"""Fixed points in words."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jacobian_rnn.phase_space.search import FixedPoints
+
+MOST_LINES = 12
+
+
+def report(searched: "FixedPoints", distinct: "FixedPoints") -> list[str]:
+    """Describe a search in lines: distinct points, tolerances, and starts that found none."""
+    kinds = [(np.asarray(distinct.is_fixed), "fixed"), (np.asarray(distinct.is_slow), "slow")]
+    found = " and ".join(f"{int(these.sum())} {kind} points" for these, kind in kinds)
+    lines = [
+        f"{found} from {len(searched.speeds)} starts",
+        f"  fixed: speed of at most {float(searched.fixed_speed):.1e}; slow: of at most "
+        f"{float(searched.slow_speed):.1e}; the same within {float(searched.same_within):.1e}",
+    ]
+    for i in range(min(len(distinct.speeds), MOST_LINES)):
+        kind = "fixed" if distinct.is_fixed[i] else "slow"
+        period = int(distinct.periods[i])
+        cycle = "" if period == 1 else f", a cycle of {period} steps"
+        lines.append(
+            f"  {kind:<5}  speed {float(distinct.speeds[i]):.1e}, residual "
+            f"{float(distinct.residuals[i]):.1e}, from {int(distinct.num_starts[i])} "
+            f"starts{cycle}"
+        )
+    if len(distinct.speeds) > MOST_LINES:
+        lines.append(f"  … and {len(distinct.speeds) - MOST_LINES} more")
+    neither = ~np.asarray(searched.is_fixed | searched.is_slow)
+    if neither.any():
+        stopped = int(np.sum(neither & ~np.asarray(searched.converged)))
+        lines.append(
+            f"  {int(neither.sum())} starts found neither"
+            + (f", and {stopped} of them were stopped: raise max_iterations" if stopped else "")
+        )
+    outliers = np.flatnonzero(np.asarray(searched.is_outlier))
+    if outliers.size:
+        shown = ", ".join(map(str, outliers[:8])) + ("" if outliers.size <= 8 else ", …")
+        lines.append(f"  outliers, far from all starts and not listed: those of starts {shown}")
+    return lines

@@ -1,0 +1,206 @@
+import itertools
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jacobian_rnn as jrnn
+from tests.networks import normal
+from tests.phase_space.maps import (
+    affine,
+    ghost,
+    hopfield,
+    logistic,
+    magnetization,
+    sorted_rows,
+    tanh_units,
+)
+
+ORIGIN = np.zeros(2)
+STARTS = normal(0, (64, 2))  # for most tests, so that the search is compiled once
+
+
+def two_units(slope=2.0):
+    return jrnn.Recurrence(tanh_units, slope * jnp.eye(2))
+
+
+def test_a_linear_network_has_the_fixed_point_of_the_linear_equation():
+    matrix, x = 0.4 * normal(0, (5, 5)), normal(1, 5)
+    found = jrnn.fixed_points(jrnn.Recurrence(affine, matrix), normal(2, (8, 5)), x).distinct()
+    assert found.num_starts.tolist() == [8]
+    expected = np.linalg.solve(np.eye(5) - matrix, x)
+    np.testing.assert_allclose(found.states[0], expected, rtol=1e-12)
+
+
+def test_all_nine_fixed_points_of_two_tanh_units_are_found():
+    found = jrnn.fixed_points(two_units(), STARTS, ORIGIN)
+    size = magnetization(2.0)
+    expected = sorted_rows(list(itertools.product([-size, 0, size], repeat=2)))
+    np.testing.assert_allclose(sorted_rows(found.distinct("fixed").states), expected, atol=1e-9)
+    sizes = np.abs(found.distinct("fixed").states)
+    assert np.all((sizes < 1e-14) | (np.abs(sizes - size) < 1e-14))
+    assert float(found.distinct("fixed").residuals.max()) < 1e-25
+    # Every start is in exactly one row, and the row that it joined is the same point.
+    np.testing.assert_array_equal(found.num_starts.sum(), found.is_fixed.sum())
+    joined = found.states[found.same_as]
+    assert np.all(np.linalg.norm(joined - found.states, axis=1)[found.is_fixed] < 1e-9)
+    assert np.all(found.num_starts[found.same_as][found.is_fixed] > 0)
+
+
+def test_all_stored_patterns_of_a_hopfield_network_are_found():
+    network, patterns = hopfield()
+    both = np.concatenate([patterns, -patterns])
+    starts = np.tile(both, (3, 1)) + 0.3 * normal(0, (18, 16))
+    found = jrnn.fixed_points(network, starts, np.zeros(16)).distinct("fixed")
+    expected = magnetization(2.0) * both
+    distances = np.linalg.norm(expected[:, None] - np.asarray(found.states)[None], axis=2)
+    assert distances.min(axis=1).max() < 1e-10
+    assert float(found.residuals.max()) < 1e-25
+
+
+def test_an_lstm_is_searched_from_rows_and_from_carries_alike(network):
+    recurrence, _, xs = network("LSTMCell", 3)
+    rows = normal(0, (6, 6))
+    found = jrnn.fixed_points(recurrence, rows, xs[0])
+    of_carries = jrnn.fixed_points(recurrence, (rows[:, :3], rows[:, 3:]), xs[0])
+    np.testing.assert_array_equal(found.states, of_carries.states)
+    fixed = np.asarray(found.states)[np.asarray(found.is_fixed)]
+    assert len(fixed)
+    after = jrnn.trajectory(recurrence, (fixed[0, :3], fixed[0, 3:]), np.tile(xs[0], (5, 1)))
+    np.testing.assert_allclose(after, np.tile(fixed[0], (6, 1)), atol=1e-11)
+
+
+def test_cycles_are_found_once_each_with_their_least_periods():
+    system = jrnn.Recurrence(logistic, jnp.asarray(3.83))
+    starts = np.linspace(0.05, 0.99, 48)[:, None]
+    found = jrnn.fixed_points(system, starts, None, period=3).distinct("fixed")
+    assert sorted(found.periods.tolist()) == [1, 1, 3, 3]
+    points = np.sort(np.asarray(found.states)[np.asarray(found.periods) == 1, 0])
+    np.testing.assert_allclose(points, [0, 1 - 1 / 3.83], atol=1e-12)
+    slopes = jrnn.linearize(system, found.states, None, period=3).eigenvalues[:, 0].real
+    for state, period, slope in zip(found.states, found.periods, slopes, strict=True):
+        orbit = np.asarray(jrnn.trajectory(system, state, None, num_steps=3))[:, 0]
+        assert abs(orbit[3] - orbit[0]) < 1e-12
+        assert (abs(orbit[1] - orbit[0]) > 0.01) == (period == 3)
+        np.testing.assert_allclose(slope, np.prod(3.83 * (1 - 2 * orbit[:3])), rtol=1e-9)
+    # One of the two cycles attracts, and the other does not.
+    cycles = np.asarray(found.periods) == 3
+    assert sorted(np.abs(slopes[cycles]) < 1) == [False, True]
+
+
+def test_a_ghost_of_fixed_points_is_slow_and_the_tolerance_says_how_slow():
+    system = jrnn.Recurrence(ghost, jnp.asarray(1e-3))
+    starts = np.linspace(-0.5, 0.5, 11)[:, None]
+    found = jrnn.fixed_points(system, starts, None)
+    assert not np.any(found.is_fixed)
+    slow = found.distinct("slow")
+    np.testing.assert_allclose(slow.states[0], 0, atol=1e-3)
+    np.testing.assert_allclose(slow.speeds[0], 1e-3, rtol=1e-3)
+    assert not np.any(jrnn.fixed_points(system, starts, None, slow_speed=5e-4).is_slow)
+    wide = jrnn.fixed_points(system, starts, None, fixed_speed=2e-3)
+    assert np.any(wide.is_fixed)
+    assert "slow: of at most 1.0e-02" in str(found)
+    assert "0 fixed points and " in str(found)
+    assert len(found.distinct().speeds) == len(slow.speeds)
+    assert len(found.distinct("fixed").speeds) == 0
+    with pytest.raises(ValueError, match="kind: received 'saddle', expected one of"):
+        found.distinct("saddle")
+    both = jax.tree.map(lambda a: jnp.stack([a, a]), found)
+    assert "2 searches" in str(both)
+    with pytest.raises(ValueError, match="points: received a batch of searches"):
+        both.distinct()
+
+
+def test_points_nearer_than_the_tolerance_are_one():
+    assert (
+        len(jrnn.fixed_points(two_units(), STARTS, ORIGIN, same_within=3.0).distinct().speeds) < 4
+    )
+    alone = jrnn.fixed_points(two_units(), STARTS, ORIGIN, same_within=1e-300).distinct()
+    assert len(alone.speeds) > 9
+
+
+def test_outliers_are_named_and_left_out():
+    system = jrnn.Recurrence(affine, jnp.diag(jnp.array([0.5, 0.999])))
+    starts, x = normal(0, (4, 2)), np.array([0.0, 1.0])
+    found = jrnn.fixed_points(system, starts, x)
+    np.testing.assert_allclose(found.states, np.tile([[0, 1000]], (4, 1)), atol=1e-8)
+    assert np.all(found.is_outlier)
+    assert len(found.distinct().speeds) == 0
+    assert "not listed: those of starts 0, 1, 2, 3" in str(found)
+    assert len(jrnn.fixed_points(system, starts, x, outlier_scale=1e4).distinct().speeds) == 1
+    assert not np.any(jrnn.fixed_points(system, starts[:1], x).is_outlier)
+
+
+def test_a_search_that_was_stopped_says_so_and_batches_change_nothing():
+    stopped = jrnn.fixed_points(two_units(), STARTS, ORIGIN, max_iterations=1, slow_speed=1e-11)
+    assert not np.any(stopped.converged)
+    assert "stopped: raise max_iterations" in str(stopped)
+    found = jrnn.fixed_points(two_units(), STARTS, ORIGIN)
+    assert np.all(found.converged)
+    assert np.all(found.num_iterations > 1)
+    one_by_one = jrnn.fixed_points(two_units(), STARTS, ORIGIN, num_at_once=1)
+    np.testing.assert_allclose(one_by_one.states, found.states, atol=1e-12)
+
+
+def test_fixed_points_have_the_derivative_of_the_implicit_function():
+    size = magnetization(2.0)
+
+    def point(slope, x):
+        system = jrnn.Recurrence(tanh_units, slope[None, None])
+        return jrnn.fixed_points(system, jnp.array([[0.8]]), x[None]).states[0, 0]
+
+    by_slope, by_input = jax.jit(jax.grad(point, argnums=(0, 1)))(
+        jnp.asarray(2.0), jnp.asarray(0.0)
+    )
+    decay = 1 - size**2
+    np.testing.assert_allclose(by_input, decay / (1 - 2 * decay), rtol=1e-9)
+    np.testing.assert_allclose(by_slope, size * decay / (1 - 2 * decay), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"period": 0}, "period: received 0, expected at least 1"),
+        ({"max_iterations": 0}, "max_iterations: received 0"),
+        ({"num_at_once": 0}, "num_at_once: received 0"),
+        ({"slow_speed": -1.0}, "slow_speed: received -1"),
+        ({"same_within": 0.0}, "same_within: received 0"),
+        ({"outlier_scale": 0.0}, "outlier_scale: received 0"),
+        (
+            {"fixed_speed": 0.1},
+            "slow_speed: received 0.01, expected a finite number, at least 0.1: fixed_speed",
+        ),
+        ({"states": np.zeros((0, 2))}, "states: received \\[0\\] of them"),
+        ({"states": np.zeros(())}, "states: received no axis of states"),
+        ({"states": np.full((1, 2), np.nan)}, "states: received 2 of 2 values that are NaN"),
+        ({"states": np.zeros((3, 5))}, "step: failed for carry"),
+    ],
+)
+def test_bad_arguments_are_refused(options, match):
+    arguments = {"states": np.zeros((1, 2)), "x": ORIGIN} | options
+    with pytest.raises(ValueError, match=match):
+        jrnn.fixed_points(two_units(), **arguments)
+
+
+def test_without_the_solver_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optimistix", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'jacobian_rnn\[analysis\]'"):
+        jrnn.fixed_points(two_units(), np.zeros((1, 2)), ORIGIN)
+
+
+def test_states_are_drawn_along_trajectories_with_noise_of_the_wanted_size():
+    visited = normal(0, (2, 50, 3))
+    drawn = jrnn.draw_states(visited, 400, key=jax.random.key(0))
+    rows = {tuple(row) for row in visited.reshape(-1, 3)}
+    assert {tuple(np.asarray(row)) for row in drawn} <= rows
+    assert len({tuple(np.asarray(row)) for row in drawn}) > 80
+    noisy = jrnn.draw_states(visited, 400, key=jax.random.key(0), noise_std=0.1)
+    np.testing.assert_allclose(np.std(noisy - drawn), 0.1, rtol=0.1)
+    with pytest.raises(ValueError, match=r"states: received shape \(3,\)"):
+        jrnn.draw_states(np.zeros(3), 4, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="noise_std: received -1"):
+        jrnn.draw_states(visited, 4, key=jax.random.key(0), noise_std=-1.0)
+    with pytest.raises(TypeError, match="key: received None"):
+        jrnn.draw_states(visited, 4, key=None)
