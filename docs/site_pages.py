@@ -2,7 +2,8 @@
 
 Pages and pictures are used where they lie in the repository, and links between them are written as
 they work there. The pages of the API are made from the names that the package shows. The gallery is
-completed from the catalogue of experiments and from the claims.
+completed from the catalogue of experiments and from the claims. Tutorials are scripts, which run
+while the site is built.
 """
 
 import ast
@@ -16,7 +17,9 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+from tutorial_pages import run_tutorial  # noqa: E402
 
 from experiments import catalogue  # noqa: E402
 
@@ -45,17 +48,25 @@ def places() -> dict[str, str]:
     pictures = {
         path.relative_to(ROOT).as_posix() for path in ROOT.glob("paper_figures/gallery/*.png")
     }
+    tutorials = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/tutorials/*.py")}
     return (
         ELSEWHERE
         | {source: source.removeprefix("docs/") for source in docs if "/site/" not in source}
         | {source: source.removeprefix("paper_figures/") for source in pictures}
+        | {source: re.sub(r"^docs/(.*)\.py$", r"\1.md", source) for source in tutorials}
     )
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the files of the repository, and the pages of the API."""
+    """Add the files of the repository, the pages of the API, and what tutorials show."""
     for source, place in places().items():
-        files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
+        if source.endswith(".py"):
+            page = run_tutorial(ROOT / source, (ROOT / source).read_text(encoding="utf-8"), ROOT)
+            files.append(File.generated(config, place, content=page.text))
+            for name, picture in page.pictures.items():
+                files.append(File.generated(config, f"tutorials/{name}", content=picture))
+        else:
+            files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
     for place, text in api_pages().items():
         files.append(File.generated(config, place, content=text))
     return files

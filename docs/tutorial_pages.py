@@ -1,29 +1,30 @@
 """Tutorials: scripts that run while the site is built, and become pages with what they show.
 
-A script is in jupytext's percent format: `# %% [markdown]` begins prose, and `# %%` code. What a
-cell of code prints stands below it, and so does the figure that it shows, with the cell's
-`alt="..."` as the text for those who cannot see it. A cell tagged "check" asserts what the prose
-says. It runs, and is not shown.
+`# %% [markdown]` begins prose in a script, and `# %%` code, as editors and jupytext have it. What a
+cell of code prints stands below it, and so do its figures, with `# %% alt="..."` as the text for
+those who cannot see them. A cell `# %% check` asserts what the prose says. It runs, and is not
+shown.
 """
 
 import base64
+import contextlib
+import io
+import json
 import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jupytext
-import nbformat
-from nbclient import NotebookClient
-
-# Figures of twice the resolution, for small print on good screens.
-SETUP = "%config InlineBackend.figure_formats = ['retina']"
-SETTINGS = {
-    "JAX_PLATFORMS": "cpu",
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    "NPROC": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
+CELL = re.compile(
+    r'^# %%(?P<kind> \[markdown\]| check)?(?: alt="(?P<alt>[^"]+)")?\n(?P<text>.*?)(?=^# %%|\Z)',
+    flags=re.MULTILINE | re.DOTALL,
+)
+SETTINGS = {"JAX_PLATFORMS": "cpu", "MPLBACKEND": "Agg", "NPROC": "1", "OPENBLAS_NUM_THREADS": "1"}
+DPI = 200  # for good screens; a figure is shown at 100 dots per inch
 
 
 class TutorialPage(NamedTuple):
@@ -34,55 +35,80 @@ class TutorialPage(NamedTuple):
 
 
 @cache
-def run_tutorial(name: str, script: str, folder: Path) -> TutorialPage:
-    """Run a script cell by cell, and write its page. The same script is run once in a process.
+def run_tutorial(path: Path, script: str, folder: Path) -> TutorialPage:
+    """Run a script in a process of its own, and write its page; the same script runs once.
 
     Args:
-        name: with which the names of its pictures begin.
+        path: of the script. The names of its pictures begin with its name.
         script: its text.
-        folder: in which it runs.
+        folder: in which it runs, and whose modules it can import.
 
     Raises:
-        CellExecutionError: a cell raises.
-        ValueError: a cell writes to stderr, as warnings do, or shows a figure and has no `alt`.
+        RuntimeError: the script raises, shows a figure without `alt`, or warns.
     """
-    notebook = jupytext.reads(script, fmt="py:percent")
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(SETUP, metadata={"tags": ["check"]}))
     paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    client = NotebookClient(
-        notebook, kernel_name="python3", timeout=600, resources={"metadata": {"path": str(folder)}}
+    done = subprocess.run(
+        [sys.executable, __file__, str(path)],
+        input=script,
+        cwd=folder,
+        env=os.environ | SETTINGS | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    client.create_kernel_manager().transport = "ipc"  # nothing goes through the network
-    client.execute(env=os.environ | SETTINGS | {"PYTHONPATH": paths})
-    parts: list[str] = []
-    pictures: dict[str, bytes] = {}
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            parts.append(cell.source)
-        elif "check" not in cell.metadata.get("tags", []):
-            parts += [f"```python\n{cell.source}\n```", *_shown(name, cell, pictures)]
-    return TutorialPage("\n\n".join(parts) + "\n", pictures)
+    if done.returncode or done.stderr:
+        message = f"{path}: expected a script that runs without warnings, received\n{done.stderr}"
+        raise RuntimeError(message)
+    text, pictures = json.loads(done.stdout)
+    return TutorialPage(text, {name: base64.b64decode(data) for name, data in pictures.items()})
 
 
-def _shown(name: str, cell: Any, pictures: dict[str, bytes]) -> list[str]:
-    """Write what a cell prints and shows, and add its pictures to those of the page."""
-    streams = {"stdout": "", "stderr": ""}
-    links = []
-    for output in cell.outputs:
-        if output.output_type == "stream":
-            streams[output.name] += output.text
-        elif "image/png" in output.data:
-            picture = f"{name}_{len(pictures) + 1}.png"
-            pictures[picture] = base64.b64decode(output.data["image/png"])
-            width = output.metadata["image/png"]["width"]
-            links.append(f'![{cell.metadata.get("alt")}]({picture}){{ width="{width}" }}')
-        else:
-            streams["stdout"] += output.data["text/plain"] + "\n"
-    if streams["stderr"]:
-        message = f"{name}: received warnings, expected none:\n{streams['stderr']}"
-        raise ValueError(message)
-    if links and not cell.metadata.get("alt"):
-        message = f'{name}: received a figure, expected # %% alt="..." above\n{cell.source}'
-        raise ValueError(message)
-    printed = [f"```text\n{streams['stdout'].rstrip()}\n```"] if streams["stdout"] else []
-    return printed + links
+def parts_of(path: Path, script: str) -> Iterator[str | dict[str, bytes]]:
+    """Run a script cell by cell, and yield the parts of its page and its pictures by name."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    count = 0
+    for cell in CELL.finditer(script):
+        if cell["kind"] == " [markdown]":
+            yield re.sub(r"^# ?", "", cell["text"], flags=re.MULTILINE).strip()
+            continue
+        lines_before = script[: cell.start("text")].count("\n")
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile("\n" * lines_before + cell["text"], str(path), "exec"), names)
+        if cell["kind"] == " check":
+            continue
+        yield f"```python\n{cell['text'].strip()}\n```"
+        if printed.getvalue():
+            yield f"```text\n{printed.getvalue().rstrip()}\n```"
+        for figure in open_figures():
+            if not cell["alt"]:
+                message = f'line {lines_before}: received a figure, expected # %% alt="..."'
+                raise ValueError(message)
+            count += 1
+            drawn = io.BytesIO()
+            figure.savefig(drawn, dpi=DPI)
+            width = round(100 * figure.get_figwidth())
+            name = f"{path.stem}_{count}.png"
+            yield f'![{cell["alt"]}]({name}){{ width="{width}" }}'
+            yield {name: drawn.getvalue()}
+
+
+def open_figures() -> Iterator[Any]:
+    """Yield the figures that are open, and close each after its use."""
+    import matplotlib.pyplot as plt
+
+    for number in plt.get_fignums():
+        yield plt.figure(number)
+        plt.close(number)
+
+
+if __name__ == "__main__":
+    parts = list(parts_of(Path(sys.argv[1]), sys.stdin.read()))
+    texts = [part for part in parts if isinstance(part, str)]
+    pictures = {
+        name: base64.b64encode(data).decode()
+        for part in parts
+        if isinstance(part, dict)
+        for name, data in part.items()
+    }
+    print(json.dumps(["\n\n".join(texts) + "\n", pictures]))

@@ -38,7 +38,7 @@ print(prediction)
 # %%
 print(f"memory: {-1 / prediction.exponent:.1f} steps, and the task asks for {task.horizon}")
 
-# %% tags=["check"]
+# %% check
 assert prediction.regime == jrnn.Regime.VANISHING
 assert not prediction.borderline
 
@@ -59,7 +59,7 @@ _, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
 plotting.predicted_regimes(axes, predictions)
 plt.show()
 
-# %% tags=["check"]
+# %% check
 assert all(p.regime == jrnn.Regime.STABLE for p in list(predictions.values())[1:])
 
 # %% [markdown]
@@ -111,7 +111,7 @@ axes.set(xlabel="updates", ylabel="test loss (nats)")
 axes.legend()
 plt.show()
 
-# %% tags=["check"]
+# %% check
 assert learned == {"as drawn": 0, "bias 3": 4}
 
 # %% [markdown]
