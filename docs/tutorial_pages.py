@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -56,7 +57,7 @@ def run_tutorial(path: Path, script: str, folder: Path) -> TutorialPage:
         text=True,
         check=False,
     )
-    if done.returncode or done.stderr:
+    if done.returncode:
         message = f"{path}: expected a script that runs without warnings, received\n{done.stderr}"
         raise RuntimeError(message)
     text, pictures = json.loads(done.stdout)
@@ -102,7 +103,13 @@ def open_figures() -> Iterator[Any]:
         plt.close(number)
 
 
+def refuse_warning(message: Warning | str, *_: Any) -> None:
+    """Raise a RuntimeError for a warning that a reader would see."""
+    raise RuntimeError(message)
+
+
 if __name__ == "__main__":
+    warnings.showwarning = refuse_warning
     parts = list(parts_of(Path(sys.argv[1]), sys.stdin.read()))
     texts = [part for part in parts if isinstance(part, str)]
     pictures = {
