@@ -116,3 +116,8 @@ for axes, (column, label) in zip(panels, columns.items(), strict=True):
     axes.set(xlabel="updates", ylabel=label)
 panels[0].legend()
 plt.show()
+
+# %% check
+assert runs["bias 3"][-1]["loss"] < 0.5 * runs["as drawn"][-1]["loss"]
+first = [rows[0]["gradients/log_growth_nats"] for rows in runs.values()]
+assert first[0] < first[1] - 2
