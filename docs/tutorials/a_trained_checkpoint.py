@@ -95,5 +95,6 @@ for layer in jrnn.layers_in("tests/data/torch_lstm.safetensors"):
     print(layer)
 
 # %% [markdown]
-# `from_torch(file, prefix="lstm")` is then the recurrence, and all of the above applies to it. Next:
-# [watching a training](watching_a_training.py).
+# `from_torch(file, prefix="lstm")` is then the recurrence, and all of the above applies to it.
+#
+# Next: [watching a training](watching_a_training.py).
