@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 import jacobian_rnn as jrnn
+from jacobian_rnn import plotting
 
 folder = Path(tempfile.mkdtemp())
 options = (
@@ -69,8 +70,14 @@ _, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
 place = (learned["gain"], learned["horizon"])
 shades = learned.transpose("horizon", "gain")
 mesh = axes.pcolormesh(*place, shades, cmap="cividis", vmin=0, vmax=1)
-lines = axes.contour(*place, growth.transpose("horizon", "gain"), jrnn.THRESHOLDS, colors="white")
-axes.clabel(lines, fmt="%+.1f nats")
+lines = axes.contour(
+    *place,
+    growth.transpose("horizon", "gain"),
+    jrnn.THRESHOLDS,
+    colors=plotting.COLOURS[1],
+    linestyles=["dashed", "solid"],
+)
+axes.legend(*lines.legend_elements(str_format="{:+.1f} nats".format), loc="lower right")
 axes.set(xscale="log", yscale="log", xlabel="recurrent gain", ylabel="horizon (steps)")
 axes.set_xticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
 axes.set_yticks(learned["horizon"].to_numpy(), [str(h) for h in learned["horizon"].to_numpy()])
@@ -79,8 +86,7 @@ plt.colorbar(mesh, label="share of networks that learned")
 plt.show()
 
 # %% [markdown]
-# White lines are the thresholds of the prediction, on the median log growth: learning is predicted
-# between them.
+# The lines are where the median log growth is at a threshold: learning is predicted between them.
 
 # %%
 inside = (growth > jrnn.THRESHOLDS.vanishing) & (growth < jrnn.THRESHOLDS.exploding)
