@@ -77,7 +77,8 @@ lines = axes.contour(
     colors=plotting.COLOURS[1],
     linestyles=["dashed", "solid"],
 )
-axes.legend(*lines.legend_elements(str_format="{:+.1f} nats".format), loc="lower right")
+names = [f"log growth {threshold:+.1f} nats" for threshold in jrnn.THRESHOLDS]
+axes.legend(lines.legend_elements()[0], names, loc="lower right")
 axes.set(xscale="log", yscale="log", xlabel="recurrent gain", ylabel="horizon (steps)")
 axes.set_xticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
 axes.set_yticks(learned["horizon"].to_numpy(), [str(h) for h in learned["horizon"].to_numpy()])
