@@ -38,8 +38,7 @@ assert np.abs(off).max() < 4
 # ## A network under noise
 #
 # h' = tanh(W h + x), where entries of W have variance σ_w²/N, and x is white noise. Below, σ_w = 2
-# and the noise has a standard deviation of 0.5. Three networks are drawn, and a spectrum is measured
-# for each.
+# and the noise has a standard deviation of 0.5. Three networks are drawn, and each has a spectrum.
 
 # %%
 weight_std, input_std = 2.0, 0.5
