@@ -2,13 +2,16 @@
 
 Pages and pictures are used where they lie in the repository, and links between them are written as
 they work there. The pages of the API are made from the names that the package shows. The gallery is
-completed from the catalogue of experiments and from the claims.
+completed from the catalogue of experiments and from the claims. Tutorials are scripts, which run
+while the site is built.
 """
 
 import ast
+import os
 import posixpath
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,9 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+from tutorial_pages import TutorialPage, run_tutorial  # noqa: E402
 
 from experiments import catalogue  # noqa: E402
 
@@ -45,20 +50,38 @@ def places() -> dict[str, str]:
     pictures = {
         path.relative_to(ROOT).as_posix() for path in ROOT.glob("paper_figures/gallery/*.png")
     }
+    scripts = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/tutorials/*.py")}
     return (
         ELSEWHERE
         | {source: source.removeprefix("docs/") for source in docs if "/site/" not in source}
         | {source: source.removeprefix("paper_figures/") for source in pictures}
+        | {source: re.sub(r"^docs/(.*)\.py$", r"\1.md", source) for source in scripts}
     )
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the files of the repository, and the pages of the API."""
+    """Add the files of the repository, the pages of the API, and what tutorials show."""
     for source, place in places().items():
-        files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
+        if not source.endswith(".py"):
+            files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
+    for source, page in tutorials().items():
+        files.append(File.generated(config, places()[source], content=page.text))
+        for name, picture in page.pictures.items():
+            files.append(File.generated(config, f"tutorials/{name}", content=picture))
     for place, text in api_pages().items():
         files.append(File.generated(config, place, content=text))
     return files
+
+
+def tutorials() -> dict[str, TutorialPage]:
+    """Run the tutorials, one on each core, and return their pages by their scripts."""
+    scripts = [source for source in places() if source.endswith(".py")]
+
+    def run(source: str) -> TutorialPage:
+        return run_tutorial(ROOT / source, (ROOT / source).read_text(encoding="utf-8"), ROOT)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(scripts, pool.map(run, scripts), strict=True))
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

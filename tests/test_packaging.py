@@ -81,3 +81,17 @@ def test_workflows_and_templates_are_yaml_and_use_extras_that_are_there():
         for asked in ("test", "dev", "report"):
             if f"[{asked}]" in text:
                 assert asked in extras
+
+
+def test_the_lower_bounds_are_tried_as_contributors_are_told():
+    """On the oldest Python that the package allows: not all of them are built for newer ones."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest = project["requires-python"].removeprefix(">=")
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    told = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+    assert f'python: "{oldest}", resolution: lowest-direct' in workflow
+    assert f"python{oldest} -m venv lowest" in told
+    assert "--resolution lowest-direct -e '.[test]'" in told
+    extras = project["optional-dependencies"].values()
+    for requirement in (*project["dependencies"], *(one for extra in extras for one in extra)):
+        assert ">=" in requirement or requirement.startswith("jacobian_rnn["), requirement

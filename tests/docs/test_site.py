@@ -18,6 +18,8 @@ assert spec is not None
 assert spec.loader is not None
 site_pages = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(site_pages)
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
+run_tutorial = site_pages.run_tutorial
 
 
 def test_every_public_name_has_a_place_in_the_api():
@@ -33,6 +35,55 @@ def test_every_folder_of_the_api_is_in_the_navigation():
     settings = (ROOT / "docs" / "mkdocs.yml").read_text(encoding="utf-8")
     for page in site_pages.api_pages():
         assert f"- {page}\n" in settings, page
+
+
+def test_every_tutorial_is_in_the_navigation():
+    settings = (ROOT / "docs" / "mkdocs.yml").read_text(encoding="utf-8")
+    for script in TUTORIALS:
+        assert f": tutorials/{script.stem}.md\n" in settings, script.stem
+
+
+SCRIPT = """\
+# %% [markdown]
+# # Title
+#
+# Prose.
+
+# %%
+import matplotlib.pyplot as plt
+print(1 + 1)
+
+# %% check
+assert True
+
+# %% alt="A line"
+plt.plot([0, 1])
+plt.show()
+"""
+
+
+def test_a_script_becomes_a_page_with_what_it_prints_and_shows():
+    page = run_tutorial(Path("lines.py"), SCRIPT, ROOT)
+    assert page.text == (
+        "# Title\n\nProse.\n\n"
+        "```python\nimport matplotlib.pyplot as plt\nprint(1 + 1)\n```\n\n```text\n2\n```\n\n"
+        "```python\nplt.plot([0, 1])\nplt.show()\n```\n\n"
+        '![A line](lines_1.png){ width="640" }\n'
+    )
+    assert page.pictures["lines_1.png"].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (SCRIPT.replace("assert True", "assert 1 == 2"), "lines.py., line 11"),
+        (SCRIPT.replace(' alt="A line"', ""), "received a figure, expected"),
+        (SCRIPT.replace("assert True", "import warnings; warnings.warn('odd')"), "odd"),
+    ],
+)
+def test_a_script_that_fails_or_warns_or_hides_a_figure_is_refused(wrong, message):
+    with pytest.raises(RuntimeError, match=message):
+        run_tutorial(Path("lines.py"), wrong, ROOT)
 
 
 def test_links_of_the_repository_become_links_of_the_site():
@@ -98,5 +149,5 @@ def test_the_site_is_built_whole_and_search_finds_names(built):
 def test_pictures_are_those_of_the_repository(built):
     for picture in (ROOT / "paper_figures" / "gallery").glob("*.png"):
         assert (built / "gallery" / picture.name).read_bytes() == picture.read_bytes()
-    site = ROOT / "docs" / "site"  # where a build is put by default
-    assert all(site in one.parents for one in (ROOT / "docs").rglob("*.png"))
+    committed = [path for path in (ROOT / "docs").rglob("*.png") if "site" not in path.parts]
+    assert not committed

@@ -31,6 +31,17 @@ def blocks():
     return re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
+# Columns of the table of what was written, and how far another machine's rounding may lead.
+SHOWN = {"log_growth_nats": 0.6, "share_from_horizon": 0.1, "clipped_share": 0.1, "loss": 0.2}
+
+
+def table():
+    """Return the table of what the page says that its code wrote, by column."""
+    lines = re.findall(r"^\| (?:update|\d+) \|.*\|$", PAGE.read_text(), re.MULTILINE)
+    cells = [line.replace("−", "-").replace("`", "").strip("| ").split(" | ") for line in lines]
+    return dict(zip(cells[0], np.array(cells[1:], float).T, strict=True))
+
+
 def test_all_names_are_in_the_tables_of_the_page():
     assert set(re.findall(r"^\| `(gradients/\w+)` \|", PAGE.read_text(), re.MULTILINE)) == NAMES
 
@@ -56,5 +67,11 @@ def test_its_code_runs_and_writes_what_it_says(tmp_path, monkeypatch, capsys):
     for name in ("share_from_horizon", "saturated_share", "clipped_share"):
         assert ((by_name[f"gradients/{name}"] >= 0) & (by_name[f"gradients/{name}"] <= 1)).all()
     assert np.ptp(by_name["gradients/log_growth_nats"]) > 1  # training moves it
+    said = table()
+    which = np.isin(by_name["update"], said["update"])
+    assert which.sum() == len(said["update"]) == 5
+    for name, tolerance in SHOWN.items():
+        found = by_name[name if name == "loss" else f"gradients/{name}"][which]
+        np.testing.assert_allclose(found, said[name], atol=tolerance, err_msg=name)
     if has_tensorboard:
         assert list(Path("runs/gradients").glob("events.out.tfevents.*"))
