@@ -175,6 +175,7 @@ class WaitingUnitJacobians:
 
         def of_layer(blocks):
             eye = jnp.eye(blocks.shape[0], dtype=blocks.dtype)
-            return jnp.where(active, blocks, eye[..., None])
+            # The one block of all rows of a matrix has no axis of units.
+            return jnp.where(active, blocks, eye if blocks.ndim == 2 else eye[..., None])
 
         return jax.tree.map(of_layer, self.blocks(params, carry, x))

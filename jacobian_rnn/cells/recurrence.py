@@ -43,7 +43,8 @@ class Recurrence:
         unit_jacobians: `unit_jacobians(params, carry, x) -> (c, c, N)`, for a state of c arrays of
             N units in which each unit sees itself alone. `[a, b, u]` is the derivative of unit u of
             new array a with respect to unit u of array b. With c = 1 the Jacobian is diagonal.
-            Products and spectra then cost O(n) a step. None where units see each other. Layers on
+            Products and spectra then cost O(n) a step. None where units see each other. Where all
+            rows of a matrix have one Jacobian, as in a delta rule, it gives `RowBlocks`. Layers on
             top of each other give a tuple of these, lowest layer first. Their units may also see
             the layers below, new and old. Then spectra cost O(n) a step, and products do not.
             At their first steps both kinds of declared Jacobian are compared with the derivative of
@@ -143,7 +144,8 @@ def zero_carry(recurrence: Recurrence) -> PyTree:
         layers = zip(step.steps, recurrence.params, strict=True)
         return tuple(zero_carry(Recurrence(one, params)) for one, params in layers)
     carry_like = getattr(step, "carry_like", None)
-    if carry_like is None or getattr(step, "num_feature_axes", 1) != 1:
+    is_of_images = hasattr(step, "cell_of") and step.num_feature_axes != 1
+    if carry_like is None or is_of_images:
         name = getattr(step, "__name__", type(step).__name__)
         received = f"step {name}, whose carry is not known from its parameters"
         expected = "a cell of vectors or a stack of them"

@@ -36,13 +36,15 @@ def run_units(system: System, num_warmup: int) -> TangentRun:
     """Take all steps and push c tangents of each of N units, orthonormalised at every step.
 
     The Jacobian of each unit is a c × c block. All N of a layer are factored at once, entry by
-    entry.
+    entry. Where one block is that of all units of a layer, it is factored once.
     """
     dtype, num_counted = system.state.dtype, system.num_steps - num_warmup
     shapes = [
         one.shape for one in jax.eval_shape(system.unit_layers, system.state, system.one_input)
     ]
     length = -(-num_counted // CAPACITY)
+    places = system.unit_places()
+    copies = [place.num_units // shape[2] for place, shape in zip(places, shapes, strict=True)]
     generic = [jnp.asarray(generic_columns(c, c), dtype)[..., None] for c, _, _ in shapes]
 
     def visit(before, now):
@@ -52,11 +54,11 @@ def run_units(system: System, num_warmup: int) -> TangentRun:
         # What the warm-up loses starts anew.
         anew = [jnp.where(counts, 0, one) for one in generic]
         frames, pivots, sizes, gone = zip(*map(_renew, layers, before.frames, anew), strict=True)
-        pivots, sizes, gone = map(_ravel, (pivots, sizes, gone))
+        pivots, sizes, gone = (_ravel(one, copies) for one in (pivots, sizes, gone))
         logs = jnp.where(gone | ~counts, 0, jnp.log(jnp.where(gone, 1, pivots)))
 
         finite_state = jnp.all(jnp.isfinite(new))
-        finite = finite_state & jnp.all(jnp.isfinite(_ravel(layers)))
+        finite = finite_state & jnp.all(jnp.isfinite(_ravel(layers, [1] * len(layers))))
         dies = gone & before.alive & counts & finite
         alive = before.alive & ~dies
         cancelled = jnp.log(jnp.where(gone, 1, sizes)) - jnp.log(jnp.where(gone, 1, pivots))
@@ -70,7 +72,7 @@ def run_units(system: System, num_warmup: int) -> TangentRun:
                 before.sums.at[jnp.maximum(offset, 0) // length].add(logs),
                 alive,
                 jnp.maximum(before.cancellation, jnp.max(jnp.where(alive & counts, cancelled, 0))),
-                before.check.add(_volume_check(logs, layers, counts & jnp.all(alive))),
+                before.check.add(_volume_check(logs, layers, places, counts & jnp.all(alive))),
                 before.faults.then(seen, jnp.where(finite, offset, now.number)),
             ),
             None,
@@ -107,9 +109,10 @@ def _renew(blocks, frames, anew):
     return jnp.where(gone[None], anew, frames), pivots, sizes, gone
 
 
-def _ravel(layers):
-    """Put what each layer has into one vector."""
-    return jnp.concatenate([layer.reshape(-1) for layer in layers])
+def _ravel(layers, copies):
+    """Put what each layer has into one vector, as often as it has units of this kind."""
+    repeated = zip(layers, copies, strict=True)
+    return jnp.concatenate([jnp.repeat(layer.reshape(-1), count) for layer, count in repeated])
 
 
 def _join(frames):
@@ -120,9 +123,9 @@ def _join(frames):
     return jnp.concatenate(list(map(jnp.pad, by_unit, padding)))
 
 
-def _volume_check(logs, layers, is_due):
+def _volume_check(logs, layers, places, is_due):
     """Compare the growth of all frames in one step with log|det J|, where all are whole."""
-    log_det = sum_log_abs_dets(jax.lax.stop_gradient(layers))
+    log_det = sum_log_abs_dets(jax.lax.stop_gradient(layers), places)
     is_due &= jnp.isfinite(log_det)
     log_det = jnp.where(is_due, log_det, 0)
     difference = jnp.abs(jax.lax.stop_gradient(jnp.sum(logs)) - log_det)
