@@ -137,6 +137,16 @@ FUNCTIONS = {
         lambda _: {"log_growth": (NUM_STEPS,), "rounding_error": (NUM_STEPS,)},
     ),
     "largest_exponent": Function(partial(jrnn.largest_exponent, num_warmup=1), lambda _: ()),
+    "layer_profile": Function(
+        partial(jrnn.layer_profile, key=jax.random.key(0), num_probes=2),
+        lambda now: {
+            name: (
+                2 if isinstance(now.carry, tuple) and isinstance(now.carry[0], tuple) else 1,
+                NUM_STEPS,
+            )
+            for name in ("log_growth", "sampling_error")
+        },
+    ),
     "predict_regime": Function(
         regime,
         lambda _: {

@@ -13,6 +13,7 @@ from jacobian_rnn.cells.minimal import minimal_rnn
 from jacobian_rnn.cells.mlstm import mlstm
 from jacobian_rnn.cells.padding import align_ends, with_padding
 from jacobian_rnn.cells.recurrence import Recurrence, zero_carry
+from jacobian_rnn.cells.residual_block import residual_block
 from jacobian_rnn.cells.row_blocks import RowBlocks
 from jacobian_rnn.cells.rwkv7 import rwkv7
 from jacobian_rnn.cells.slstm import slstm
@@ -35,6 +36,7 @@ __all__ = [
     "minimal_rnn",
     "mlstm",
     "recurrent_kernels",
+    "residual_block",
     "rwkv7",
     "slstm",
     "stack",

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jacobian_rnn.cells._own_cells import StepClosedForm
 from jacobian_rnn.cells.delta_rule_jacobian import DeltaRuleJacobian
-from jacobian_rnn.cells.recurrence import Recurrence
+from jacobian_rnn.cells.recurrence import Recurrence, flat_matrix
 from jacobian_rnn.cells.row_blocks import RowBlocks
 
 
@@ -34,8 +34,8 @@ class DeltaRuleUnits:
 
 def delta_rule_recurrence(step: Any, params: Any) -> Recurrence:
     """Return the recurrence of a step that has `gates(params, x)`."""
-    closed_form = StepClosedForm(step)
-    return Recurrence(step, params, closed_form, unit_jacobians=DeltaRuleUnits(step))  # pyright: ignore[reportArgumentType]
+    units: Any = DeltaRuleUnits(step)
+    return Recurrence(step, params, StepClosedForm(step), flat_matrix, units)
 
 
 def parts_of(

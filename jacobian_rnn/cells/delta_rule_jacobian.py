@@ -103,5 +103,7 @@ class DeltaRuleJacobian(NamedTuple):
 
     def _moved(self, rows, read, write):
         matrices = self._matrices(rows)
-        moved = matrices * self.decay[None, None] - (matrices @ read)[:, :, None] * write[None, None]
+        moved = (
+            matrices * self.decay[None, None] - (matrices @ read)[:, :, None] * write[None, None]
+        )
         return moved.reshape(rows.shape)

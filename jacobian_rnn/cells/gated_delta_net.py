@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jacobian_rnn.cells._own_cells import check_sizes, normal_kernel
 from jacobian_rnn.cells._delta_rules import delta_rule_recurrence, parts_of, unit_vector
+from jacobian_rnn.cells._own_cells import check_sizes, normal_kernel
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_at_least, check_number
 
@@ -45,8 +45,8 @@ def gated_delta_net(
 
     Returns:
         The recurrence. Its carry is S, `(num_units, num_keys)`. J acts on the keys alone, with the
-        same block α (I − β k kᵀ) for every row of S, which its `unit_jacobians` declare. Its output
-        is S. `step.read(params, carry, x)` reads o from it.
+        same block α (I − β k kᵀ) for every row of S, which its `unit_jacobians` declare. It shows S
+        row after row. `step.read(params, carry, x)` reads o from it.
 
     Raises:
         TypeError: sizes that are not integers, another dtype, or float64 without x64.
@@ -86,7 +86,8 @@ class GatedDeltaStep:
     """The step of `gated_delta_net`. Equal bounds of β have equal steps."""
 
     largest_rate: float
-    num_feature_axes: ClassVar[int] = 2
+    num_feature_axes: ClassVar[int] = 1
+    num_carry_axes: ClassVar[int] = 2
 
     def __call__(self, params, carry, x):
         """Return the new carry."""

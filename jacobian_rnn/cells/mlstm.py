@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from jacobian_rnn.cells._own_cells import StepClosedForm, check_sizes
 from jacobian_rnn.cells._stabilized_gates import Forget, check_forget, stabilized_gates
-from jacobian_rnn.cells.recurrence import Recurrence
+from jacobian_rnn.cells.recurrence import Recurrence, flat_matrix
 from jacobian_rnn.checks import check_at_least
 from jacobian_rnn.linalg.graded_svd import matmul
 
@@ -48,8 +48,8 @@ def mlstm(
     Returns:
         The recurrence. Its carry is (C, n, m) of shapes `(num_units, num_keys)`, `(num_keys,)` and
         `()`. J is f' on the diagonal of C and n, and a column of what m does to them. Where the
-        input is larger than the memory, m is forgotten and J is singular. The output is C.
-        `step.read(params, carry, x)` reads h from the carry.
+        input is larger than the memory, m is forgotten and J is singular. The output is C, row
+        after row. `step.read(params, carry, x)` reads h from the carry.
 
     Raises:
         TypeError: sizes that are not integers, another dtype, or float64 without x64.
@@ -95,8 +95,8 @@ def mlstm_of(params: Any, forget: Forget) -> Recurrence:
 
 
 def memory_of(carry: Any) -> Array:
-    """Return C of the carry of an mLSTM."""
-    return carry[0]
+    """Return C of the carry of an mLSTM as one vector, row after row."""
+    return flat_matrix(carry[0])
 
 
 class MatrixMemoryJacobian(NamedTuple):
@@ -186,7 +186,8 @@ class MLSTMStep:
     """The step of `mlstm`. Equal forget gates have equal steps."""
 
     forget: Forget
-    num_feature_axes: ClassVar[int] = 2
+    num_feature_axes: ClassVar[int] = 1
+    num_carry_axes: ClassVar[int] = 2
 
     def __call__(self, params, carry, x):
         """Return the new carry."""

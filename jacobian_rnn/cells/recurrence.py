@@ -25,6 +25,15 @@ def whole_carry(carry: PyTree) -> Array:
     return jnp.concatenate(jax.tree.leaves(carry), axis=-1)
 
 
+def flat_matrix(carry: Array) -> Array:
+    """Return a carry that is a matrix as one vector, row after row."""
+    return carry.reshape(*carry.shape[:-2], -1)
+
+
+# Outputs that are the end of the ravelled carry, or all of it.
+ENDS = (last_array, whole_carry, flat_matrix)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recurrence:
@@ -144,8 +153,7 @@ def zero_carry(recurrence: Recurrence) -> PyTree:
         layers = zip(step.steps, recurrence.params, strict=True)
         return tuple(zero_carry(Recurrence(one, params)) for one, params in layers)
     carry_like = getattr(step, "carry_like", None)
-    is_of_images = hasattr(step, "cell_of") and step.num_feature_axes != 1
-    if carry_like is None or is_of_images:
+    if carry_like is None or getattr(step, "num_feature_axes", 1) != 1:
         name = getattr(step, "__name__", type(step).__name__)
         received = f"step {name}, whose carry is not known from its parameters"
         expected = "a cell of vectors or a stack of them"
@@ -156,8 +164,11 @@ def zero_carry(recurrence: Recurrence) -> PyTree:
 
 
 def has_batch_axis(step: Any, carry: PyTree) -> bool:
-    """Say whether a carry has more axes than its cell has feature axes. Unknown counts as False."""
+    """Say whether a carry has more axes than it should have. Unknown counts as False.
+
+    These are `num_carry_axes` of a step with matrices in its carry, and else `num_feature_axes`.
+    """
     if hasattr(step, "steps"):  # only the step of a stack has them
         return any(map(has_batch_axis, step.steps, carry))
-    rank = getattr(step, "num_feature_axes", None)
+    rank = getattr(step, "num_carry_axes", getattr(step, "num_feature_axes", None))
     return rank is not None and any(leaf.ndim > rank for leaf in jax.tree.leaves(carry))

@@ -1,9 +1,9 @@
 """The Jacobian that all rows of a matrix memory share."""
 
 import dataclasses
+from typing import Any
 
 import jax
-from jaxtyping import Array, Float
 
 
 @jax.tree_util.register_dataclass
@@ -21,5 +21,5 @@ class RowBlocks:
         num_rows: number of rows R. Static.
     """
 
-    block: Float[Array, "c c"]
+    block: Any
     num_rows: int = dataclasses.field(metadata={"static": True})

@@ -50,7 +50,7 @@ def rwkv7(
     Returns:
         The recurrence. Its carry is S, `(num_units, num_keys)`. J acts on the keys alone, with the
         same block, a diagonal plus rank one, for every row of S, which its `unit_jacobians`
-        declare. Its output is S. `step.read(params, carry, x)` reads o from it.
+        declare. It shows S row after row. `step.read(params, carry, x)` reads o from it.
 
     Raises:
         TypeError: sizes that are not integers, another dtype, or float64 without x64.
@@ -95,7 +95,8 @@ def rwkv7(
 class RWKV7Step:
     """The step of `rwkv7`."""
 
-    num_feature_axes: ClassVar[int] = 2
+    num_feature_axes: ClassVar[int] = 1
+    num_carry_axes: ClassVar[int] = 2
 
     def __call__(self, params, carry, x):
         """Return the new carry."""

@@ -68,7 +68,9 @@ def _check_blocks(system):
     n, dtype = system.num_states, system.state.dtype
     layers = system.shapes_of_units()
     found: list[tuple[int, ...]] = [
-        (*one.block.shape, one.num_rows) if isinstance(one, RowBlocks) else getattr(one, "shape", ())
+        (*one.block.shape, one.num_rows)
+        if isinstance(one, RowBlocks)
+        else getattr(one, "shape", ())
         for one in layers
     ]
     fit = all(len(shape) == 3 and shape[0] == shape[1] for shape in found)

@@ -14,12 +14,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells.recurrence import (
+    ENDS,
     ImpureStepError,
     Recurrence,
     check_recurrence,
     has_batch_axis,
     last_array,
-    whole_carry,
 )
 from jacobian_rnn.cells.row_blocks import RowBlocks
 from jacobian_rnn.checks import check_count, check_finite, list_shapes, refuse
@@ -230,7 +230,7 @@ class System:
     @property
     def shows_end(self) -> bool:
         """Whether the output is the end of the state, or all of it."""
-        return self.recurrence.output in (last_array, whole_carry)
+        return self.recurrence.output in ENDS
 
     @property
     def shows_all(self) -> bool:
@@ -394,9 +394,7 @@ class UnitPlaces(NamedTuple):
         return matrix.reshape(*blocks.shape[:-3], self.num_states, self.num_states)
 
 
-def sum_log_abs_dets(
-    layers: tuple[Array, ...], places: tuple[UnitPlaces, ...]
-) -> Float[Array, ""]:
+def sum_log_abs_dets(layers: tuple[Array, ...], places: tuple[UnitPlaces, ...]) -> Float[Array, ""]:
     """Return log|det| of all blocks together, nats."""
     return jnp.sum(
         jnp.stack(
