@@ -139,13 +139,10 @@ FUNCTIONS = {
     "largest_exponent": Function(partial(jrnn.largest_exponent, num_warmup=1), lambda _: ()),
     "layer_profile": Function(
         partial(jrnn.layer_profile, key=jax.random.key(0), num_probes=2),
-        lambda now: {
-            name: (
-                2 if isinstance(now.carry, tuple) and isinstance(now.carry[0], tuple) else 1,
-                NUM_STEPS,
-            )
-            for name in ("log_growth", "sampling_error")
-        },
+        lambda now: dict.fromkeys(
+            ("log_growth", "sampling_error"),
+            (len(getattr(now.recurrence.step, "steps", [1])), NUM_STEPS),
+        ),
     ),
     "predict_regime": Function(
         regime,

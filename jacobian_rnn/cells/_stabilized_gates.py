@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jacobian_rnn.checks import check_choice
 
@@ -39,15 +39,20 @@ class StabilizedGates(NamedTuple):
 
 
 def stabilized_gates(
-    write: Float[Array, "..."], forget: Float[Array, "..."], before: Float[Array, "..."], kind: str
+    write: Float[Array, "..."],
+    forget: Float[Array, "..."],
+    before: Float[Array, "..."],
+    kind: str,
+    is_empty: Bool[Array, "..."] | bool = False,
 ) -> StabilizedGates:
-    """Compute the gates of ĩ, f̃ and m, where f is σ(f̃) or exp(f̃)."""
+    """Compute the gates of ĩ, f̃ and m, where f is σ(f̃) or exp(f̃). Empty memories keep nothing."""
     log_forget = jax.nn.log_sigmoid(forget) if kind == "sigmoid" else forget
-    kept = log_forget + before
+    kept = jnp.where(is_empty, write, log_forget + before)
     new = jnp.maximum(kept, write)
     slope = jax.nn.sigmoid(-forget) if kind == "sigmoid" else jnp.ones_like(forget)
-    share = (jnp.sign(kept - write) + 1) / 2
-    return StabilizedGates(new, jnp.exp(kept - new), jnp.exp(write - new), share, slope)
+    share = jnp.where(is_empty, 0, (jnp.sign(kept - write) + 1) / 2)
+    keeps = jnp.where(is_empty, 0, jnp.exp(kept - new))
+    return StabilizedGates(new, keeps, jnp.exp(write - new), share, slope)
 
 
 def check_forget(forget: object) -> None:

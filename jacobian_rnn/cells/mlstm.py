@@ -30,9 +30,9 @@ def mlstm(
 ) -> Recurrence:
     """Draw a head of mLSTM: C' = f C + i v kᵀ and n' = f n + i k, with i = exp(w_i x + b_i).
 
-    q = W_q x + b_q, v = W_v x + b_v and k is W_k x + b_k divided by √keys. The forget gate f is σ or
-    exp of w_f x + b_f. The gates are computed with the stabiliser m' = max(log f + m, log i), and C
-    and n are held divided by e^m.
+    q = W_q x + b_q, v = W_v x + b_v and k is W_k x + b_k divided by √keys. The forget gate f is σ
+    or exp of w_f x + b_f. The gates are computed with the stabiliser m' = max(log f + m, log i),
+    and C and n are held divided by e^m.
 
     Entries of W_q, W_k, W_v and W_o have variance 2 / (5 inputs). The gates start without weights,
     at b_f = 3, and b_i has variance 0.01. Other biases are zero. Heads do not see each other.

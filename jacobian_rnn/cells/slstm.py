@@ -49,8 +49,9 @@ def slstm(
         dtype: dtype of the parameters, float32 or float64.
 
     Returns:
-        The recurrence. Its carry is (c, n, m, h), `(num_units,)` each. Where an input gate is larger
-        than what is kept of the memory, m is forgotten and J is singular.
+        The recurrence. Its carry is (c, n, m, h), `(num_units,)` each. Where an input gate is
+        larger than what is kept of the memory, m is forgotten and J is singular. A unit with n = 0
+        is empty: it keeps nothing, whatever m is.
 
     Raises:
         TypeError: sizes that are not integers, another dtype, or float64 without x64.
@@ -160,7 +161,7 @@ class SLSTMStep:
         """Return the new carry."""
         c, n, m, h = carry
         write, forget, z, o = pre_activations(OWN_LAYERS.read(params, 4), h, x)
-        gates = stabilized_gates(write, forget, m, self.forget)
+        gates = stabilized_gates(write, forget, m, self.forget, n == 0)
         c = gates.forget * c + gates.write * jnp.tanh(z)
         n = gates.forget * n + gates.write
         return c, n, gates.stabilizer, jax.nn.sigmoid(o) * c / n
@@ -170,7 +171,7 @@ class SLSTMStep:
         c, n, m, h = carry
         weights = OWN_LAYERS.read(params, 4)
         write, forget, pre_z, pre_o = pre_activations(weights, h, x)
-        gates = stabilized_gates(write, forget, m, self.forget)
+        gates = stabilized_gates(write, forget, m, self.forget, n == 0)
         z, z_slope = with_slope(jnp.tanh, pre_z)
         o, o_slope = with_slope(jax.nn.sigmoid, pre_o)
         new_c = gates.forget * c + gates.write * z

@@ -97,7 +97,7 @@ def test_a_few_cotangents_estimate_what_all_of_them_give():
 
 
 def test_a_sequence_that_breaks_down_says_nothing():
-    def explode(params, carry, x):
+    def explode(params, carry, _):
         return params * carry**3
 
     found = jrnn.layer_profile(
