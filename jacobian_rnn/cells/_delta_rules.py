@@ -43,7 +43,8 @@ def parts_of(
 ) -> DeltaRuleJacobian:
     """Return the parts of the Jacobian of a step that has `gates(params, x)`."""
     of_input = jax.jacfwd(lambda x: step.gates(params, x))(x)
-    return DeltaRuleJacobian(carry, *step.gates(params, x), of_input)
+    decay, left, right, value, write = step.gates(params, x)
+    return DeltaRuleJacobian(carry, decay, left, right, value, write, of_input)
 
 
 def unit_vector(vector: Float[Array, " keys"]) -> Float[Array, " keys"]:

@@ -20,6 +20,9 @@ from jacobian_rnn.linalg.frames import generic_columns
 from jacobian_rnn.lyapunov._run import Faults, TangentRun, no_faults
 from jacobian_rnn.lyapunov._volume_check import VolumeCheck, no_check
 
+# Matrices of up to this size are factored entry by entry, without a loop.
+MOST_UNROLLED = 8
+
 
 class _Counted(NamedTuple):
     """What is carried from step to step. Fields are those of `TangentRun`."""
@@ -141,6 +144,8 @@ def gram_schmidt(
 
     Return them, what was left of each, and its size before the others were taken out.
     """
+    if columns.shape[1] > MOST_UNROLLED:
+        return _gram_schmidt_in_a_loop(columns)
     found, pivots, sizes = [], [], []
     for column in jnp.moveaxis(columns, 1, 0):
         scale = jax.lax.stop_gradient(jnp.max(jnp.abs(column), axis=0))
@@ -155,6 +160,28 @@ def gram_schmidt(
         pivots.append(scale * norm)
         sizes.append(scale * size)
     return jnp.stack(found, axis=1), jnp.stack(pivots), jnp.stack(sizes)
+
+
+def _gram_schmidt_in_a_loop(columns):
+    """Do the same for larger matrices, where a program without a loop would compile for minutes."""
+    scales = jax.lax.stop_gradient(jnp.max(jnp.abs(columns), axis=0))
+    scales = jnp.where(scales > 0, scales, 1)
+    columns = columns / scales[None]
+    sizes = _norms(columns)
+    later = jnp.arange(columns.shape[1], dtype=jnp.int32)[:, None]
+
+    def take_out(number, carried):
+        columns, pivots = carried
+        norm = _norms(columns[:, number])
+        one = columns[:, number] / jnp.where(norm > 0, norm, 1)[None]
+        shares = jnp.sum(one[:, None] * columns, axis=0)
+        columns = columns - one[:, None] * jnp.where(later > number, shares, 0)[None]
+        return columns.at[:, number].set(one), pivots.at[number].multiply(norm)
+
+    carried = columns, jnp.ones_like(sizes)
+    for _ in range(2):
+        carried = jax.lax.fori_loop(0, columns.shape[1], take_out, carried)
+    return carried[0], scales * carried[1], scales * sizes
 
 
 def _norms(vectors):

@@ -155,10 +155,10 @@ def test_products_of_one_block_are_those_of_whole_jacobians(name):
     expected = np.repeat(np.log(np.linalg.svd(block)[1]), 3)
     np.testing.assert_allclose(values, expected, atol=1e-10)
     later = jrnn.jacobian_product(network, memory, xs[7:])
-    both = later @ jrnn.jacobian_product(network, memory, xs[:7])
+    both = later @ jrnn.jacobian_product(network, memory, xs[:7])  # pyright: ignore[reportOperatorIssue]
     np.testing.assert_allclose(both.log_singular_values(), values, atol=1e-10)
     with pytest.raises(TypeError, match="unsupported operand"):
-        later @ jrnn.jacobian_product(plain, memory, xs[:7])
+        later @ jrnn.jacobian_product(plain, memory, xs[:7])  # pyright: ignore[reportOperatorIssue, reportUnusedExpression]
     by_lag = [
         jrnn.log_singular_values_by_lag(one, memory, xs, lags=[0, 7]) for one in (network, plain)
     ]

@@ -35,6 +35,7 @@ def made(name, forget="sigmoid", num_steps=10, size=0.5, seed=0):
     # With these, sometimes the memory is larger and sometimes the input.
     if name == "mlstm":
         params["forget"]["bias"] = jnp.full((), -0.5)
+        params["write"]["kernel"] = 4 * params["write"]["kernel"]
     else:
         bias = params["recurrent"]["bias"]
         params["recurrent"]["bias"] = bias.at[NUM_UNITS : 2 * NUM_UNITS].set(-0.5)
