@@ -289,3 +289,35 @@ def test_a_carry_with_a_batch_axis_is_refused(name):
     network, memory, xs = made(name, 2, 3)
     with pytest.raises(ValueError, match=r"carry: .* with a batch axis"):
         jrnn.jacobian_product(network, jnp.stack([memory, memory]), xs)
+
+
+def parity_head(largest_rate):
+    """Give a head of one key and one value a rate of 0 for a zero and of its bound for a one."""
+    network = jrnn.gated_delta_net(
+        2, 1, key=jax.random.key(0), largest_rate=largest_rate, dtype=jnp.float64
+    )
+    params = network.params | {
+        "key": {"kernel": jnp.array([[0.0], [1.0]])},
+        "value": {"kernel": jnp.zeros((2, 1))},
+        "rate": {"kernel": jnp.array([[160.0], [-80.0]])},  # ± 80
+        "decay": network.params["decay"]
+        | {"bias": jnp.full(1, -60.0), "kernel": jnp.zeros((2, 1))},
+    }
+    return dataclasses.replace(network, params=params)
+
+
+def test_eigenvalues_down_to_minus_one_count_parity_and_those_above_zero_cannot():
+    bits = np.random.default_rng(0).integers(0, 2, 500)
+    xs = jnp.asarray(np.stack([bits, np.ones(500)], axis=1).astype(float))
+    start, parity = jnp.ones((1, 1)), 1 - 2 * (np.cumsum(bits) % 2)
+    network = parity_head(2.0)
+    states = jrnn.trajectory(network, start, xs)[1:, 0]
+    np.testing.assert_allclose(states, parity, atol=1e-10)
+    # The gradient comes through all steps with its size, and its sign counts too.
+    product = np.prod(jrnn.step_jacobians(network, start, xs))
+    assert product == pytest.approx(parity[-1], abs=1e-10)
+    # With a bound of one the first one wipes the memory out, and so its gradient.
+    others = parity_head(1.0)
+    states = jrnn.trajectory(others, start, xs)[1:, 0]
+    assert np.all(states >= 0)
+    assert 0 <= np.prod(jrnn.step_jacobians(others, start, xs)) < 1e-30
