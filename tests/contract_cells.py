@@ -65,6 +65,13 @@ def reset_before_gru(num_inputs, width, *, key, dtype):
     return make_reset_before_gru(Weights(*arrays))
 
 
+def residual_lru(num_inputs, width, *, key, dtype):
+    """Draw a residual block around complex units."""
+    return jrnn.residual_block(
+        jrnn.lru(num_inputs, width, key=key, dtype=dtype), num_inputs, key=key
+    )
+
+
 def stack_of_two(seed, dtype):
     lower = flax_cell("LSTMCell")(seed, dtype)
     upper, carry, _ = make_network("nnx GRUCell", WIDTH, seed + 1, dtype)
@@ -117,13 +124,18 @@ CELLS_OF_CONTRACT: dict[str, Callable] = {name: flax_cell(name) for name in CELL
     "lru": literature_cell(jrnn.lru),
     "projected LSTM": literature_cell(projected_lstm),
     "GRU, reset before": literature_cell(reset_before_gru),
+    "gated_delta_net": literature_cell(jrnn.gated_delta_net),
+    "mlstm": literature_cell(jrnn.mlstm),
+    "residual_block": literature_cell(residual_lru),
+    "rwkv7": literature_cell(jrnn.rwkv7),
+    "slstm": literature_cell(jrnn.slstm),
     "stack": stack_of_two,
     "dense_chain": chain_of_layers,
     "without forward mode": without_forward_mode,
 }
 
 UNKNOWN = {"ConvLSTMCell", "dense_chain", "without forward mode"}  # whose parameters nobody knows
-WITHOUT_ONE_KERNEL = UNKNOWN | {"lru"}
+WITHOUT_ONE_KERNEL = UNKNOWN | {"lru", "gated_delta_net", "mlstm", "residual_block", "rwkv7"}
 WITHOUT_GATES = WITHOUT_ONE_KERNEL | {
     "SimpleCell",
     "SimpleCell residual",

@@ -164,6 +164,13 @@ FUNCTIONS = {
         lambda _: {"log_growth": (NUM_STEPS,), "rounding_error": (NUM_STEPS,)},
     ),
     "largest_exponent": Function(partial(jrnn.largest_exponent, num_warmup=1), lambda _: ()),
+    "layer_profile": Function(
+        partial(jrnn.layer_profile, key=jax.random.key(0), num_probes=2),
+        lambda now: dict.fromkeys(
+            ("log_growth", "sampling_error"),
+            (len(getattr(now.recurrence.step, "steps", [1])), NUM_STEPS),
+        ),
+    ),
     "predict_regime": Function(
         regime,
         lambda _: {

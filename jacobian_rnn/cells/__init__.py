@@ -5,30 +5,42 @@ from jacobian_rnn.cells.changes import with_chrono_biases, with_gain, with_gate_
 from jacobian_rnn.cells.dense_layers import dense_chain
 from jacobian_rnn.cells.feedback import closed_loop
 from jacobian_rnn.cells.flax import from_linen, from_nnx
+from jacobian_rnn.cells.gated_delta_rule import gated_delta_net
+from jacobian_rnn.cells.generalized_delta_rule import rwkv7
 from jacobian_rnn.cells.identity_rnn import irnn
 from jacobian_rnn.cells.known_cells import layout_of, layouts, recurrent_kernels
 from jacobian_rnn.cells.leaky import leaky_rate_network
 from jacobian_rnn.cells.linear_recurrent_unit import lru
+from jacobian_rnn.cells.matrix_lstm import mlstm
 from jacobian_rnn.cells.minimal import minimal_rnn
 from jacobian_rnn.cells.padding import align_ends, with_padding
 from jacobian_rnn.cells.recurrence import Recurrence, zero_carry
+from jacobian_rnn.cells.residual import residual_block
+from jacobian_rnn.cells.row_blocks import RowBlocks
+from jacobian_rnn.cells.scalar_lstm import slstm
 from jacobian_rnn.cells.stacking import stack, unstack
 
 __all__ = [
     "Recurrence",
+    "RowBlocks",
     "align_ends",
     "antisymmetric_rnn",
     "closed_loop",
     "dense_chain",
     "from_linen",
     "from_nnx",
+    "gated_delta_net",
     "irnn",
     "layout_of",
     "layouts",
     "leaky_rate_network",
     "lru",
     "minimal_rnn",
+    "mlstm",
     "recurrent_kernels",
+    "residual_block",
+    "rwkv7",
+    "slstm",
     "stack",
     "unstack",
     "with_chrono_biases",

@@ -135,6 +135,11 @@ class WaitingStep:
         return getattr(self.step, "num_feature_axes", None)
 
     @property
+    def num_carry_axes(self):
+        """Return how many axes the largest array of a carry has without batch."""
+        return getattr(self.step, "num_carry_axes", self.num_feature_axes)
+
+    @property
     def shows_last_array(self):
         """Return whether the last array of a carry is known to be its output."""
         return getattr(self.step, "shows_last_array", False)
@@ -175,6 +180,7 @@ class WaitingUnitJacobians:
 
         def of_layer(blocks):
             eye = jnp.eye(blocks.shape[0], dtype=blocks.dtype)
-            return jnp.where(active, blocks, eye[..., None])
+            # The one block of all rows of a matrix has no axis of units.
+            return jnp.where(active, blocks, eye if blocks.ndim == 2 else eye[..., None])
 
         return jax.tree.map(of_layer, self.blocks(params, carry, x))

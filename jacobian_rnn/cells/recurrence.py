@@ -25,6 +25,15 @@ def whole_carry(carry: PyTree) -> Array:
     return jnp.concatenate(jax.tree.leaves(carry), axis=-1)
 
 
+def flat_matrix(carry: Array) -> Array:
+    """Return a carry that is a matrix as one vector, row after row."""
+    return carry.reshape(*carry.shape[:-2], -1)
+
+
+# Outputs that are the end of the ravelled carry, or all of it.
+ENDS = (last_array, whole_carry, flat_matrix)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recurrence:
@@ -43,7 +52,8 @@ class Recurrence:
         unit_jacobians: `unit_jacobians(params, carry, x) -> (c, c, N)`, for a state of c arrays of
             N units in which each unit sees itself alone. `[a, b, u]` is the derivative of unit u of
             new array a with respect to unit u of array b. With c = 1 the Jacobian is diagonal.
-            Products and spectra then cost O(n) a step. None where units see each other. Layers on
+            Products and spectra then cost O(n) a step. None where units see each other. Where all
+            rows of a matrix have one Jacobian, as in a delta rule, it gives `RowBlocks`. Layers on
             top of each other give a tuple of these, lowest layer first. Their units may also see
             the layers below, new and old. Then spectra cost O(n) a step, and products do not.
             At their first steps both kinds of declared Jacobian are compared with the derivative of
@@ -154,8 +164,11 @@ def zero_carry(recurrence: Recurrence) -> PyTree:
 
 
 def has_batch_axis(step: Any, carry: PyTree) -> bool:
-    """Say whether a carry has more axes than its cell has feature axes. Unknown counts as False."""
+    """Say whether a carry has more axes than it should have. Unknown counts as False.
+
+    These are `num_carry_axes` of a step with matrices in its carry, and else `num_feature_axes`.
+    """
     if hasattr(step, "steps"):  # only the step of a stack has them
         return any(map(has_batch_axis, step.steps, carry))
-    rank = getattr(step, "num_feature_axes", None)
+    rank = getattr(step, "num_carry_axes", getattr(step, "num_feature_axes", None))
     return rank is not None and any(leaf.ndim > rank for leaf in jax.tree.leaves(carry))

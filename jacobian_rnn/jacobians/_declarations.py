@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from jacobian_rnn.cells.row_blocks import RowBlocks
 from jacobian_rnn.checks import refuse
 from jacobian_rnn.jacobians.traced_steps import (
     has_forward_mode,
@@ -64,15 +65,20 @@ def _is_own(jacobian):
 
 
 def _check_blocks(system):
-    n, dtype, shapes = system.num_states, system.state.dtype, system.shapes_of_units()
-    layers = shapes if isinstance(shapes, tuple) else (shapes,)
-    found: list[tuple[int, ...]] = [getattr(blocks, "shape", ()) for blocks in layers]
+    n, dtype = system.num_states, system.state.dtype
+    layers = system.shapes_of_units()
+    found: list[tuple[int, ...]] = [
+        (*one.block.shape, one.num_rows)
+        if isinstance(one, RowBlocks)
+        else getattr(one, "shape", ())
+        for one in layers
+    ]
     fit = all(len(shape) == 3 and shape[0] == shape[1] for shape in found)
     if not (found and fit and sum(shape[1] * shape[2] for shape in found) == n):
         received = f"shape {found[0]}" if len(found) == 1 else f"shapes {found}"
         expected = f"(c, c, N) with c · N = {n}, the size of the state"
         refuse("unit_jacobians", received, expected, "or a tuple of these, one for each layer")
-    for blocks in layers:
+    for blocks in jax.tree.leaves(layers):
         if blocks.dtype != dtype:
             refuse("unit_jacobians", blocks.dtype, str(dtype), "that of the state", error=TypeError)
 
@@ -161,15 +167,18 @@ def _through_units(system, state, x, vector, forward):
     layers, first = system.unit_layers(state, x), 0
     index = jnp.arange(len(vector))
     rows, declared, sizes, known = [], [], [], []
-    for blocks in layers:
-        c, _, num_units = blocks.shape
-        last = first + c * num_units
+    for blocks, places in zip(layers, system.unit_places(), strict=True):
+        last = first + places.num_states
         blocks = blocks if forward else jnp.swapaxes(blocks, 0, 1)
-        own = vector[first:last].reshape(1, c, num_units)
+        own = places.cut(vector[first:last])
         around = ((first, len(vector) - last),)
-        rows.append(jnp.pad(own.ravel(), around))
-        declared.append(jnp.pad(jnp.sum(blocks * own, axis=1).ravel(), around))
-        sizes.append(jnp.pad(jnp.sum(jnp.abs(blocks * own), axis=1).ravel(), around))
+
+        def moved(blocks, own, places=places, around=around):
+            return jnp.pad(places.join(jnp.sum(blocks * own[None], axis=1)), around)
+
+        rows.append(jnp.pad(vector[first:last], around))
+        declared.append(moved(blocks, own))
+        sizes.append(moved(jnp.abs(blocks), jnp.abs(own)))
         known.append(index < last if forward else index >= first)
         first = last
     return tuple(map(jnp.stack, (rows, declared, sizes, known)))

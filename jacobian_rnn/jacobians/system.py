@@ -6,7 +6,7 @@ The state is one vector `(n,)`, and tangents and cotangents are rows `(k, n)`.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,14 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells.recurrence import (
+    ENDS,
     ImpureStepError,
     Recurrence,
     check_recurrence,
     has_batch_axis,
     last_array,
-    whole_carry,
 )
+from jacobian_rnn.cells.row_blocks import RowBlocks
 from jacobian_rnn.checks import check_count, check_finite, list_shapes, refuse
 from jacobian_rnn.jacobians._declarations import check_declarations
 from jacobian_rnn.jacobians.rough_functions import rough
@@ -78,7 +79,7 @@ class System:
     @property
     def has_units(self) -> bool:
         """Whether each unit of the state is known to see itself alone."""
-        return self.has_unit_layers and not isinstance(self.shapes_of_units(), tuple)
+        return self.has_unit_layers and len(self.unit_places()) == 1
 
     @property
     def has_unit_layers(self) -> bool:
@@ -103,28 +104,41 @@ class System:
             with jax.default_matmul_precision("highest"):
                 return self.recurrence.jacobian(self.recurrence.params, self.unravel(state), x)
         if self.has_units and method == "auto":
-            blocks = self.unit_jacobians(state, x)
-            return jnp.block([[jnp.diag(block) for block in row] for row in blocks])
+            (places,), (blocks,) = self.unit_places(), self.unit_layers(state, x)
+            return places.spread(blocks)
         differentiate = {"auto": derivative_of, "reverse": jax.jacrev}.get(method, jax.jacfwd)
         return differentiate(self.step)(state, x)
 
-    def unit_jacobians(self, state: Float[Array, " n"], x: PyTree) -> Any:
-        """Return the Jacobian of every unit for itself, `(c, c, units)`.
-
-        It is a tuple of these for a stack of layers.
-        """
-        blocks: Any = self.recurrence.unit_jacobians
-        with jax.default_matmul_precision("highest"):
-            return blocks(self.recurrence.params, self.unravel(state), x)
-
     def unit_layers(self, state: Float[Array, " n"], x: PyTree) -> tuple[Array, ...]:
-        """Return the Jacobians of the units of all layers, which may be one."""
-        blocks = self.unit_jacobians(state, x)
-        return blocks if isinstance(blocks, tuple) else (blocks,)
+        """Return the Jacobians of the units of all layers, which may be one.
 
-    def shapes_of_units(self) -> Any:
-        """Return the shapes of the unit Jacobians, where there are any."""
-        return jax.eval_shape(self.unit_jacobians, self.state, self.one_input)
+        A layer has `(c, c, units)`, or `(c, c, 1)` where one Jacobian is that of all its units.
+        """
+        layers = self._declared_units(state, x)
+        return tuple(one.block[..., None] if isinstance(one, RowBlocks) else one for one in layers)
+
+    def unit_jacobians(self, state: Float[Array, " n"], x: PyTree) -> Float[Array, "c c _"]:
+        """Return the Jacobian of every unit for itself, if `has_units`."""
+        return self.unit_layers(state, x)[0]
+
+    def unit_places(self) -> "tuple[UnitPlaces, ...]":
+        """Return where the units of all layers are in the state."""
+        return tuple(
+            UnitPlaces(one.block.shape[0], one.num_rows, True)
+            if isinstance(one, RowBlocks)
+            else UnitPlaces(one.shape[0], one.shape[2], False)
+            for one in self.shapes_of_units()
+        )
+
+    def shapes_of_units(self) -> tuple[Any, ...]:
+        """Return the shapes of what is declared for the units of all layers."""
+        return jax.eval_shape(self._declared_units, self.state, self.one_input)
+
+    def _declared_units(self, state, x) -> tuple[Any, ...]:
+        declared: Any = self.recurrence.unit_jacobians
+        with jax.default_matmul_precision("highest"):
+            layers = declared(self.recurrence.params, self.unravel(state), x)
+        return layers if isinstance(layers, tuple) else (layers,)
 
     def parts(self, state: Float[Array, " n"], x: PyTree) -> Any:
         """Return the parts of ∂state'/∂state, if `has_parts`."""
@@ -195,7 +209,7 @@ class System:
 
     def rough_unit_jacobians(
         self, state: Float[Array, " n"], x: PyTree, number: Int[Array, ""]
-    ) -> Float[Array, "c c units"]:
+    ) -> Float[Array, "c c _"]:
         """Return the Jacobian of every unit for itself, with last digits changed likewise."""
         return rough(self.unit_jacobians, mixed(number))(state, x)
 
@@ -210,13 +224,13 @@ class System:
         if self.has_parts:
             return self.parts(state, x).log_abs_det()
         if self.has_unit_layers:
-            return sum_log_abs_dets(self.unit_layers(state, x))
+            return sum_log_abs_dets(self.unit_layers(state, x), self.unit_places())
         return jnp.linalg.slogdet(self.jacobian(state, x))[1]
 
     @property
     def shows_end(self) -> bool:
         """Whether the output is the end of the state, or all of it."""
-        return self.recurrence.output in (last_array, whole_carry)
+        return self.recurrence.output in ENDS
 
     @property
     def shows_all(self) -> bool:
@@ -339,9 +353,57 @@ def _check_dtypes(trees: dict[str, PyTree]) -> None:
         refuse("dtypes", found, "one float dtype", advice, error=TypeError)
 
 
-def sum_log_abs_dets(layers: tuple[Array, ...]) -> Float[Array, ""]:
+class UnitPlaces(NamedTuple):
+    """Where the units of a layer are in its share of the state.
+
+    Attributes:
+        size: number c of states of each unit.
+        num_units: number N of units.
+        is_by_row: whether the states of a unit are next to each other, as in a row of a matrix.
+            Otherwise the units of each of c arrays are next to each other.
+    """
+
+    size: int
+    num_units: int
+    is_by_row: bool
+
+    @property
+    def num_states(self) -> int:
+        """Return the number of states of all units."""
+        return self.size * self.num_units
+
+    def cut(self, rows: Float[Array, "... n"]) -> Float[Array, "... c units"]:
+        """Return what rows of the state hold of each unit."""
+        if self.is_by_row:
+            by_unit = rows.reshape(*rows.shape[:-1], self.num_units, self.size)
+            return jnp.swapaxes(by_unit, -1, -2)
+        return rows.reshape(*rows.shape[:-1], self.size, self.num_units)
+
+    def join(self, units: Float[Array, "... c units"]) -> Float[Array, "... n"]:
+        """Return rows of the state from what they hold of each unit."""
+        if self.is_by_row:
+            units = jnp.swapaxes(units, -1, -2)
+        return units.reshape(*units.shape[:-2], self.num_states)
+
+    def spread(self, blocks: Float[Array, "*before c c _"]) -> Float[Array, "*before n n"]:
+        """Return the matrix that has the blocks of all units on its diagonal."""
+        blocks = jnp.broadcast_to(blocks, (*blocks.shape[:-1], self.num_units))
+        by_unit = jnp.eye(self.num_units, dtype=blocks.dtype)
+        order = "uavb" if self.is_by_row else "aubv"
+        matrix = jnp.einsum(f"...abu,uv->...{order}", blocks, by_unit)
+        return matrix.reshape(*blocks.shape[:-3], self.num_states, self.num_states)
+
+
+def sum_log_abs_dets(layers: tuple[Array, ...], places: tuple[UnitPlaces, ...]) -> Float[Array, ""]:
     """Return log|det| of all blocks together, nats."""
-    return jnp.sum(jnp.concatenate([_log_abs_dets(blocks) for blocks in layers]))
+    return jnp.sum(
+        jnp.stack(
+            [
+                jnp.sum(_log_abs_dets(blocks)) * (place.num_units // blocks.shape[2])
+                for blocks, place in zip(layers, places, strict=True)
+            ]
+        )
+    )
 
 
 def _log_abs_dets(blocks):

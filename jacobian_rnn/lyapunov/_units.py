@@ -20,6 +20,9 @@ from jacobian_rnn.linalg.frames import generic_columns
 from jacobian_rnn.lyapunov._run import Faults, TangentRun, no_faults
 from jacobian_rnn.lyapunov._volume_check import VolumeCheck, no_check
 
+# Matrices of up to this size are factored entry by entry, without a loop.
+MOST_UNROLLED = 8
+
 
 class _Counted(NamedTuple):
     """What is carried from step to step. Fields are those of `TangentRun`."""
@@ -36,13 +39,15 @@ def run_units(system: System, num_warmup: int) -> TangentRun:
     """Take all steps and push c tangents of each of N units, orthonormalised at every step.
 
     The Jacobian of each unit is a c × c block. All N of a layer are factored at once, entry by
-    entry.
+    entry. Where one block is that of all units of a layer, it is factored once.
     """
     dtype, num_counted = system.state.dtype, system.num_steps - num_warmup
     shapes = [
         one.shape for one in jax.eval_shape(system.unit_layers, system.state, system.one_input)
     ]
     length = -(-num_counted // CAPACITY)
+    places = system.unit_places()
+    copies = [place.num_units // shape[2] for place, shape in zip(places, shapes, strict=True)]
     generic = [jnp.asarray(generic_columns(c, c), dtype)[..., None] for c, _, _ in shapes]
 
     def visit(before, now):
@@ -52,11 +57,11 @@ def run_units(system: System, num_warmup: int) -> TangentRun:
         # What the warm-up loses starts anew.
         anew = [jnp.where(counts, 0, one) for one in generic]
         frames, pivots, sizes, gone = zip(*map(_renew, layers, before.frames, anew), strict=True)
-        pivots, sizes, gone = map(_ravel, (pivots, sizes, gone))
+        pivots, sizes, gone = (_ravel(one, copies) for one in (pivots, sizes, gone))
         logs = jnp.where(gone | ~counts, 0, jnp.log(jnp.where(gone, 1, pivots)))
 
         finite_state = jnp.all(jnp.isfinite(new))
-        finite = finite_state & jnp.all(jnp.isfinite(_ravel(layers)))
+        finite = finite_state & jnp.all(jnp.isfinite(_ravel(layers, [1] * len(layers))))
         dies = gone & before.alive & counts & finite
         alive = before.alive & ~dies
         cancelled = jnp.log(jnp.where(gone, 1, sizes)) - jnp.log(jnp.where(gone, 1, pivots))
@@ -70,7 +75,7 @@ def run_units(system: System, num_warmup: int) -> TangentRun:
                 before.sums.at[jnp.maximum(offset, 0) // length].add(logs),
                 alive,
                 jnp.maximum(before.cancellation, jnp.max(jnp.where(alive & counts, cancelled, 0))),
-                before.check.add(_volume_check(logs, layers, counts & jnp.all(alive))),
+                before.check.add(_volume_check(logs, layers, places, counts & jnp.all(alive))),
                 before.faults.then(seen, jnp.where(finite, offset, now.number)),
             ),
             None,
@@ -107,9 +112,10 @@ def _renew(blocks, frames, anew):
     return jnp.where(gone[None], anew, frames), pivots, sizes, gone
 
 
-def _ravel(layers):
-    """Put what each layer has into one vector."""
-    return jnp.concatenate([layer.reshape(-1) for layer in layers])
+def _ravel(layers, copies):
+    """Put what each layer has into one vector, as often as it has units of this kind."""
+    repeated = zip(layers, copies, strict=True)
+    return jnp.concatenate([jnp.repeat(layer.reshape(-1), count) for layer, count in repeated])
 
 
 def _join(frames):
@@ -120,9 +126,9 @@ def _join(frames):
     return jnp.concatenate(list(map(jnp.pad, by_unit, padding)))
 
 
-def _volume_check(logs, layers, is_due):
+def _volume_check(logs, layers, places, is_due):
     """Compare the growth of all frames in one step with log|det J|, where all are whole."""
-    log_det = sum_log_abs_dets(jax.lax.stop_gradient(layers))
+    log_det = sum_log_abs_dets(jax.lax.stop_gradient(layers), places)
     is_due &= jnp.isfinite(log_det)
     log_det = jnp.where(is_due, log_det, 0)
     difference = jnp.abs(jax.lax.stop_gradient(jnp.sum(logs)) - log_det)
@@ -138,6 +144,8 @@ def gram_schmidt(
 
     Return them, what was left of each, and its size before the others were taken out.
     """
+    if columns.shape[1] > MOST_UNROLLED:
+        return _gram_schmidt_in_a_loop(columns)
     found, pivots, sizes = [], [], []
     for column in jnp.moveaxis(columns, 1, 0):
         scale = jax.lax.stop_gradient(jnp.max(jnp.abs(column), axis=0))
@@ -152,6 +160,28 @@ def gram_schmidt(
         pivots.append(scale * norm)
         sizes.append(scale * size)
     return jnp.stack(found, axis=1), jnp.stack(pivots), jnp.stack(sizes)
+
+
+def _gram_schmidt_in_a_loop(columns):
+    """Do the same for larger matrices, where a program without a loop would compile for minutes."""
+    scales = jax.lax.stop_gradient(jnp.max(jnp.abs(columns), axis=0))
+    scales = jnp.where(scales > 0, scales, 1)
+    columns = columns / scales[None]
+    sizes = _norms(columns)
+    later = jnp.arange(columns.shape[1], dtype=jnp.int32)[:, None]
+
+    def take_out(number, carried):
+        columns, pivots = carried
+        norm = _norms(columns[:, number])
+        one = columns[:, number] / jnp.where(norm > 0, norm, 1)[None]
+        shares = jnp.sum(one[:, None] * columns, axis=0)
+        columns = columns - one[:, None] * jnp.where(later > number, shares, 0)[None]
+        return columns.at[:, number].set(one), pivots.at[number].multiply(norm)
+
+    carried = columns, jnp.ones_like(sizes)
+    for _ in range(2):
+        carried = jax.lax.fori_loop(0, columns.shape[1], take_out, carried)
+    return carried[0], scales * carried[1], scales * sizes
 
 
 def _norms(vectors):

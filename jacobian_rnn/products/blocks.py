@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jacobian_rnn.checks import check_shape, refuse
-from jacobian_rnn.jacobians.system import System
+from jacobian_rnn.jacobians.system import System, UnitPlaces
 from jacobian_rnn.linalg.factored_form import log_growth_through_of
 from jacobian_rnn.linalg.graded_svd import graded_singular_values, scaled_norm
 from jacobian_rnn.products._passes import PASSES, extend_passes, start_passes
@@ -114,18 +114,11 @@ class BlockProduct(NamedTuple):
 
     def whole(self) -> JacobianProduct:
         """Return the same as a product of whole matrices, with memory n²."""
-        units = self.units
-        num_units, passes, c = units.log_scale.shape
-        by_array = jnp.eye(num_units, dtype=units.left.dtype)
-
-        def spread(matrices):
-            spread_out = jnp.einsum("upab,uv->paubv", matrices, by_array)
-            return spread_out.reshape(passes, c * num_units, c * num_units)
-
+        units, places = self.units, self._places
         return JacobianProduct(
-            left=spread(units.left),
-            log_scale=jnp.moveaxis(units.log_scale, 0, 2).reshape(passes, -1),
-            right=spread(units.right),
+            left=places.spread(jnp.moveaxis(units.left, 0, 3)),
+            log_scale=places.join(jnp.moveaxis(units.log_scale, 0, 2)),
+            right=places.spread(jnp.moveaxis(units.right, 0, 3)),
             num_steps=self.num_steps,
             first_lost_step=self.first_lost_step,
             first_underflow_step=self.first_underflow_step,
@@ -143,17 +136,21 @@ class BlockProduct(NamedTuple):
 
     def __matmul__(self, earlier: "BlockProduct") -> "BlockProduct":  # pyright: ignore[reportIncompatibleMethodOverride]
         """Compose `later @ earlier`, the product over both stretches of time."""
-        if not isinstance(earlier, BlockProduct):
+        if type(earlier) is not type(self):
             return NotImplemented
         if self.units.left.shape != earlier.units.left.shape:
             received = f"blocks of shapes {self.units.left.shape} and {earlier.units.left.shape}"
             refuse("later @ earlier", received, "two products of the same system")
-        return BlockProduct(jax.vmap(JacobianProduct.__matmul__)(self.units, earlier.units))
+        return self._replace(units=jax.vmap(JacobianProduct.__matmul__)(self.units, earlier.units))
+
+    @property
+    def _places(self):
+        num_units, _, c = self.units.log_scale.shape
+        return UnitPlaces(c, num_units, is_by_row=False)
 
     @property
     def _num_states(self):
-        num_units, _, c = self.units.log_scale.shape
-        return c * num_units
+        return self._places.num_states
 
     def _first_pass(self):
         """Return the units in the one pass that gives the results."""
@@ -161,21 +158,30 @@ class BlockProduct(NamedTuple):
         return self.units._replace(**forms)
 
     def _rows_of_all(self):
-        return rows_of_arrays(
-            self.units.log_scale.shape[2], self._num_states, self.units.left.dtype
-        )
+        return rows_of_arrays(self._places, self.units.left.dtype)
 
     def _rows_of_units(self, rows):
         """Cut rows into those that see each unit, `(units, m, c)`."""
         rows = jnp.asarray(rows)
         check_shape("rows", rows.shape, ("m", self._num_states), "in the ravelled state")
-        num_units, _, c = self.units.log_scale.shape
-        return jnp.moveaxis(rows.reshape(-1, c, num_units), 2, 0)
+        return jnp.moveaxis(self._places.cut(rows), 2, 0)
 
 
-def rows_of_arrays(num_arrays: int, num_states: int, dtype: jnp.dtype) -> Float[Array, "c n"]:
-    """Return a row for each of c arrays of units, which adds up its units."""
-    return jnp.repeat(jnp.eye(num_arrays, dtype=dtype), num_states // num_arrays, axis=1)
+class RowProduct(BlockProduct):
+    """The product for a matrix state whose rows all have one Jacobian.
+
+    It is a `BlockProduct` whose units are the rows: their c states are next to each other.
+    """
+
+    @property
+    def _places(self):
+        return super()._places._replace(is_by_row=True)
+
+
+def rows_of_arrays(places: UnitPlaces, dtype: jnp.dtype) -> Float[Array, "c n"]:
+    """Return a row for each of the c states of units, which adds it up over units."""
+    one_each = jnp.eye(places.size, dtype=dtype)[..., None]
+    return places.join(jnp.broadcast_to(one_each, (*one_each.shape[:2], places.num_units)))
 
 
 def _first(steps):
@@ -225,17 +231,23 @@ def block_product(
     next_states: Float[Array, "steps n"] | None = None,
 ) -> BlockProduct:
     """Multiply the blocks of all steps of a system. `passes_along` says what `next_states` are."""
-    c, _, num_units = system.shapes_of_units().shape
-    num_passes = PASSES if estimate_error else 1
-    frames = jnp.broadcast_to(jnp.eye(c, dtype=system.state.dtype), (num_passes, c, c))
-    start = jax.tree.map(
-        lambda one: jnp.broadcast_to(one, (num_units, *one.shape)), start_passes(frames)
-    )
+    (places,) = system.unit_places()
+    (blocks,) = jax.eval_shape(system.unit_layers, system.state, system.one_input)
+    num_passes, num_blocks = PASSES if estimate_error else 1, blocks.shape[2]
+    eye = jnp.eye(places.size, dtype=system.state.dtype)
+    frames = jnp.broadcast_to(eye, (num_passes, *eye.shape))
+
+    def repeat(tree, count):
+        return jax.tree.map(lambda one: jnp.broadcast_to(one, (count, *one.shape)), tree)
 
     def extend(passes, blocks, finite):
         extend_units = jax.vmap(extend_passes, in_axes=(0, 0, None))
         return extend_units(passes, jnp.moveaxis(blocks, -1, 0), finite)
 
     of_step = system.unit_jacobians, system.rough_unit_jacobians
+    start = repeat(start_passes(frames), num_blocks)
     passes = passes_along(system, start, of_step, extend, num_passes, next_states)
-    return BlockProduct(jax.vmap(finish)(passes))
+    units = jax.vmap(finish)(passes)
+    if num_blocks < places.num_units:  # one product is that of all units
+        units = repeat(jax.tree.map(lambda one: one[0], units), places.num_units)
+    return RowProduct(units) if places.is_by_row else BlockProduct(units)

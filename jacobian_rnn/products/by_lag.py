@@ -81,10 +81,13 @@ def _log_singular_values_by_lag(system, lags):
         form = lengthen(form, now)
         return (form, keep_at_lag(kept, form, system.num_steps - now.number, lags)), None
 
-    num_units = system.shapes_of_units().shape[2] if system.has_units else 1
-    start = identity_form(jnp.eye(system.num_states // num_units, dtype=system.state.dtype))
+    n, num_blocks = system.num_states, 1
     if system.has_units:
-        start = jax.tree.map(lambda one: jnp.broadcast_to(one, (num_units, *one.shape)), start)
+        blocks = jax.eval_shape(system.unit_jacobians, system.state, system.one_input)
+        n, _, num_blocks = blocks.shape
+    start = identity_form(jnp.eye(n, dtype=system.state.dtype))
+    if system.has_units:
+        start = jax.tree.map(lambda one: jnp.broadcast_to(one, (num_blocks, *one.shape)), start)
     # A lag of zero is not visited, so the empty product is in its place from the beginning.
     kept = jax.tree.map(lambda one: jnp.broadcast_to(one, (lags.shape[0], *one.shape)), start)
     (_, kept), _ = back_along(system, visit, (start, kept))
@@ -96,7 +99,9 @@ def _log_singular_values_by_lag(system, lags):
     if not system.has_units:
         return jax.vmap(log_values)(kept)
     of_units = jax.vmap(jax.vmap(log_values))(kept).reshape(len(lags), -1)
-    return -jnp.sort(-of_units, axis=1)
+    # One block may be that of several units.
+    of_all = jnp.repeat(of_units, system.num_states // of_units.shape[1], axis=1)
+    return -jnp.sort(-of_all, axis=1)
 
 
 def keep_none(like: PyTree, lags: Int[Array, " lags"]) -> PyTree:

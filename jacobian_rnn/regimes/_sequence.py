@@ -169,9 +169,9 @@ def _rows_seen(system, state):
     n, dtype = system.num_states, state.dtype
     if not system.has_units:
         return jnp.eye(n, dtype=dtype), derivative_of(system.output)(state)
-    c, _, num_units = system.shapes_of_units().shape
-    of_carry = rows_of_arrays(c, n, dtype)
-    num_shown, rest = divmod(system.num_outputs, num_units)
-    if system.shows_end and rest == 0:
-        return of_carry, of_carry[c - num_shown :]
+    (places,) = system.unit_places()
+    of_carry = rows_of_arrays(places, dtype)
+    num_shown, rest = divmod(system.num_outputs, places.num_units)
+    if system.shows_all or (system.shows_end and rest == 0 and not places.is_by_row):
+        return of_carry, of_carry[places.size - num_shown :]
     return of_carry, derivative_of(system.output)(state)

@@ -16,6 +16,7 @@ from jacobian_rnn import (
     zero_carry,
 )
 from jacobian_rnn.linalg.frames import generic_columns
+from jacobian_rnn.lyapunov import _units
 from tests.networks import normal
 
 
@@ -105,3 +106,19 @@ def test_many_units_in_layers_need_no_matrix():
     expected = np.sort(np.repeat(np.concatenate(logs), 2))[::-1]
     spectrum = lyapunov_spectrum(both, zero_carry(both), xs)
     np.testing.assert_allclose(spectrum.exponents, expected, atol=1e-5)
+
+
+def test_larger_units_are_orthonormalised_in_a_loop_as_small_ones_are_without(monkeypatch):
+    columns = jnp.asarray(normal(0, (5, 5, 3))).at[:, 3, 1].set(0)  # a column that is gone
+    columns = columns * jnp.asarray([1, 1e-150, 1e150, 1, 1])[None, :, None]
+
+    def factor(columns):
+        frames, pivots, sizes = _units.gram_schmidt(columns)
+        return jnp.sum(jnp.where(pivots > 0, jnp.log(pivots), 0)), (frames, pivots, sizes)
+
+    whole = [jax.value_and_grad(factor, has_aux=True)(columns)]
+    monkeypatch.setattr(_units, "MOST_UNROLLED", 1)
+    whole.append(jax.value_and_grad(factor, has_aux=True)(columns))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14), *whole)
+    frames = whole[1][0][1][0][..., 0]
+    np.testing.assert_allclose(frames.T @ frames, np.eye(5), atol=1e-14)
