@@ -25,6 +25,15 @@ def whole_carry(carry: PyTree) -> Array:
     return jnp.concatenate(jax.tree.leaves(carry), axis=-1)
 
 
+def flat_matrix(carry: Array) -> Array:
+    """Return a carry that is a matrix as one vector, row after row."""
+    return carry.reshape(*carry.shape[:-2], -1)
+
+
+# Outputs that are the end of the ravelled carry, or all of it.
+ENDS = (last_array, whole_carry, flat_matrix)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recurrence:
@@ -143,13 +152,15 @@ def zero_carry(recurrence: Recurrence) -> PyTree:
         layers = zip(step.steps, recurrence.params, strict=True)
         return tuple(zero_carry(Recurrence(one, params)) for one, params in layers)
     carry_like = getattr(step, "carry_like", None)
-    if carry_like is None or getattr(step, "num_feature_axes", 1) != 1:
+    like = None if carry_like is None else jax.eval_shape(carry_like, recurrence.params)
+    rank = getattr(step, "num_feature_axes", 1)
+    # What a cell makes without an image has not the axes of one.
+    if like is None or any(leaf.ndim != rank for leaf in jax.tree.leaves(like)):
         name = getattr(step, "__name__", type(step).__name__)
         received = f"step {name}, whose carry is not known from its parameters"
         expected = "a cell of vectors or a stack of them"
         refuse("recurrence", received, expected, "make the carry by hand")
     dtype = jax.tree.leaves(recurrence.params)[0].dtype
-    like = jax.eval_shape(carry_like, recurrence.params)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), like)
 
 

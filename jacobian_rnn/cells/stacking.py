@@ -8,11 +8,10 @@ from jaxtyping import Array, Float
 
 from jacobian_rnn.cells.gated_jacobian import StackJacobian
 from jacobian_rnn.cells.recurrence import (
+    ENDS,
     Recurrence,
     check_output,
     check_recurrence,
-    last_array,
-    whole_carry,
 )
 from jacobian_rnn.checks import check_type, refuse
 
@@ -189,4 +188,4 @@ def _shows_the_end(output: Callable) -> bool:
     """Say whether an output is the end of the ravelled carry."""
     while isinstance(output, StackOutput):
         output = output.output
-    return output in (last_array, whole_carry)
+    return output in ENDS

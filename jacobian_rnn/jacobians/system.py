@@ -14,12 +14,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells.recurrence import (
+    ENDS,
     ImpureStepError,
     Recurrence,
     check_recurrence,
     has_batch_axis,
-    last_array,
-    whole_carry,
 )
 from jacobian_rnn.checks import check_count, check_finite, list_shapes, refuse
 from jacobian_rnn.jacobians._declarations import check_declarations
@@ -216,7 +215,7 @@ class System:
     @property
     def shows_end(self) -> bool:
         """Whether the output is the end of the state, or all of it."""
-        return self.recurrence.output in (last_array, whole_carry)
+        return self.recurrence.output in ENDS
 
     @property
     def shows_all(self) -> bool:
