@@ -152,15 +152,14 @@ def zero_carry(recurrence: Recurrence) -> PyTree:
         layers = zip(step.steps, recurrence.params, strict=True)
         return tuple(zero_carry(Recurrence(one, params)) for one, params in layers)
     carry_like = getattr(step, "carry_like", None)
-    like = None if carry_like is None else jax.eval_shape(carry_like, recurrence.params)
-    rank = getattr(step, "num_feature_axes", 1)
-    # What a cell makes without an image has not the axes of one.
-    if like is None or any(leaf.ndim != rank for leaf in jax.tree.leaves(like)):
+    is_of_images = hasattr(step, "cell_of") and step.num_feature_axes != 1
+    if carry_like is None or is_of_images:
         name = getattr(step, "__name__", type(step).__name__)
         received = f"step {name}, whose carry is not known from its parameters"
         expected = "a cell of vectors or a stack of them"
         refuse("recurrence", received, expected, "make the carry by hand")
     dtype = jax.tree.leaves(recurrence.params)[0].dtype
+    like = jax.eval_shape(carry_like, recurrence.params)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), like)
 
 

@@ -32,8 +32,9 @@ def s5(
 
     This is dh/dt = Λ h + B x, held for a time Δ of each unit (zero-order hold). Λ are the
     eigenvalues of HiPPO-N, −1/2 + iω, of `num_blocks` blocks. They come in conjugate pairs, and
-    one of each pair is kept, so N units stand for 2N states of the real system. B is V* B₀ for
-    the eigenvectors V, with entries of B₀ of variance 1 / inputs. Δ is log-uniform.
+    one of each pair is kept, so N units stand for 2N states of the real system. Entries of B have
+    variance 1 / inputs, and the real part has half of it. That is V* B₀ for the eigenvectors V and
+    real entries of B₀ of this variance, because V is unitary. Δ is log-uniform.
 
     h is held as (real, imaginary). The output is the whole carry, because the complex readout of
     h is a linear readout of both parts.
@@ -72,16 +73,9 @@ def s5(
         refuse("num_blocks", num_blocks, f"a divisor of the {num_units} units")
     if not (len(step_sizes) == 2 and 0 < step_sizes[0] < step_sizes[1] < np.inf):
         refuse("step_sizes", step_sizes, "(lower, upper) with 0 < lower < upper")
-    size = num_units // num_blocks
-    frequencies, vectors = _normal_hippo(2 * size)
-    read, step_size = jax.random.split(key)
-    real = normal_kernel(read, num_inputs, 2 * num_units, dtype)
-    real = real.reshape(num_inputs, num_blocks, 2 * size)
-
-    def seen_by_units(part):
-        part = jnp.einsum("xbi,iu->xbu", real, jnp.asarray(part, dtype))
-        return {"kernel": part.reshape(num_inputs, num_units)}
-
+    frequencies = _frequencies_of_hippo(2 * num_units // num_blocks)
+    real, imaginary, step_size = jax.random.split(key, 3)
+    scale = jnp.sqrt(jnp.asarray(0.5, dtype))
     log_lower, log_upper = np.log(step_sizes)
     params = {
         "eigenvalues": {
@@ -89,8 +83,8 @@ def s5(
             "imaginary": jnp.tile(jnp.asarray(frequencies, dtype), num_blocks),
         },
         "log_step": jax.random.uniform(step_size, (num_units,), dtype, log_lower, log_upper),
-        "real": seen_by_units(vectors.real),
-        "imaginary": seen_by_units(-vectors.imag),
+        "real": {"kernel": scale * normal_kernel(real, num_inputs, num_units, dtype)},
+        "imaginary": {"kernel": scale * normal_kernel(imaginary, num_inputs, num_units, dtype)},
     }
     return recurrence_of(S5Step(), params, whole_carry, StepUnitJacobians(S5Step()))
 
@@ -127,13 +121,12 @@ class S5Step:
         return jnp.exp(turned), jnp.expm1(turned) / eigenvalues
 
 
-def _normal_hippo(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return ω > 0 of HiPPO-N of an even size, ascending, and its eigenvectors as columns.
+def _frequencies_of_hippo(size: int) -> np.ndarray:
+    """Return ω > 0 of HiPPO-N of an even size, ascending.
 
     HiPPO-LegS plus a matrix of rank one is −1/2 plus a skew-symmetric matrix, whose eigenvalues
     are ±iω.
     """
     odd = np.sqrt(2 * np.arange(size) + 1)
     lower = np.tril(np.outer(odd, odd), -1) / 2
-    frequencies, vectors = np.linalg.eigh(-1j * (lower.T - lower))
-    return frequencies[size // 2 :], vectors[:, size // 2 :]
+    return np.linalg.eigvalsh(1j * (lower.T - lower))[size // 2 :]

@@ -19,6 +19,7 @@ from jacobian_rnn.cells.recurrence import (
     Recurrence,
     check_recurrence,
     has_batch_axis,
+    last_array,
 )
 from jacobian_rnn.checks import check_count, check_finite, list_shapes, refuse
 from jacobian_rnn.jacobians._declarations import check_declarations
