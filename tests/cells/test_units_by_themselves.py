@@ -1,5 +1,6 @@
 """Cells whose units see themselves alone, against automatic derivatives and parallel forms."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -322,3 +323,19 @@ def test_a_prediction_takes_vectors_for_a_carry_that_is_a_matrix():
     probes = predict_regime(network, zero_carry(network), xs, horizon=10)
     off = np.abs(exact.log_growth - probes.log_growth)
     assert np.all(off < 4 * probes.sampling_error)
+
+
+@pytest.mark.parametrize("name", mostly_slow(["min_gru", "s6", "para_gru", "s5"], ["s6"]))
+def test_all_of_the_spectrum_is_that_of_whole_matrices(name):
+    width = {"s6": 16, "s5": 32}.get(name, 64)
+    make = partial(s6, num_states=4) if name == "s6" else MAKERS[name]
+    network = make(3, width, key=jax.random.key(0), dtype=jnp.float64)
+    carry, xs = zero_carry(network), jnp.asarray(normal(1, (100, 3)))
+    dense = dataclasses.replace(network, unit_jacobians=None)
+    expected = jacobian_product(dense, carry, xs).log_singular_values()
+    found = jacobian_product(network, carry, xs).log_singular_values()
+    assert found.shape == (64,)
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+    # Blocks of these cells are numbers or turn, so exponents are those logs by the step.
+    spectrum = lyapunov_spectrum(network, carry, xs, num_warmup=0)
+    np.testing.assert_allclose(spectrum.exponents, expected / 100, rtol=1e-10, atol=1e-12)
