@@ -244,6 +244,8 @@ def described_memory(value: float, interval: np.ndarray) -> str:
     low, high = interval
     if np.isnan(value):
         return "none: grows"
+    if np.isnan(low):
+        return "0 in some networks"
     if np.isinf(value):
         return f"unbounded [{low:.3g}, ∞)"
     return f"{value:.4g} [{low:.4g}, {high:.4g}]"
