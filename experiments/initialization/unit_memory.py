@@ -136,6 +136,7 @@ def of_network(
 
     _, (smallest, largest, saturated) = jax.lax.scan(one_step, carry, xs)
     lowest = jnp.min(jnp.where(finite, exponents, jnp.inf))
+    share_saturated = jnp.mean(saturated[num_warmup:])
     return {
         "exponent": exponents[0],
         "error_over_time": spectrum.standard_errors[0],
@@ -144,7 +145,7 @@ def of_network(
         "lost": jnp.mean(~finite),
         "smallest_eigenvalue": jnp.min(smallest[num_warmup:]),
         "largest_eigenvalue": jnp.max(largest[num_warmup:]),
-        "saturated": jnp.mean(saturated[num_warmup:]) if gate_names(cell) else jnp.nan,
+        "saturated": share_saturated if gate_names(cell) else jnp.full((), jnp.nan),
     }
 
 

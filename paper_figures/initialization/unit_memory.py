@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from paper_figures import style
-from paper_figures.claims import Claim, standard_error
+from paper_figures.claims import Claim, Relation, standard_error
 
 MARKERS = "sov^D"  # of widths
 SHORT, LONG = 5, 100  # steps
@@ -106,14 +106,11 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             float(dataset["exponent"].sel(cell="S6").max()),
         )
     ]
-    for cell, relation, bound in (
-        ("minGRU", "at most", SHORT),
-        ("minLSTM", "at most", SHORT),
-        ("ParaGRU", "at most", SHORT),
-        ("RG-LRU", "at least", LONG),
-        ("S5", "at least", LONG),
-        ("S6", "at least", LONG),
-    ):
+    forgetful: tuple[Relation, int] = ("at most", SHORT)
+    lasting: tuple[Relation, int] = ("at least", LONG)
+    expected = dict.fromkeys(("minGRU", "minLSTM", "ParaGRU"), forgetful)
+    expected |= dict.fromkeys(("RG-LRU", "S5", "S6"), lasting)
+    for cell, (relation, bound) in expected.items():
         memory = dataset[["memory", "memory_interval"]].sel(cell=cell).isel(width=-1)
         verb = "forgets within" if relation == "at most" else "remembers for at least"
         made.append(
