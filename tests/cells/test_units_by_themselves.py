@@ -321,8 +321,8 @@ def test_a_prediction_takes_vectors_for_a_carry_that_is_a_matrix():
     xs = jnp.asarray(normal(0, (2, 20, 3)))
     exact = predict_regime(network, zero_carry(network), xs, horizon=10, method="exact")
     probes = predict_regime(network, zero_carry(network), xs, horizon=10)
-    off = np.abs(exact.log_growth - probes.log_growth)
-    assert np.all(off < 4 * probes.sampling_error)
+    # Few enough states for a probe each, so that nothing is left to chance.
+    np.testing.assert_allclose(probes.log_growth, exact.log_growth, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", mostly_slow(["min_gru", "s6", "para_gru", "s5"], ["s6"]))
