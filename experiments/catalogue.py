@@ -45,6 +45,9 @@ EXPERIMENTS = {
     "initialization_audit": Experiment(
         "initialization", "measures the default initialisations of Flax, PyTorch and Keras"
     ),
+    "unit_memory": Experiment(
+        "initialization", "measures how long units that see themselves alone remember as drawn"
+    ),
     "full_spectrum": Experiment(
         "spectra", "lays mean-field theory over all exponents of tanh networks", "float64"
     ),

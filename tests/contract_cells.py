@@ -121,7 +121,14 @@ CELLS_OF_CONTRACT: dict[str, Callable] = {name: flax_cell(name) for name in CELL
     "antisymmetric_rnn": literature_cell(jrnn.antisymmetric_rnn),
     "leaky_rate_network": literature_cell(jrnn.leaky_rate_network),
     "irnn": literature_cell(jrnn.irnn),
+    "ind_rnn": literature_cell(jrnn.ind_rnn),
     "lru": literature_cell(jrnn.lru),
+    "min_gru": literature_cell(jrnn.min_gru),
+    "min_lstm": literature_cell(jrnn.min_lstm),
+    "para_gru": literature_cell(jrnn.para_gru),
+    "rg_lru": literature_cell(jrnn.rg_lru),
+    "s5": literature_cell(jrnn.s5),
+    "s6": literature_cell(partial(jrnn.s6, num_states=2)),
     "projected LSTM": literature_cell(projected_lstm),
     "GRU, reset before": literature_cell(reset_before_gru),
     "gated_delta_net": literature_cell(jrnn.gated_delta_net),
@@ -135,7 +142,18 @@ CELLS_OF_CONTRACT: dict[str, Callable] = {name: flax_cell(name) for name in CELL
 }
 
 UNKNOWN = {"ConvLSTMCell", "dense_chain", "without forward mode"}  # whose parameters nobody knows
-WITHOUT_ONE_KERNEL = UNKNOWN | {"lru", "gated_delta_net", "mlstm", "residual_block", "rwkv7"}
+UNITS_BY_THEMSELVES = {
+    "ind_rnn",
+    "lru",
+    "min_gru",
+    "min_lstm",
+    "para_gru",
+    "rg_lru",
+    "s5",
+    "s6",
+}
+MATRIX_MEMORIES = {"gated_delta_net", "mlstm", "rwkv7"}
+WITHOUT_ONE_KERNEL = UNKNOWN | UNITS_BY_THEMSELVES | MATRIX_MEMORIES | {"residual_block"}
 WITHOUT_GATES = WITHOUT_ONE_KERNEL | {
     "SimpleCell",
     "SimpleCell residual",

@@ -29,7 +29,7 @@ CAPTIONS = {
     "verdict": "eight sequences; against the gradient of a loss over them",
     "profile": "one sequence; against the gradient of a loss over it",
     "leading": "eight largest singular values; error against the exact product (nats)",
-    "units": "a state whose units see themselves alone; error of exponents (nats per step)",
+    "units": "units that see themselves alone; error against whole matrices (nats per step)",
     "sweep": "networks drawn, predicted, trained and saved; error: difference between workers",
     "gpu": "the same on a GPU",
 }

@@ -4,6 +4,7 @@ The reference is what a training update takes at least: `jax.value_and_grad` of 
 output. Memory is what XLA plans for a compiled program, beside its arguments and results.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,6 +20,12 @@ from experiments.benchmarks.workloads import INPUT_SIZE, Sizes
 
 GRADIENT = "value_and_grad of a loss"
 MEGABYTE = 2.0**20
+# Cells whose units see themselves alone, drawn with a number of states.
+UNITS: dict[str, Callable[..., jrnn.Recurrence]] = {
+    "lru": lambda n, **options: jrnn.lru(INPUT_SIZE, n // 2, **options),
+    "min_gru": partial(jrnn.min_gru, INPUT_SIZE),
+    "s6": lambda n, **options: jrnn.s6(INPUT_SIZE, n // 16, num_states=16, **options),
+}
 
 
 def cases(sizes: Sizes) -> list[tuple[str, Callable[[], list[Row]]]]:
@@ -31,7 +38,11 @@ def cases(sizes: Sizes) -> list[tuple[str, Callable[[], list[Row]]]]:
     ]
     listed += [(f"profile: T={steps}", partial(by_length, steps, sizes)) for steps in sizes.lengths]
     listed += [(f"leading: N={n}", partial(leading, n, sizes)) for n in sizes.leading_widths]
-    return listed + [(f"units: N={n}", partial(units, n, sizes)) for n in sizes.unit_numbers]
+    return listed + [
+        (f"units: {cell} n={n}", partial(units, cell, n, sizes))
+        for cell in UNITS
+        for n in sizes.unit_states
+    ]
 
 
 def verdict(cell: str, width: int, num_steps: int, sizes: Sizes) -> list[Row]:
@@ -75,20 +86,37 @@ def leading(width: int, sizes: Sizes) -> list[Row]:
     return [rows[0]._replace(error=error), *rows[1:]]
 
 
-def units(num_units: int, sizes: Sizes) -> list[Row]:
-    """Time the whole spectrum of a linear recurrent unit, whose units see themselves alone."""
-    network = jrnn.lru(INPUT_SIZE, num_units, key=jax.random.key(0), dtype=jnp.dtype(sizes.dtype))
+def units(cell: str, num_states: int, sizes: Sizes) -> list[Row]:
+    """Time what there is for a cell whose units see themselves alone, and compare with matrices.
+
+    Their blocks are numbers, or turn and shrink alike. So the exponents are the logs of the
+    singular values by the step.
+    """
+    network = UNITS[cell](num_states, key=jax.random.key(0), dtype=jnp.dtype(sizes.dtype))
     carry = jrnn.zero_carry(network)
-    xs = jnp.asarray(np.random.default_rng(0).standard_normal((1000, INPUT_SIZE)), sizes.dtype)
+    xs = np.random.default_rng(0).standard_normal((2, 1000, INPUT_SIZE))
+    xs = jnp.asarray(xs, sizes.dtype)
     functions: dict[str, Callable] = {
-        "lyapunov_spectrum": partial(_spectrum, network, carry, xs),
-        "backward_profile": partial(_profile, network, carry, xs),
+        GRADIENT: partial(_value_and_grad, network, carry, xs[:1]),
+        "lyapunov_spectrum": partial(_spectrum, network, carry, xs[0]),
+        "jacobian_product": partial(_product, network, carry, xs[0]),
+        "backward_profile": partial(_profile, network, carry, xs[0]),
+        "predict_regime, 2 sequences": partial(_predict, network, carry, xs, method="probes"),
     }
-    rows = _rows(functions, Row("units", "lru", "", 2 * num_units, 2 * num_units, 1000), sizes)
-    radii = -np.exp(np.asarray(network.params["log_decay"], np.float64))
-    exact = np.sort(np.repeat(radii, 2))[::-1]
-    found = np.asarray(_spectrum(network, carry, xs), np.float64)
-    return [rows[0]._replace(error=float(np.abs(found - exact).max())), *rows[1:]]
+    errors = {}
+    if num_states <= sizes.exact_states:
+        dense = dataclasses.replace(network, unit_jacobians=None)
+        functions["jacobian_product, matrices"] = partial(_product, dense, carry, xs[0])
+        outputs = compare(functions, 1).outputs
+        exact = np.asarray(outputs["jacobian_product, matrices"], np.float64) / xs.shape[1]
+        rates = {
+            "lyapunov_spectrum": outputs["lyapunov_spectrum"],
+            "jacobian_product": outputs["jacobian_product"] / xs.shape[1],
+        }
+        errors = {name: float(np.abs(rate - exact).max()) for name, rate in rates.items()}
+    row = Row("units", cell, "", num_states, num_states, xs.shape[1])
+    rows = _rows(functions, row, sizes)
+    return [row._replace(error=errors.get(row.name, float("nan"))) for row in rows]
 
 
 @jax.jit
@@ -129,8 +157,13 @@ def _exact(network, carry, xs):
 
 
 @jax.jit
+def _product(network, carry, xs):
+    return jrnn.jacobian_product(network, carry, xs).log_singular_values()
+
+
+@jax.jit
 def _spectrum(network, carry, xs):
-    return jrnn.lyapunov_spectrum(network, carry, xs).exponents
+    return jrnn.lyapunov_spectrum(network, carry, xs, num_warmup=0).exponents
 
 
 def _driven(cell, width, num_steps, sizes):

@@ -69,7 +69,7 @@ class Sizes:
     verdict_steps: tuple[int, ...] = (200, 784)
     exact_states: int = 64  # beyond, exact products are not timed
     leading_widths: tuple[int, ...] = (64, 256)
-    unit_numbers: tuple[int, ...] = (1000, 10_000)
+    unit_states: tuple[int, ...] = (64, 10_000)
     sweep_horizons: tuple[int, ...] = (100, 200)
     sweep_seeds: int = 6
     sweep_updates: int = 100
@@ -100,7 +100,7 @@ PRESETS = {
         verdict_widths=(16,),
         verdict_steps=(50,),
         leading_widths=(16,),
-        unit_numbers=(100,),
+        unit_states=(64,),
         sweep_horizons=(),
     ),
     "default": Sizes(),
@@ -112,7 +112,7 @@ PRESETS = {
         verdict_widths=(64, 128, 256, 512, 1024),
         exact_states=256,
         leading_widths=(64, 256, 1024),
-        unit_numbers=(1000, 10_000, 100_000),
+        unit_states=(64, 10_000, 100_000),
         sweep_horizons=(90, 100),
         sweep_seeds=12,
         sweep_updates=500,

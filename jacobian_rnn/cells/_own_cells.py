@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float, Key
 
-from jacobian_rnn.cells.layout import Layers
+from jacobian_rnn.cells.gated_jacobian import GatedJacobian
+from jacobian_rnn.cells.layout import Kernels, Layers
 from jacobian_rnn.cells.recurrence import Recurrence, last_array
 from jacobian_rnn.checks import check_at_least, check_dtype
 
@@ -72,3 +74,46 @@ def check_sizes(num_inputs: object, num_units: object, dtype: Any) -> None:
 def normal_kernel(key: Key[Array, ""], num_rows: int, num_units: int, dtype: Any) -> Array:
     """Draw a kernel with entries of variance 1 / (number of rows)."""
     return jax.random.normal(key, (num_rows, num_units), dtype) / math.sqrt(num_rows)
+
+
+def uniform_layer(
+    key: Key[Array, ""], num_rows: int, num_units: int, dtype: Any
+) -> dict[str, Float[Array, "..."]]:
+    """Draw kernel and bias uniform on ±1/√rows, as `torch.nn.Linear` does."""
+    bound = 1 / math.sqrt(num_rows)
+    kernel, bias = jax.random.split(key)
+    return {
+        "kernel": jax.random.uniform(kernel, (num_rows, num_units), dtype, -bound, bound),
+        "bias": jax.random.uniform(bias, (num_units,), dtype, -bound, bound),
+    }
+
+
+def of_diagonal(
+    diagonal: Float[Array, " units"], slopes: list[Float[Array, " units"]], kernels: Kernels
+) -> GatedJacobian:
+    """Build the Jacobian of units that see themselves alone, with one slope per input kernel."""
+    return GatedJacobian(
+        diagonals=diagonal[None, None],
+        slopes=jnp.zeros((1, 0, diagonal.size), diagonal.dtype),
+        kernels=(),
+        input_slopes=jnp.stack(slopes)[None],
+        input_kernels=kernels,
+    )
+
+
+def of_complex_units(
+    eigenvalues: Complex[Array, " units"], gains: Complex[Array, " units"], kernels: Kernels
+) -> GatedJacobian:
+    """Build the Jacobian of h' = λ h + γ B x, with h and B as pairs (real, imaginary)."""
+
+    def as_pairs(z):
+        return jnp.stack([jnp.stack([z.real, -z.imag]), jnp.stack([z.imag, z.real])])
+
+    diagonals = as_pairs(eigenvalues)
+    return GatedJacobian(
+        diagonals=diagonals,
+        slopes=jnp.zeros((2, 0, eigenvalues.size), diagonals.dtype),
+        kernels=(),
+        input_slopes=as_pairs(gains),
+        input_kernels=kernels,
+    )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -28,7 +28,12 @@ ADVICE = "linen cells go through from_linen, nnx cells through from_nnx, functio
 PROMOTE_DTYPE = inspect.signature(nnx.Linear.__init__).parameters["promote_dtype"].default
 
 
-def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
+def from_linen(
+    cell: nn.Module,
+    variables: PyTree,
+    *,
+    call: Callable[[Any, Any, Any], Any] | None = None,
+) -> Recurrence:
     """Turn a linen cell and its variables into a `Recurrence`.
 
     A step does not use initialisers, so cells that differ only in them share one compiled program.
@@ -38,12 +43,18 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
             module called as `cell(carry, x) -> (carry, y)`. An `nn.RNN` layer of one works too, if
             it runs forward over (batch, time, inputs).
         variables: the result of `cell.init`, `{"params": ...}`.
+        call: `call(module, carry, x) -> carry`, for a module that is called in another way, such as
+            a layer over whole sequences that takes its state from a cache. The module is bound to
+            its variables. It should be a named function, because equal functions share one compiled
+            program. Static.
 
     Returns:
-        The recurrence, with a closed-form Jacobian where one is known.
+        The recurrence, with a closed-form Jacobian where one is known. With `call` its `output` is
+        the last array of the carry.
 
     Raises:
-        TypeError: `cell` is not a linen module, or one of its attributes cannot be hashed.
+        TypeError: `cell` is not a linen module, one of its attributes cannot be hashed, or `call`
+            is no function.
         ValueError: `variables` lacks "params" (or "cell" for a layer), or the parameters of the
             cell are at another place in them; a module that is no cell, a bidirectional layer, or
             a layer that runs in reverse, takes time first or has other weights at every step. A
@@ -63,6 +74,12 @@ def from_linen(cell: nn.Module, variables: PyTree) -> Recurrence:
         received = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
         advice = "pass what `cell.init(...)` returned, or {'params': params}"
         refuse("variables", received, "'params' among them", advice)
+    if call is not None:
+        if not callable(call):
+            expected = "a function (module, carry, x) -> carry"
+            refuse("call", repr(call), expected, error=TypeError)
+        bare = _without_initializers(cell)
+        return Recurrence(_hashable(LinenStep(bare, None, call)), nn.unbox(variables))
     if isinstance(cell, nn.RNN):
         check_runs_forward(cell)
         check_same_at_every_step(cell)
@@ -125,10 +142,17 @@ def from_nnx(cell: nnx.Module) -> Recurrence:
 
 @dataclasses.dataclass(frozen=True)
 class LinenStep:
-    """The step of a linen cell. Equal cells have equal steps."""
+    """The step of a linen cell. Equal cells have equal steps.
+
+    Attributes:
+        cell: the cell.
+        num_feature_axes: how many axes a carry has without batch, or None if unknown.
+        call: `call(module, carry, x) -> carry`, or None for `module(carry, x) -> (carry, y)`.
+    """
 
     cell: nn.Module
     num_feature_axes: int | None
+    call: Callable[[Any, Any, Any], Any] | None = None
 
     @property
     def shows_last_array(self) -> bool:
@@ -138,6 +162,8 @@ class LinenStep:
     def __call__(self, variables, carry, x):
         """Return the new carry."""
         try:
+            if self.call is not None:
+                return self.cell.apply(variables, carry, x, method=self.call)
             return self.cell.apply(variables, carry, x)[0]
         except (errors.InvalidRngError, errors.ModifyScopeVariableError) as error:
             name = type(self.cell).__name__

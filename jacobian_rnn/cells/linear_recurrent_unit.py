@@ -11,9 +11,9 @@ from jacobian_rnn.cells._own_cells import (
     StepUnitJacobians,
     check_sizes,
     normal_kernel,
+    of_complex_units,
     recurrence_of,
 )
-from jacobian_rnn.cells.gated_jacobian import GatedJacobian
 from jacobian_rnn.cells.recurrence import Recurrence, whole_carry
 from jacobian_rnn.checks import refuse
 
@@ -96,15 +96,11 @@ class LRUStep:
     def parts(self, params, carry, x):
         """Return the parts of the Jacobian of one step."""
         del carry, x
-        turned, crossed = self._eigenvalues(params)
         scale = jnp.exp(params["log_normalizer"])
-        none = jnp.zeros_like(scale)
-        return GatedJacobian(
-            diagonals=jnp.stack([jnp.stack([turned, -crossed]), jnp.stack([crossed, turned])]),
-            slopes=jnp.zeros((2, 0, scale.size), scale.dtype),
-            kernels=(),
-            input_slopes=jnp.stack([jnp.stack([scale, none]), jnp.stack([none, scale])]),
-            input_kernels=(params["real"]["kernel"], params["imaginary"]["kernel"]),
+        return of_complex_units(
+            jax.lax.complex(*self._eigenvalues(params)),
+            jax.lax.complex(scale, jnp.zeros_like(scale)),
+            (params["real"]["kernel"], params["imaginary"]["kernel"]),
         )
 
     def carry_like(self, params):

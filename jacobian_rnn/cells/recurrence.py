@@ -153,7 +153,8 @@ def zero_carry(recurrence: Recurrence) -> PyTree:
         layers = zip(step.steps, recurrence.params, strict=True)
         return tuple(zero_carry(Recurrence(one, params)) for one, params in layers)
     carry_like = getattr(step, "carry_like", None)
-    if carry_like is None or getattr(step, "num_feature_axes", 1) != 1:
+    is_of_images = hasattr(step, "cell_of") and step.num_feature_axes != 1
+    if carry_like is None or is_of_images:
         name = getattr(step, "__name__", type(step).__name__)
         received = f"step {name}, whose carry is not known from its parameters"
         expected = "a cell of vectors or a stack of them"

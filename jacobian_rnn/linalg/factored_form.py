@@ -90,8 +90,22 @@ def extend(form: FactoredForm, jacobian: Float[Array, "n n"]) -> tuple[FactoredF
         J. Oliveira and D. E. Stewart, "Exponential splittings of products of matrices and
         accurately computing singular values of long products", Linear Algebra Appl. 309 (2000).
     """
+    if jacobian.shape == (1, 1):
+        return _extend_by_number(form, jacobian)
     zeros_are_exact = _smallest_log(jacobian) + _smallest_log(form.left) > _log_tiny(jacobian.dtype)
     return renew(form, matmul(jacobian, form.left), zeros_are_exact)
+
+
+def _extend_by_number(form, number):
+    """Do the same for one unit alone, whose product is a sign and a log."""
+    size = jnp.abs(number[0])
+    gone = size == 0
+    log_size = jnp.where(gone, -jnp.inf, jnp.log(jnp.where(gone, 1, size)))
+    log_scale, rounding = compensated_sum(form.log_scale, form.rounding, log_size)
+    none = jnp.zeros((), bool)
+    faults = StepFaults(none, jnp.zeros_like(number), none, ~jnp.isfinite(size[0]))
+    left = jnp.where(number < 0, -form.left, form.left)
+    return FactoredForm(left, log_scale, rounding, form.right), faults
 
 
 def renew(

@@ -299,7 +299,8 @@ def _check_batch(xs, step):
     shapes = {x.shape[:2] for x in leaves}
     # Flags and tokens have fewer axes than features, and the step says whether it takes them.
     features = [x.ndim for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
-    wrong_rank = rank is not None and features and rank + 2 not in features
+    # The carry has as many axes as the input of an image, or it is a matrix that reads vectors.
+    wrong_rank = rank is not None and features and not {3, rank + 2} & set(features)
     advice = (
         "the spread over sequences is the prediction's uncertainty; for one sequence there is "
         "backward_profile"
