@@ -28,5 +28,5 @@ class Thresholds(NamedTuple):
 # 0.70, over the 1,664 networks of `learning_ensemble.csv` after 400 updates of 16 sequences. These
 # are six cells on thirteen tasks, delayed recall at three noise levels among them, with widths of
 # 16 to 128 and horizons of 10 to 160 steps. Intervals of 95 % over shapes of networks: vanishing
-# −6.7 to −2.3, exploding +3.3 to +10.7.
+# −6.7 to −2.2, exploding +3.3 to +9.9.
 THRESHOLDS = Thresholds(vanishing=-4.4, exploding=7.9)
