@@ -20,11 +20,11 @@ def made_up(low, high):
 def test_thresholds_are_the_growth_and_the_peak_that_separate_best():
     found = experiment.thresholds(made_up(-11, 7), "cell", 50)
     assert found["name"].to_numpy().tolist() == ["a", "b"]
-    # Cuts are quantiles, one in forty.
-    np.testing.assert_allclose(found["threshold"], [[-11, 7]] * 2, atol=0.8)
+    # Cuts are quantiles, one in forty: neighbours are 0.8 and 0.5 nats apart.
+    np.testing.assert_allclose(found["threshold"], [[-11, 7]] * 2, atol=1.5)
     low, high = found["threshold_interval"].transpose("end", ...).to_numpy()
-    assert (low <= [-11, 7]).all()
-    assert (high >= [-11, 7]).all()
+    assert (low <= [-10.2, 7.5]).all()
+    assert (high >= [-11.8, 6.5]).all()
     assert (high - low < 2).all()
     assert (found["balanced_accuracy"] > 0.95).all()
 
