@@ -122,7 +122,8 @@ def _growths(samples):
 
 
 def _best(samples):
-    return forecasting.best_thresholds(*_growths(samples), samples.learned)
+    growth, peak = _growths(samples)
+    return forecasting.best_thresholds(growth, peak, samples.learned)
 
 
 def show(dataset: xr.Dataset, console: Console) -> None:

@@ -340,8 +340,13 @@ def spectrum_of(part: xr.Dataset) -> Spectrum:
     values = part["log_singular_value"].dropna("index", how="all")
     num = values.sizes["index"]
     largest, smallest = values.isel(index=0), values.isel(index=-1)
-    numbers = (largest, values.isel(index=num // 2), smallest, largest - smallest)
-    return Spectrum(*(one.median("sequence") for one in numbers), num)
+    return Spectrum(
+        largest.median("sequence"),
+        values.isel(index=num // 2).median("sequence"),
+        smallest.median("sequence"),
+        (largest - smallest).median("sequence"),
+        num,
+    )
 
 
 def spectra(dataset: xr.Dataset) -> Table:
