@@ -26,7 +26,7 @@ EXPERIMENTS = {
         "regimes", "predicts gradient regimes, trains the networks and compares"
     ),
     "calibrate_threshold": Experiment(
-        "regimes", "finds the thresholds that the library's predictions use"
+        "regimes", "finds the thresholds that the library's predictions use", "float64"
     ),
     "lower_threshold": Experiment(
         "regimes", "varies one thing at a time, to see what sets the thresholds of learning"

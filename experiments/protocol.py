@@ -20,6 +20,7 @@ import jacobian_rnn as jrnn
 from experiments import drawing
 from experiments.runner.experiment import Axis, Count, Dtype, Positive, Report, Seed
 from jacobian_rnn import tasks, training
+from jacobian_rnn.regimes.forecast import expit, published_model, terms_of
 from jacobian_rnn.training import TrainingHistory
 
 Optimizer = Literal["adam", "sgd"]
@@ -222,8 +223,9 @@ def predictions(
         "carry_log_growth": (sequence, predicted.log_growth),
         "profile": ((*sequence, "step"), predicted.profile),
         "profile_error": (sequence, predicted.sampling_error),
-        "profile_peak": (sequence, predicted.peak),
-        "profile_peak_lag": (sequence, predicted.peak_lag),
+        "peak": (sequence, predicted.peak_of_output),
+        "peak_lag": (sequence, predicted.peak_lag_of_output),
+        "deciding_growth": (sequence, predicted.deciding_growth),
         "spectral_radius": (network, np.abs(np.linalg.eigvals(kernels)).max(axis=-1)),
         "kernel_norm": (network, np.linalg.norm(kernels, 2, axis=(-2, -1))),
     }
@@ -232,6 +234,57 @@ def predictions(
         variables["log_singular_value"] = ((*sequence, "index"), spectrum)
         coords["index"] = np.arange(spectrum.shape[-1])
     return xr.Dataset(variables, coords=coords)
+
+
+def forecasts(
+    config: Protocol,
+    task: tasks.Task,
+    networks: jrnn.Recurrence,
+    kind: str,
+    *,
+    optimizer: Optimizer,
+    rate: float,
+) -> xr.Dataset:
+    """Forecast how likely networks are to learn, from features of those that training starts from.
+
+    Args:
+        config: the budget.
+        task: what they will be trained on.
+        networks: of `(kinds, seeds)`.
+        kind: the name of the first dimension.
+        optimizer: Adam with clipping, or plain SGD.
+        rate: its learning rate.
+
+    Returns:
+        The probability of each network, and its features.
+    """
+    transformation = optimizer_of(optimizer, config.clip_norm)(rate)
+
+    def measure(network, seed):
+        carry = jrnn.zero_carry(network)
+        key = key_of(TRAINING, seed)
+        start = training.start(task, network, carry, transformation, key=key)
+        return jrnn.learning_features(
+            start.network,
+            carry,
+            task,
+            optimizer=transformation,
+            key=key_of(SEQUENCES, seed),
+            num_sequences=config.num_sequences,
+        )
+
+    every = jax.jit(jax.vmap(jax.vmap(measure), in_axes=(0, None)))
+    features = jax.device_get(every(networks, jnp.asarray(config.seeds, jnp.int32)))
+    terms = terms_of(
+        features,
+        horizon=task.horizon,
+        num_updates=config.num_updates,
+        batch_size=config.batch_size,
+    )
+    measured = {f"feature_{name}": values for name, values in features._asdict().items()}
+    measured["probability"] = expit(published_model().log_odds(terms))
+    variables = {name: ((kind, "seed"), values) for name, values in measured.items()}
+    return xr.Dataset(variables, coords={"seed": config.seeds})
 
 
 def trainings(
@@ -253,7 +306,7 @@ def trainings(
         networks: of `(kinds, seeds)`.
         kind: the name of the first dimension.
         report: is told how far training is.
-        num_records: how many times skill and gradients by lag are recorded, after the first time.
+        num_records: how many times skill is recorded, after the first time.
         optimizer: Adam with clipping, or plain SGD.
         rates: learning rates, those of the configuration by default.
     """
@@ -266,7 +319,6 @@ def trainings(
         optimizer=optimizer,
         rates=rates,
         num_records=num_records,
-        gradients_by_lag=True,
         on_progress=lambda done, all_: report(f"training with {optimizer}", done / all_),
     )
     history, best = jax.device_get((history, best_of(history)))
@@ -280,12 +332,10 @@ def trainings(
         "gradient_norm": ((*training_of, "update"), history.gradient_norm),
         "update_norm": ((*training_of, "update"), history.update_norm),
         "validation_skill_by_record": ((*training_of, "record"), records.validation_skill),
-        "gradient_norm_by_lag": ((*training_of, "record", "lag"), records.gradient_norm_by_lag),
         "learning_rate": ("rate_index", list(rates or config.learning_rates)),
     }
     coords = {
         "seed": config.seeds,
         "record": records.num_updates[0, 0, 0],
-        "lag": np.arange(task.num_steps + 1),
     }
     return xr.Dataset(variables, coords=coords)

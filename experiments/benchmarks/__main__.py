@@ -28,6 +28,7 @@ CAPTIONS = {
     "W4 batch": "sequences at once, under vmap; error as above",
     "verdict": "eight sequences; against the gradient of a loss over them",
     "profile": "one sequence; against the gradient of a loss over it",
+    "forecast": "what predict_learning measures; against one update of 32 sequences",
     "leading": "eight largest singular values; error against the exact product (nats)",
     "units": "units that see themselves alone; error against whole matrices (nats per step)",
     "sweep": "networks drawn, predicted, trained and saved; error: difference between workers",
@@ -59,7 +60,14 @@ def main(
     # After the environment is set, which JAX reads when it is imported.
     import jax
 
-    from experiments.benchmarks import accuracy, dense_jacobians, speed, sweeps, verdicts
+    from experiments.benchmarks import (
+        accuracy,
+        dense_jacobians,
+        forecasts,
+        speed,
+        sweeps,
+        verdicts,
+    )
     from experiments.benchmarks.timing import Row, as_dataset
     from experiments.benchmarks.workloads import PRESETS
     from experiments.runner import chunks
@@ -74,7 +82,7 @@ def main(
     console.print(f"{NAME}, preset {preset}, {dtype} on {made_with['device']}")
     rows: list[Row] = []
     with _progress(console) as progress:
-        groups = (accuracy, dense_jacobians, speed, verdicts, sweeps)
+        groups = (accuracy, dense_jacobians, speed, verdicts, forecasts, sweeps)
         cases = [case for group in groups for case in group.cases(sizes)]
         task = progress.add_task("", total=len(cases))
         for label, measure in cases:

@@ -10,6 +10,7 @@ FAITHFUL = 0.1  # relative error up to which a finite difference counts as the g
 REACHED = 0.9  # a rule that decides is right as often
 LARGE = 10  # times the updates of networks whose gradients survive
 LEARNED = 0.5  # skill; as `jrnn.observe_regime` has it
+NO_SLOPE = -17.1  # nats: 4e-8 of a gradient, less than float32 tells from nothing beside 1
 SEVERAL = 3  # sampling errors within which the backward profile is to be right
 Finding = tuple[float, float]  # value, standard error; NaN where it has none
 
@@ -77,8 +78,8 @@ def _of_updates(value):
 
 
 def _of_memory(value):
-    lost = value["log growth, LSTM"] < jrnn.THRESHOLDS.vanishing
-    kept = value["log growth, LSTM, chrono biases"] >= jrnn.THRESHOLDS.vanishing
+    lost = value["log growth, LSTM"] < NO_SLOPE
+    kept = value["log growth, LSTM, chrono biases"] >= NO_SLOPE
     grows = value["exponent, LSTM, large gain"] > 0
     if lost and kept:
         vanishing = "they vanish unless biased to remember"
@@ -177,7 +178,7 @@ def reach_of(error: xr.DataArray) -> float:
 def _recall(dataset):
     # The growth over the far lag says which networks have no slope; it selects at both lags.
     growth, skill = dataset["recall_log_growth"].isel(recall_lag=-1), dataset["recall_skill"]
-    without = growth < jrnn.THRESHOLDS.vanishing
+    without = growth < NO_SLOPE
     found = {"zero slope networks": (float(without.isel(optimizer=0).sum()), np.nan)}
     for optimizer in dataset["optimizer"].to_numpy():
         near, far = (skill.sel(optimizer=optimizer).isel(recall_lag=place) for place in (0, -1))

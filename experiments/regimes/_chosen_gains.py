@@ -1,7 +1,4 @@
-"""Choose recurrent gains from predictions alone, so that both sides of "stable" are covered.
-
-The calibration of the thresholds and the comparison that uses them do so alike.
-"""
+"""Choose recurrent gains from predictions alone, so that both sides of "stable" are covered."""
 
 import dataclasses
 from typing import NamedTuple
@@ -25,15 +22,16 @@ class ChosenGains(Protocol):
 
     Attributes:
         recall_delay: steps between what delayed recall shows and the answer.
-        num_gains: recurrent gains of each cell and task, chosen from predictions so that the log
-            growths spread evenly over the part of `log_growth_range` that the cell reaches.
+        num_gains: recurrent gains of each cell and task, chosen from predictions so that the
+            growths that decide spread evenly over the part of `log_growth_range` that the cell
+            reaches.
         candidate_gains: lowest and highest recurrent gain that may be chosen.
-        log_growth_range: lowest and highest log growth over the horizon, nats.
-        num_records: how many times held-out skill and gradients by lag are recorded.
+        log_growth_range: lowest and highest of them, nats.
+        num_records: how many times held-out skill is recorded.
     """
 
     recall_delay: Count = 40
-    num_gains: Count = 7
+    num_gains: Count = 12
     candidate_gains: Range = (0.3, 20.0)
     log_growth_range: Range = (-40.0, 30.0)
     num_records: Count = 5
@@ -45,7 +43,8 @@ class Choice(NamedTuple):
     Attributes:
         gains: `(num_gains,)`, ascending.
         candidates: `(candidates,)`, gains, ascending.
-        log_growths: `(candidates,)`, median over sequences of one network each, nats.
+        log_growths: `(candidates,)`, the growth that decides, nats: the peak where gradients
+            explode, else the growth over the horizon. Median over sequences of one network each.
     """
 
     gains: np.ndarray
@@ -67,11 +66,11 @@ def draw(
 
 def choose_gains(config: ChosenGains, cell: str, task: tasks.Task) -> Choice:
     """Choose gains whose predicted log growths spread evenly; nothing is trained."""
-    candidates = np.geomspace(*config.candidate_gains, 4 * config.num_gains)
+    candidates = np.geomspace(*config.candidate_gains, 3 * config.num_gains)
     seed = config.seeds[:1]
     networks = draw(config, cell, task, candidates, seed)
     predicted = protocol.predict_all(config, task, networks, seed, method="probes")
-    growths = xr.DataArray(predicted.log_growth_of_output, dims=("gain", "seed", "sequence"))
+    growths = xr.DataArray(predicted.deciding_growth, dims=("gain", "seed", "sequence"))
     log_growths = growths.median(("seed", "sequence")).to_numpy()
     low, high = config.log_growth_range
     targets = np.linspace(

@@ -1,13 +1,14 @@
-"""Find the log growths between which networks learn: the thresholds that predictions use.
+"""Find the growth and the peak between which networks learn: the thresholds that predictions use.
 
-SimpleCell networks on delayed recall, at many gains, are predicted and trained as in
-regime_versus_training, with seeds that it never uses. The thresholds that best separate those that
-learned from those that did not are printed. The library's `THRESHOLDS` are a frozen copy.
+The networks are those of the ensemble's table: many cells and tasks, delayed recall at three noise
+levels among them. The pair of thresholds that best separates those that learned from those that did
+not is found over all of them, and beside it for each cell and each task alone. The library's
+`THRESHOLDS` are a frozen copy of the pair for all.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -15,159 +16,142 @@ from rich.console import Console
 from rich.table import Table
 
 import jacobian_rnn as jrnn
-from experiments import protocol
-from experiments.regimes._chosen_gains import GAIN, ChosenGains, choose_gains, draw
-from experiments.runner.experiment import Count, Report, Seed
+from experiments.regimes import _forecasting as forecasting
+from experiments.regimes import learning_table
+from experiments.runner.experiment import Axis, Count, Dtype, Report
+from jacobian_rnn.regimes.score import balanced_accuracy
 
-CELL = "SimpleCell"
+Kind = Literal["all", "cell", "task"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Calibration(ChosenGains):
-    """How networks are chosen, predicted and trained.
+class Calibration:
+    """Which networks of the table are told apart.
 
     Attributes:
-        num_parts: into how many parts the gains are dealt, each for one worker at a time.
-        num_resamples: of the gains, for the intervals of the thresholds.
+        kinds: thresholds are found for all networks, and for those of each cell and of each task.
+        num_updates: after which it counts whether a network learned; one of the table's budgets.
+        num_resamples: of shapes of networks, for the intervals of the thresholds.
+        dtype: of stored numbers.
     """
 
-    num_gains: Count = 24
-    num_seeds: Count = 4
-    first_seed: Seed = 1000
-    num_records: Count = 1
-    num_parts: Count = 4
-    num_resamples: Count = 500
-
-    def __post_init__(self) -> None:
-        """Refuse parts without a gain."""
-        if self.num_parts > self.num_gains:
-            msg = f"--num-parts: received {self.num_parts}, expected at most --num-gains"
-            raise ValueError(msg)
+    kinds: Axis[Kind] = ("all", "cell", "task")
+    num_updates: Count = 400
+    num_resamples: Count = 1000
+    dtype: Dtype = "float64"
 
 
 PRESETS = {
-    "quick": Calibration(
-        width=8,
-        recall_delay=8,
-        num_gains=4,
-        num_seeds=2,
-        num_sequences=3,
-        learning_rates=(0.01,),
-        num_updates=8,
-        batch_size=8,
-        held_out_size=32,
-        num_parts=1,
-    ),
+    "quick": Calibration(kinds=("all",), num_resamples=20),
     "default": Calibration(),
-    "full": Calibration(
-        width=64,
-        recall_delay=100,
-        num_gains=48,
-        num_seeds=10,
-        num_sequences=32,
-        learning_rates=(0.001, 0.003, 0.01),
-        num_updates=3000,
-        num_parts=16,
-    ),
+    "full": Calibration(num_resamples=10000),
 }
 
 
 class Unit(NamedTuple):
-    """What a worker does at a time: every `num_parts`-th gain."""
+    """What a worker does at a time."""
 
-    part: str
+    kind: str
 
 
 def units(config: Calibration) -> list[Unit]:
-    """List the parts of the work."""
-    return [Unit(str(part)) for part in range(config.num_parts)]
+    """List the kinds of networks."""
+    return [Unit(kind) for kind in config.kinds]
 
 
 def work(config: Calibration, unit: Unit, report: Report) -> xr.Dataset:
-    """Predict and train the networks of some gains."""
-    task = protocol.recall(config.recall_delay, config.dtype)
-    report("choosing gains", 0.0)
-    gains = choose_gains(config, CELL, task).gains[int(unit.part) :: config.num_parts]
-    networks = draw(config, CELL, task, gains, config.seeds)
-    report("predicting", 0.1)
-    predicted = protocol.predictions(config, task, networks, GAIN, method="probes")
-    trained = protocol.trainings(
-        config,
-        task,
-        networks,
-        GAIN,
-        lambda what, done: report(what, 0.15 + 0.85 * done),
-        num_records=config.num_records,
-    )
-    return predicted.merge(trained).assign(gain=(GAIN, gains))
+    """Find the thresholds of all networks, or of each cell or task."""
+    report("reading the table", 0.0)
+    table = learning_table.published_table()
+    samples = forecasting.samples_of(table, [config.num_updates])
+    return thresholds(samples, unit.kind, config.num_resamples)
 
 
 def combine(config: Calibration, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset:
-    """Join the gains, and find the thresholds."""
-    dataset = xr.concat([parts[unit] for unit in units(config)], GAIN, data_vars="minimal")
-    best, interval = thresholds(dataset.sortby("gain"), config.num_resamples)
-    return (
-        dataset.sortby("gain")
-        .assign(
+    """Lay the kinds of networks one after another."""
+    return xr.concat([parts[unit] for unit in units(config)], "network_kind")
+
+
+def thresholds(samples: forecasting.Samples, kind: str, num_resamples: int) -> xr.Dataset:
+    """Find the thresholds of highest balanced accuracy, and their 95 % interval over shapes.
+
+    A cell or task of which all networks learned, or none, is left out.
+    """
+    label = np.full(len(samples.learned), "all")
+    if kind != "all":
+        label = samples.table[kind].to_numpy(str)
+    rows = []
+    for one in np.unique(label):
+        part = samples.take(np.flatnonzero(label == one))
+        if part.learned.all() or not part.learned.any():
+            continue
+        drawn = np.array(
+            [
+                _best(part.take(rows))[:2]
+                for rows in forecasting.resample_groups(part.group, num_resamples)
+                if 0 < part.learned[rows].mean() < 1
+            ]
+        )
+        growth, peak = _growths(part)
+        stable = (growth >= jrnn.THRESHOLDS.vanishing) & (peak <= jrnn.THRESHOLDS.exploding)
+        best = _best(part)
+        rows.append(
             {
-                "threshold": ("bound", list(best), {"units": "nats"}),
-                "threshold_interval": (("bound", "end"), interval, {"units": "nats"}),
+                "threshold": best[:2],
+                "threshold_interval": np.quantile(drawn, (0.025, 0.975), axis=0).T,
+                "balanced_accuracy": best.balanced_accuracy,
+                "balanced_accuracy_of_library": balanced_accuracy(stable, part.learned),
+                "num_networks": len(part.learned),
+                "num_learned": int(part.learned.sum()),
+                "name": str(one),
             }
         )
-        .assign_coords(bound=list(jrnn.Thresholds._fields))
-    )
+    dims = {"threshold": ("bound",), "threshold_interval": ("bound", "end")}
+    columns = {
+        name: (("network_kind", *dims.get(name, ())), np.array([row[name] for row in rows]))
+        for name in rows[0]
+    }
+    dataset = xr.Dataset(columns, {"bound": list(jrnn.Thresholds._fields)})
+    for name in dims:
+        dataset[name].attrs["units"] = "nats"
+    return dataset.assign(kind=("network_kind", [kind] * len(rows)))
 
 
-def thresholds(dataset: xr.Dataset, num_resamples: int) -> tuple[jrnn.Thresholds, np.ndarray]:
-    """Return the thresholds of highest balanced accuracy, and their 95 % interval over gains.
-
-    They are NaN where all networks learned, or none did.
-    """
-    growth = dataset["log_growth"].median("sequence").transpose(GAIN, "seed").to_numpy()
-    learned = (dataset["outcome"] == jrnn.Outcome.LEARNED).transpose(GAIN, "seed").to_numpy()
-    if learned.all() or not learned.any():
-        return jrnn.Thresholds(np.nan, np.nan), np.full((2, 2), np.nan)
-    generator = np.random.default_rng(0)
-    resampled = []
-    for _ in range(num_resamples):
-        rows = generator.integers(0, len(growth), len(growth))
-        if 0 < learned[rows].mean() < 1:
-            resampled.append(_best(growth[rows].ravel(), learned[rows].ravel()))
-    interval = np.quantile(np.array(resampled), [0.025, 0.975], axis=0).T
-    return jrnn.Thresholds(*_best(growth.ravel(), learned.ravel())), interval
+def _growths(samples):
+    return (samples.table[name].to_numpy(float) for name in ("growth", "peak"))
 
 
-def _best(log_growth, learned):
-    """Search all pairs of cuts between neighbouring growths; of equally good ones, the middle."""
-    ordered = np.unique(log_growth)
-    cuts = np.concatenate([[ordered[0] - 1], (ordered[1:] + ordered[:-1]) / 2, [ordered[-1] + 1]])
-    inside = (log_growth > cuts[:, None, None]) & (log_growth < cuts[None, :, None])
-    right_yes = inside[..., learned].mean(axis=-1)
-    right_no = (~inside[..., ~learned]).mean(axis=-1)
-    score = np.where(np.subtract.outer(cuts, cuts) < 0, right_yes + right_no, -np.inf)
-    low, high = np.nonzero(score >= score.max() - 1e-12)
-    pairs = np.stack([cuts[low], cuts[high]], axis=1)
-    middle = np.argmin(np.sum((pairs - np.median(pairs, axis=0)) ** 2, axis=1))
-    return float(pairs[middle, 0]), float(pairs[middle, 1])
+def _best(samples):
+    growth, peak = _growths(samples)
+    return forecasting.best_thresholds(growth, peak, samples.learned)
 
 
 def show(dataset: xr.Dataset, console: Console) -> None:
-    """Print skill by log growth, and the thresholds beside those that the library uses."""
-    table = Table(pad_edge=False, title=f"{CELL}, delayed recall: held-out skill of each network")
-    for column in ("gain", "log growth (nats)", "skill"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for index in range(dataset.sizes[GAIN]):
-        at = dataset.isel({GAIN: index})
-        skills = " ".join(f"{float(skill):.2f}" for skill in at["test_skill"])
+    """Print the thresholds of all networks and of each kind, beside those that the library uses."""
+    title = "growth and peak between which networks learn, nats [95 % over shapes]"
+    table = Table(
+        title=title,
+        caption="right: balanced accuracy, of these thresholds and of the library's",
+        box=None,
+        pad_edge=False,
+    )
+    for column in ("networks", "learned", "growth above", "peak below", "right", "library's"):
+        side = "left" if column == "networks" else "right"
+        table.add_column(column, justify=side, no_wrap=True)
+    for place in range(dataset.sizes["network_kind"]):
+        at = dataset.isel(network_kind=place)
         table.add_row(
-            f"{float(at['gain']):.2f}", f"{float(at['log_growth'].median()):+.1f}", skills
+            str(at["name"].item()),
+            f"{int(at['num_learned'])}/{int(at['num_networks'])}",
+            *(_with_interval(at.sel(bound=bound)) for bound in jrnn.Thresholds._fields),
+            f"{float(at['balanced_accuracy']):.2f}",
+            f"{float(at['balanced_accuracy_of_library']):.2f}",
         )
     console.print(table)
-    for name, frozen in jrnn.THRESHOLDS._asdict().items():
-        at = dataset.sel(bound=name)
-        low, high = at["threshold_interval"].to_numpy()
-        console.print(
-            f"{name}: {float(at['threshold']):+.1f} nats, 95 % over gains [{low:+.1f}, "
-            f"{high:+.1f}]; the library uses {frozen:+.1f}",
-            highlight=False,
-        )
+    frozen = ", ".join(f"{name} {value:+.1f}" for name, value in jrnn.THRESHOLDS._asdict().items())
+    console.print(f"the library uses: {frozen} nats", highlight=False)
+
+
+def _with_interval(at):
+    low, high = at["threshold_interval"].to_numpy()
+    return f"{float(at['threshold']):+.1f} [{low:+.1f}, {high:+.1f}]"

@@ -24,8 +24,8 @@ from jacobian_rnn.cells import layout_of
 
 PILOT_UPDATES = 4
 NETWORK = ("cell", "horizon", "gain", "seed")
-KEPT = ("log_growth_of_output", "log_growth_error", "regime", "borderline", "exponent",
-        "standard_error")  # fmt: skip
+KEPT = ("log_growth_of_output", "peak_of_output", "log_growth_error", "regime", "borderline",
+        "exponent", "standard_error")  # fmt: skip
 Cell = Literal["SimpleCell", "GRUCell", "LSTMCell"]
 
 
@@ -140,7 +140,8 @@ def networks(config: PhaseDiagram, unit: Unit) -> Networks:
 def record(numbers: dict[str, np.ndarray]) -> xr.Dataset:
     """Name the axes of what was computed of many networks."""
     numbers["log_growth"] = numbers.pop("log_growth_of_output")
-    more = {"log_growth": "sequence", "log_growth_error": "sequence"} | {
+    numbers["peak"] = numbers.pop("peak_of_output")
+    more = dict.fromkeys(("log_growth", "peak", "log_growth_error"), "sequence") | {
         name: "learning_rate" for name in numbers if name.endswith("_by_rate")
     }
     return xr.Dataset(

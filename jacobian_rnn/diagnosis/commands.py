@@ -137,6 +137,8 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
                 "borderline": bool(prediction.borderline),
                 "horizon": int(prediction.horizon),
                 "log_growth": _numbers(np.asarray(prediction.log_growth_of_output)),
+                "peak": _numbers(np.asarray(prediction.peak_of_output)),
+                "peak_lag": np.asarray(prediction.peak_lag_of_output).tolist(),
                 "interval": _numbers(np.asarray(prediction.interval)),
                 "thresholds": _numbers(np.asarray(prediction.thresholds)),
                 "exponent": _number(float(prediction.exponent)),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 UNITS = {
     "log_growth": "nats",
     "growth": "nats",
+    "peak": "nats",
     "exponent": "nats per step",
     "standard_error": "nats per step",
     "memory": "steps",
@@ -52,6 +53,10 @@ def dataset_of(diagnosis: "Diagnosis") -> "xarray.Dataset":
         "log_growth": (
             ("layer", "sequence"),
             _padded([np.asarray(one.log_growth_of_output) for one in predictions]),
+        ),
+        "peak": (
+            ("layer", "sequence"),
+            _padded([np.asarray(one.peak_of_output) for one in predictions]),
         ),
         "growth": (("layer", "lag"), _padded([layer.growth for layer in layers])),
     }

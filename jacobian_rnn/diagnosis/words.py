@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jacobian_rnn.diagnosis.advice import in_words, median_growth, power
+from jacobian_rnn.regimes.report import lags_in_words
 
 if TYPE_CHECKING:
     from jacobian_rnn.diagnosis.result import Diagnosis, LayerDiagnosis
@@ -93,27 +94,45 @@ def _growth(layer: "LayerDiagnosis") -> str:
             f"over {steps} steps rounding takes all its digits: use float64, or a shorter horizon"
         )
         return f"not known: {stops if num_broken else lost}"
-    median = median_growth(prediction)
-    plain = f" ({math.exp(median):.1g})" if -700 < median < 700 and abs(median) > 1 else ""
+    growth, peak = median_growth(prediction), _median(prediction.peak_of_output)
+    explodes = layer.verdict == "exploding"
+    decided = peak if explodes else growth
+    plain = f" ({math.exp(decided):.1g})" if -700 < decided < 700 and abs(decided) > 1 else ""
     lower, upper = (power(float(end)) for end in prediction.interval)
+    place = f"at {lags_in_words(prediction)}" if explodes else f"over {steps} steps"
     said = (
-        f"multiplied by {power(median)}{plain} over {steps} steps; by {lower} to {upper} in 90 % "
-        f"of the sequences. Networks learn between {power(low)} and {power(high)}."
+        f"multiplied by {power(decided)}{plain} {place}; by {lower} to {upper} in 90 % of the "
+        f"sequences. "
     )
+    if explodes:
+        said += f"That is more than {power(high)}, above which networks do not learn."
+        said += "" if math.isnan(growth) else f" Over {steps} steps it is {power(growth)}."
+    elif layer.verdict == "vanishing":
+        said += f"That is less than {power(low)}, below which networks do not learn."
+    else:
+        said += (
+            f"At no lag it is more than {power(peak)}. Networks learn from {power(low)} over the "
+            f"horizon to {power(high)} at any lag."
+        )
     cut = int(np.isneginf(np.asarray(prediction.log_growth_of_output)).sum())
     if cut:
         said += f" In {cut} of {broken.size} sequences it is exactly zero: a reset, or dead units."
     if num_broken:
         said += f" But {stops}: only the steps before it count."
-    peaks = np.asarray(prediction.peak, float)
-    peak = float(np.median(peaks[~np.isnan(peaks)])) if (~np.isnan(peaks)).any() else -math.inf
-    if peak > max(median, 0) + APART:
-        said += f" On its way it grows by up to {power(peak)}."
-    carry = np.asarray(prediction.log_growth, float)
-    carry = float(np.median(carry[~np.isnan(carry)])) if (~np.isnan(carry)).any() else median
-    if abs(carry - median) > APART:
-        said += f" In the whole carry, with what no output shows, it is {power(carry)}."
+    carry = _median(prediction.log_growth)
+    if abs(carry - growth) > APART:
+        said += (
+            f" In the whole carry, with what no output shows, it is {power(carry)} over {steps} "
+            "steps."
+        )
     return said
+
+
+def _median(values) -> float:
+    """Return the median of what is known, NaN if nothing is."""
+    known = np.asarray(values, float)
+    known = known[~np.isnan(known)]
+    return float(np.median(known)) if known.size else math.nan
 
 
 def _memory(layer: "LayerDiagnosis") -> str:

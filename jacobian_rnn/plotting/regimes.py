@@ -47,7 +47,9 @@ def regime_against_gain(
 ) -> "Axes":
     """Plot the predicted log growth of networks against their recurrent gain, coloured by outcome.
 
-    The band between the thresholds is where learning is predicted. Networks for which training
+    The growth is the one that decides, as in `RegimePrediction.deciding_growth`: the peak where the
+    gradient explodes, and else the growth over the horizon. The band between the thresholds is then
+    where learning is predicted. Networks for which training
     disagrees with that are ringed. A log growth of −inf (a saturated network whose derivatives are
     exactly zero) is a triangle on the lower edge, one of +inf on the upper. One whose digits are
     lost (NaN) is not drawn.
@@ -55,7 +57,7 @@ def regime_against_gain(
     Args:
         axes: where to draw. The gain axis becomes logarithmic.
         gain: recurrent gain, `(networks,)`.
-        log_growth: median predicted log growth over the horizon, nats, `(networks,)`.
+        log_growth: median over sequences of the growth that decides, nats, `(networks,)`.
         interval: its interval over sequences, nats, `(networks, 2)`.
         outcome: values of `Outcome`, `(networks,)`.
         thresholds: nats.
@@ -142,7 +144,9 @@ def predicted_regimes(
 ) -> "Axes":
     """Plot the log growth of every sequence, in nats, with median and interval, over the regimes.
 
-    Grey is the band in which learning is predicted. Thick bars are the central 90 % of sequences,
+    The growth is the one that decided: the peak at any lag where the gradient explodes, and else
+    the growth over the horizon. Grey is the band in which learning is predicted. Thick bars are the
+    central 90 % of sequences,
     diamonds medians. Triangles on the lower edge are log growths of −inf. Sequences whose digits
     are lost are counted below their network.
 
@@ -182,14 +186,14 @@ def predicted_regimes(
     if len(bounds) > 1:
         refuse("predictions", f"thresholds {sorted(bounds)}", "the same for all")
     thresholds = Thresholds(*bounds.pop())
-    every = np.concatenate([np.asarray(one.log_growth_of_output, float) for one in named.values()])
+    every = np.concatenate([np.asarray(one.deciding_growth, float) for one in named.values()])
     every = every[np.isfinite(every)]
     low, high = min([thresholds[0], *every]), max([thresholds[1], *every])
     beyond = max(OUTER_BAND, NARROW * (high - low))
     stable_band(axes, thresholds)
     labels = []
     for place, (name, one) in enumerate(named.items()):
-        log_growths = np.asarray(one.log_growth_of_output, float)
+        log_growths = np.asarray(one.deciding_growth, float)
         apart = place + np.linspace(-0.25, 0.25, log_growths.size)
         first = place == 0
         axes.plot(
@@ -224,6 +228,8 @@ def predicted_regimes(
         labels.append("\n".join(note for note in notes if note) or f"{log_growths.size} sequences")
     horizons = sorted({int(one.horizon) for one in named.values()})
     over = f"{horizons[0]} steps" if len(horizons) == 1 else "the horizon"
+    if any(int(one.regime) == Regime.EXPLODING for one in named.values()):
+        over += ", or its peak if exploding"
     axes.set_xticks(range(len(labels)), labels)
     axes.set(
         xlim=(-0.6, len(labels) - 0.4),

@@ -26,8 +26,8 @@ class Measured(NamedTuple):
         of_carry: growth over the horizon of a gradient of the whole carry.
         of_output: growth over the horizon of a gradient of what the output shows.
         profile: growth of a gradient of the whole carry at every lag, nats, `(T,)`.
-        peak_of_output: largest growth at any lag of a gradient of what the output shows, nats
-            scalar, NaN where none is known.
+        profile_of_output: growth of a gradient of what the output shows at every lag, `(T,)`. It is
+            NaN where digits are lost.
         log_singular_values: of the product over the horizon, nats, `(n,)`; None with probes alone.
         broken: step of the horizon at which a Jacobian is not finite, int32 scalar, −1 if none.
     """
@@ -35,7 +35,7 @@ class Measured(NamedTuple):
     of_carry: Growth
     of_output: Growth
     profile: Float[Array, " steps"]
-    peak_of_output: Float[Array, ""]
+    profile_of_output: Growth
     log_singular_values: Float[Array, " n"] | None
     broken: Int[Array, ""]
 
@@ -63,13 +63,13 @@ def measure_by_probes(
 
     def by_lag(growth):
         known = (growth.rounding_error <= LOST_DIGITS) & (lags <= end - padding)
-        return jnp.where(known, growth.log_growth, jnp.nan)
+        return growth._replace(log_growth=jnp.where(known, growth.log_growth, jnp.nan))
 
     return Measured(
         jax.tree.map(at_horizon, of_carry),
         jax.tree.map(at_horizon, of_output),
-        by_lag(of_carry),
-        jnp.nanmax(by_lag(of_output)),
+        by_lag(of_carry).log_growth,
+        by_lag(of_output),
         None,
         jnp.where(broken >= end - horizon, broken, -1),
     )
@@ -151,14 +151,27 @@ def measure_by_product(system: System, forward: Run, horizon: int, by_probes: Me
         return Growth(value, probed.sampling_error, error)
 
     in_window = product.first_nonfinite_step
+    through_output = growth(of_output, by_probes.of_output)
     return Measured(
         growth(of_carry, by_probes.of_carry),
-        growth(of_output, by_probes.of_output),
+        through_output,
         by_probes.profile,
-        by_probes.peak_of_output,
+        _with_horizon(by_probes.profile_of_output, through_output, forward.num_finite - start),
         product.log_singular_values(),
         jnp.where(in_window >= 0, start + in_window, -1),
     )
+
+
+def _with_horizon(profile, exact, lag):
+    """Put the growth that the product knows in the place of the one that probes estimate."""
+    known = (exact.rounding_error <= LOST_DIGITS) & (lag > 0)
+    exact = exact._replace(sampling_error=jnp.zeros_like(exact.sampling_error))
+    place = jnp.maximum(lag - 1, 0)
+
+    def put(values, value):
+        return values.at[place].set(jnp.where(known, value, values[place]))
+
+    return jax.tree.map(put, profile, exact)
 
 
 def _rows_seen(system, state):

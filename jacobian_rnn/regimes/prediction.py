@@ -38,10 +38,10 @@ from jacobian_rnn.jacobians.system import bind
 from jacobian_rnn.jacobians.time_loop import MOST_STORED_STATES, run
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.products.multiply import warn_of_cost
-from jacobian_rnn.regimes._report import report
 from jacobian_rnn.regimes._sequence import LOST_DIGITS, measure_by_probes, measure_by_product
 from jacobian_rnn.regimes.quantiles import quantile
-from jacobian_rnn.regimes.thresholds import THRESHOLDS, Thresholds
+from jacobian_rnn.regimes.report import report
+from jacobian_rnn.regimes.thresholds import THRESHOLDS, Regime, Thresholds
 
 Method = Literal["probes", "exact"]
 
@@ -53,25 +53,27 @@ class RegimePrediction(NamedTuple):
     directions of a gradient.
 
     Attributes:
-        regime: int32 scalar, a value of `Regime`: the median `log_growth_of_output` against the
-            thresholds.
+        regime: int32 scalar, a value of `Regime`. EXPLODING where the median `peak_of_output` is
+            above the upper threshold, else VANISHING where the median `log_growth_of_output` is
+            below the lower one.
         log_growth: nats, `(B,)`: of a gradient of the whole carry over the last `horizon` steps.
             It is NaN where its digits are lost to rounding.
         log_growth_of_output: the same of a gradient of what `Recurrence.output` shows. The regime
             follows it, since a loss sees no more of the carry.
-        interval: nats, `(2,)`: the central 90 % of `log_growth_of_output` over sequences.
-        borderline: bool scalar: the interval holds a threshold, the sampling error of its ends
-            counted, or digits are lost for a sequence.
+        interval: nats, `(2,)`: the central 90 % of `deciding_growth` over sequences.
+        borderline: bool scalar: another regime is within the central 90 % of sequences, the
+            sampling error of its ends counted, or digits are lost for a sequence.
         exponent: nats per step, scalar: λ₁, the mean over sequences whose states are finite.
         standard_error: nats per step, scalar: of `exponent`, over sequences. It is NaN where there
             is none, as for an exponent of −inf.
         profile: nats, `(B, T)`: growth of a gradient of the whole carry at every lag, `[lag − 1]`.
             It is NaN where digits are lost, and before the beginning of a padded sequence. In a
             sequence that stops being finite, lags count from the last finite state.
-        peak: nats, `(B,)`: the largest growth at any lag.
-        peak_lag: the lag of the peak, int32 `(B,)`, −1 where no growth is known.
+        peak: nats, `(B,)`: the largest growth at any lag of a gradient of the whole carry.
+        peak_lag: the lag of `peak`, int32 `(B,)`, −1 where no growth is known.
         peak_of_output: nats, `(B,)`: the largest growth at any lag of a gradient of what the output
-            shows.
+            shows, NaN where none is known.
+        peak_lag_of_output: the lag of `peak_of_output`, int32 `(B,)`, −1 where it is not known.
         sampling_error: nats, `(B,)`: standard error of `profile` at the horizon, because only some
             directions were drawn. Unless the method is exact, it is that of both log growths too,
             the larger of both.
@@ -79,10 +81,11 @@ class RegimePrediction(NamedTuple):
             trajectory as it was computed; the larger of both.
         log_singular_values: nats, `(B, n)`, descending: of the product over the horizon. None
             unless the method is exact.
-        undetermined: bool scalar: no sequence has a log growth. `regime` then says nothing.
+        undetermined: bool scalar: no sequence has a log growth, and none is known to explode.
+            `regime` then says nothing.
         first_nonfinite_step: `(B,)`: first step of the sequence whose new state or Jacobian held
-            NaN or inf, −1 if none. The log growth is then that of at most `horizon` steps before,
-            if they explode already, and NaN if not.
+            NaN or inf, −1 if none. Growths are then those of the steps before, if they explode
+            already, and NaN if not.
         horizon: int32 scalar, steps.
         thresholds: nats, `(2,)`: lower and upper.
     """
@@ -98,6 +101,7 @@ class RegimePrediction(NamedTuple):
     peak: Float[Array, " sequences"]
     peak_lag: Int[Array, " sequences"]
     peak_of_output: Float[Array, " sequences"]
+    peak_lag_of_output: Int[Array, " sequences"]
     sampling_error: Float[Array, " sequences"]
     log_growth_error: Float[Array, " sequences"]
     log_singular_values: Float[Array, "sequences n"] | None
@@ -105,6 +109,12 @@ class RegimePrediction(NamedTuple):
     first_nonfinite_step: Int[Array, " sequences"]
     horizon: Int[Array, ""]
     thresholds: Float[Array, "2"]
+
+    @property
+    def deciding_growth(self) -> Float[Array, "*axes sequences"]:
+        """The number that decided, nats: `peak_of_output` if exploding, else growth of output."""
+        explodes = jnp.asarray(self.regime)[..., None] == Regime.EXPLODING
+        return jnp.where(explodes, self.peak_of_output, self.log_growth_of_output)
 
     def __str__(self) -> str:
         """Say it in a few lines."""
@@ -131,11 +141,17 @@ def predict_regime(
     """Predict from Jacobians alone whether gradients survive `horizon` steps of backpropagation.
 
     For each sequence the growth of a random gradient is measured on its way back from the end, at
-    every lag. What counts is log(‖R P‖_F / ‖R‖_F), nats, with P the product of the last `horizon`
+    every lag ℓ. What counts is g(ℓ) = log(‖R P‖_F / ‖R‖_F), nats, with P the product of the last ℓ
     step Jacobians and R = ∂output/∂state: the root-mean-square growth of a gradient of what
-    `recurrence.output` shows. Its median over sequences below the lower threshold means VANISHING,
-    above the upper one EXPLODING, else STABLE. Where a state stops being finite, the steps before
-    it decide: EXPLODING if they explode. Otherwise nothing is said.
+    `recurrence.output` shows. Medians over sequences decide:
+
+    - EXPLODING where the peak of g over the whole way back, 1 ≤ ℓ ≤ T, is above the upper
+      threshold. A gradient that explodes anywhere swamps what comes from the horizon.
+    - VANISHING where it is not, and g(horizon) is below the lower threshold.
+    - STABLE otherwise.
+
+    Where a state stops being finite, the steps before it decide: EXPLODING if they explode.
+    Otherwise nothing is said.
 
     Args:
         recurrence: the system, untrained or trained.
@@ -147,10 +163,11 @@ def predict_regime(
         seq_lengths: B lengths, where sequences are padded at their ends: each product then ends
             where its sequence ends, and the horizon is at most the shortest. Concrete.
         thresholds: log growths, nats, between which networks learn. The default was calibrated by
-            `experiments/calibrate_threshold.py` and is frozen.
+            `experiments/regimes/calibrate_threshold.py` on many cells and tasks, and is frozen.
         method: "probes" pulls a few random gradients back and forms no Jacobian, at the cost of a
             few backpropagations. "exact" also multiplies the Jacobians of the horizon: n³ a step,
-            for up to a few hundred states, with all singular values in the result. Where units see
+            for up to a few hundred states, with all singular values in the result. Growths at other
+            lags, which the peak needs, stay those of the random gradients. Where units see
             themselves alone, as the `unit_jacobians` say, it is n a step. Static.
         num_probes: number of random gradients of each sequence. Static.
         key: for their directions. There is a fixed one by default: calls repeat exactly.
@@ -235,10 +252,12 @@ def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, m
         said = measure_by_probes(whole, forward, padding, horizon, columns)
         if is_exact:
             said = measure_by_product(whole, forward, horizon, said)
+        heights = said.profile_of_output.log_growth
+        place = jnp.argmax(jnp.where(jnp.isnan(heights), -jnp.inf, heights))
+        peak = jax.tree.map(lambda values: values[place], said.profile_of_output)
         # What explodes before a state overflows explodes. Anything else that ends so says nothing.
         overflowed = forward.num_finite < whole.num_steps
-        explodes = said.of_output.log_growth > jnp.maximum(upper, 0)
-        usable = (said.broken < 0) & (~overflowed | explodes)
+        usable = (said.broken < 0) & (~overflowed | (peak.log_growth > jnp.maximum(upper, 0)))
         broken = jnp.where((said.broken < 0) & overflowed, forward.num_finite, said.broken)
         broken = jnp.where(broken >= 0, broken - padding, -1)
 
@@ -247,23 +266,27 @@ def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, m
             return growth._replace(log_growth=jnp.where(has_digits, growth.log_growth, jnp.nan))
 
         said = said._replace(of_carry=known(said.of_carry), of_output=known(said.of_output))
-        return said._replace(broken=broken), exponent_of(forward, num_warmup)
+        peak, peak_lag = known(peak), jnp.where(jnp.isnan(known(peak).log_growth), -1, place + 1)
+        return said._replace(broken=broken), peak, peak_lag, exponent_of(forward, num_warmup)
 
     # One draw for all, with one axis: to compile several, or more axes, would take much longer.
     shape = len(padding), max(system.num_states, system.num_outputs), num_probes, 2
     normal = jax.random.normal(key, (math.prod(shape),), system.state.dtype).reshape(shape)
-    said, exponents = jax.vmap(of_sequence)(xs, padding, normal)
-    of_output = said.of_output.log_growth
-    median, *interval = (quantile(of_output, level) for level in (0.5, 0.05, 0.95))
-    sampling_error = said.of_output.sampling_error
-    # Twice the standard error of a median of B values, which is 1.25 times that of their mean.
-    margin = jnp.zeros_like(median)
-    if not is_exact:
-        margin = 2.5 * jnp.nanmean(sampling_error) / math.sqrt(len(padding))
-    inside = [
-        (interval[0] - margin <= bound) & (bound <= interval[1] + margin)
-        for bound in (lower, upper)
-    ]
+    said, peak, peak_lag, exponents = jax.vmap(of_sequence)(xs, padding, normal)
+    of_output, sampling_error = said.of_output.log_growth, said.of_output.sampling_error
+    exploding = quantile(peak.log_growth, 0.5) > upper
+    vanishing = ~exploding & (quantile(of_output, 0.5) < lower)
+    deciding = jnp.where(exploding, peak.log_growth, of_output)
+
+    def may_cross(growths, errors, bound):
+        # Twice the standard error of a median of B values, which is 1.25 times that of their mean.
+        margin = 2.5 * jnp.nanmean(errors) / math.sqrt(len(padding))
+        low, high = quantile(growths, 0.05) - margin, quantile(growths, 0.95) + margin
+        return (low <= bound) & (bound <= high)
+
+    errors = jnp.zeros_like(sampling_error) if is_exact else sampling_error
+    near_lower = ~exploding & may_cross(of_output, errors, lower)
+    near_upper = may_cross(peak.log_growth, peak.sampling_error, upper)
     counted = ~jnp.isnan(exponents)
     exponent = jnp.mean(exponents, where=counted)
     num_counted = jnp.sum(counted).astype(exponent.dtype)
@@ -272,21 +295,22 @@ def _predict_regime(system, xs, padding, key, horizon, num_warmup, thresholds, m
     any_known = jnp.any(known, axis=1)
     heights = jnp.where(known, said.profile, -jnp.inf)
     return RegimePrediction(
-        regime=jnp.where(median < lower, -1, jnp.where(median > upper, 1, 0)).astype(jnp.int32),
+        regime=jnp.where(exploding, 1, jnp.where(vanishing, -1, 0)).astype(jnp.int32),
         log_growth=said.of_carry.log_growth,
         log_growth_of_output=of_output,
-        interval=jnp.stack(interval),
-        borderline=inside[0] | inside[1] | jnp.any(jnp.isnan(of_output)),
+        interval=jnp.stack([quantile(deciding, level) for level in (0.05, 0.95)]),
+        borderline=near_lower | near_upper | jnp.any(jnp.isnan(deciding)),
         exponent=exponent,
         standard_error=jnp.where(jnp.isfinite(exponent), spread, jnp.nan),
         profile=said.profile,
         peak=jnp.where(any_known, jnp.max(heights, axis=1), jnp.nan),
         peak_lag=jnp.where(any_known, jnp.argmax(heights, axis=1) + 1, -1).astype(jnp.int32),
-        peak_of_output=said.peak_of_output,
+        peak_of_output=peak.log_growth,
+        peak_lag_of_output=peak_lag.astype(jnp.int32),
         sampling_error=jnp.maximum(said.of_carry.sampling_error, sampling_error),
         log_growth_error=jnp.maximum(said.of_carry.rounding_error, said.of_output.rounding_error),
         log_singular_values=said.log_singular_values,
-        undetermined=jnp.all(jnp.isnan(of_output)),
+        undetermined=jnp.all(jnp.isnan(deciding)),
         first_nonfinite_step=said.broken,
         horizon=jnp.int32(horizon),
         thresholds=jnp.asarray(thresholds, of_output.dtype),

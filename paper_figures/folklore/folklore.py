@@ -8,8 +8,14 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.folklore._verdicts import FAITHFUL, LARGE, REACHED, SEVERAL, profile_scores
-from jacobian_rnn import THRESHOLDS
+from experiments.folklore._verdicts import (
+    FAITHFUL,
+    LARGE,
+    NO_SLOPE,
+    REACHED,
+    SEVERAL,
+    profile_scores,
+)
 from paper_figures import style
 from paper_figures.claims import Claim
 
@@ -153,12 +159,12 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         claim("learned, clipped", "clipping does not rescue those that explode most",
               "fraction learned with clipping at the largest gain", "at most", 0.5),
         claim("log growth, LSTM", "gradients of default LSTMs vanish",
-              "log growth over {horizon} steps, nats", "at most", THRESHOLDS.vanishing),
+              "log growth over {horizon} steps, nats", "at most", NO_SLOPE),
         claim("LSTM minus SimpleCell", "and they do so faster than in default SimpleCells",
               "λ₁ of LSTMs minus that of SimpleCells, nats per step", "at most", 0.0),
         claim("log growth, LSTM, chrono biases", "LSTMs with chrono biases keep their gradients",
               "log growth over {horizon} steps, nats",
-              "at least", THRESHOLDS.vanishing, source="Tallec and Ollivier (2018)"),
+              "at least", NO_SLOPE, source="Tallec and Ollivier (2018)"),
         claim("exponent, LSTM, large gain", "gradients of LSTMs can explode",
               "λ₁ of LSTMs with gain {large_gain:g}, nats per step",
               "at least", 0.0, source=pascanu),
@@ -281,7 +287,7 @@ def _recall(axes, dataset):
                 markeredgewidth=0.8,
                 label=f"{names[str(optimizer)]}, lag {int(one['recall_lag'])}",
             )
-    axes.axvline(THRESHOLDS.vanishing, color="0.6", linewidth=0.7, linestyle=":", zorder=0)
+    axes.axvline(NO_SLOPE, color="0.6", linewidth=0.7, linestyle=":", zorder=0)
     axes.set(xlabel="log growth over the lag, before training (nats)", ylim=(-0.15, 1.1))
     axes.set_ylabel("skill after training")
     axes.legend(loc="center left", frameon=False, fontsize=SMALL, bbox_to_anchor=(0.03, 0.5))
@@ -336,7 +342,7 @@ def _memory(axes, dataset):
         mean, bar = _mean_and_error(of_kind.isel(depth=lags))
         _points(axes, lags, mean, bar, look.marker, look.colour, look.colour)
         labels.append((float(mean[-1]), kind.replace("LSTM, ", ""), look.colour))
-    axes.axhline(THRESHOLDS.vanishing, color="0.6", linewidth=0.7, linestyle=":", zorder=0)
+    axes.axhline(NO_SLOPE, color="0.6", linewidth=0.7, linestyle=":", zorder=0)
     axes.set(xlabel="lag (steps)", ylabel="log gradient norm (nats)")
     axes.set(xlim=(-0.02 * last, 1.42 * last), xticks=np.linspace(0, last, 5))
     low, high = axes.get_ylim()

@@ -34,10 +34,9 @@ def draw(dataset: xr.Dataset) -> Figure:
     gains, horizons = dataset["gain"].to_numpy(), dataset["horizon"].to_numpy()
     learned = (dataset["outcome"] == jrnn.Outcome.LEARNED).where(dataset["outcome"].notnull())
     success = learned.mean("seed")
-    log_growth = dataset["log_growth"].median("sequence").median("seed")
+    decides = {"vanishing": "log_growth", "exploding": "peak"}
     mesh = None
     for axes, cell in zip(grid[0], cells, strict=True):
-        growth = log_growth.sel(cell=cell).transpose("horizon", "gain")
         exponent = dataset["exponent"].sel(cell=cell).median("seed").transpose("horizon", "gain")
         mesh = axes.pcolormesh(
             _edges(gains),
@@ -48,6 +47,8 @@ def draw(dataset: xr.Dataset) -> Figure:
             vmax=1,
         )
         for name, look in BOUNDARIES.items():
+            growth = dataset[decides[name]].sel(cell=cell).median("sequence").median("seed")
+            growth = growth.transpose("horizon", "gain")
             _draw_crossings(axes, gains, horizons, growth - thresholds[name], *look)
         _draw_crossings(axes, gains, horizons, exponent, *NO_GROWTH)
         if cell == "SimpleCell":
@@ -67,7 +68,8 @@ def draw(dataset: xr.Dataset) -> Figure:
     assert mesh is not None
     figure.colorbar(mesh, ax=list(grid[0]), label="fraction of networks that learned", pad=0.01)
     lines = {
-        f"log growth {thresholds[name]:+g} nats ({name} beyond)".replace("-", "−"): look
+        f"{'log growth' if name == 'vanishing' else 'its peak'} {thresholds[name]:+g} nats ({name} "
+        "beyond)".replace("-", "−"): look
         for name, look in BOUNDARIES.items()
     } | {"measured λ₁ = 0": NO_GROWTH, "mean-field λ₁ = 0 (SimpleCell)": THEORY}
     style.legend_below(

@@ -13,6 +13,7 @@ import jacobian_rnn as jrnn
 from experiments.benchmarks import (
     accuracy,
     dense_jacobians,
+    forecasts,
     speed,
     sweeps,
     timing,
@@ -174,6 +175,20 @@ def test_exponents_agree_with_the_scans_and_products_have_none_to_compare():
     assert product.name == accuracy.ONE_PASS
 
 
+@pytest.mark.slow
+def test_features_of_a_forecast_are_timed_beside_one_training_update():
+    rows = forecasts.features("SimpleCell", 4, 5, TINY)
+    assert [row.name for row in rows] == [
+        forecasts.UPDATE,
+        "learning_features",
+        "predict_regime",
+    ]
+    assert rows[0].ratio == 1
+    # They take a gradient of the loss themselves, and more.
+    assert rows[1].ratio > 1
+    assert rows[1].compile_seconds > rows[1].seconds
+
+
 def test_closed_forms_are_timed_on_what_forward_mode_gives():
     rows = {row.name: row for row in dense_jacobians.measure("MGUCell", 4, TINY)}
     assert rows["closed_form"].error < 1e-14
@@ -193,6 +208,7 @@ def test_tables_and_figure_show_every_row_and_survive_a_round_trip(tmp_path):
             "W4",
             "verdict",
             "profile",
+            "forecast",
             "leading",
             "units",
         )
@@ -216,7 +232,7 @@ def test_tables_and_figure_show_every_row_and_survive_a_round_trip(tmp_path):
 
 def test_every_preset_lists_its_cases_under_different_names():
     for sizes in workloads.PRESETS.values():
-        modules = accuracy, dense_jacobians, speed, verdicts
+        modules = accuracy, dense_jacobians, speed, verdicts, forecasts
         labels = [label for module in modules for label, _ in module.cases(sizes)]
         assert len(set(labels)) == len(labels)
 

@@ -67,13 +67,73 @@ def test_the_profile_shows_where_the_gradient_is_largest_on_its_way():
     np.testing.assert_allclose(prediction.profile, [expected, expected], atol=1e-12)
     np.testing.assert_allclose(prediction.peak, 20 * np.log(2), atol=1e-12)
     np.testing.assert_array_equal(prediction.peak_lag, 20)
-    assert "on its way it grows by up to e^13.9, at lag 20" in str(prediction)
+    said = "exploding: at lag 20 a gradient is multiplied by e^13.9, more than e^7.9"
+    assert said in str(prediction)
     padded = predict_regime(
         Recurrence(chosen_matrix, matrices), jnp.ones(2), xs, horizon=10, seq_lengths=[40, 30]
     )
     assert np.all(np.isnan(padded.profile[1, 30:]))
     assert np.all(np.isfinite(padded.profile[1, :30]))
     np.testing.assert_array_equal(padded.peak_lag, [20, 10])
+
+
+@pytest.mark.parametrize("method", ["probes", "exact"])
+def test_the_growth_at_the_horizon_decides_what_vanishes_and_the_peak_what_explodes(method):
+    # On the way back: decay by 2 in the last 10 steps, growth by 2 in 30, decay by 2 in 20.
+    matrices = jnp.array([2 * np.eye(3), 0.5 * np.eye(3)])
+    xs = jnp.ones((2, 60, 1)).at[:, :20].set(0.0).at[:, 50:].set(0.0)
+    system = Recurrence(chosen_matrix, matrices[::-1])
+
+    def predicted(horizon, *thresholds):
+        options = {"thresholds": Thresholds(*thresholds), "method": method, "horizon": horizon}
+        return predict_regime(system, jnp.ones(3), xs, **options)
+
+    log_2 = np.log(2)
+    # e^13.9 at lag 40, though over 12 steps a gradient is 2^-8 of its size.
+    explodes = predicted(12, -4.0, 13.0)
+    assert int(explodes.regime) == Regime.EXPLODING
+    np.testing.assert_allclose(explodes.log_growth_of_output, -8 * log_2, atol=1e-9)
+    np.testing.assert_allclose(explodes.deciding_growth, 20 * log_2, atol=1e-9)
+    np.testing.assert_allclose(explodes.interval, 20 * log_2, atol=1e-9)
+    assert str(explodes).startswith(
+        "exploding: at lag 40 a gradient is multiplied by e^13.9, more than e^13.0"
+    )
+    assert "over 12 steps it is multiplied by e^-5.5" in str(explodes)
+    vanishes = predicted(12, -4.0, 14.0)
+    assert int(vanishes.regime) == Regime.VANISHING
+    np.testing.assert_allclose(vanishes.deciding_growth, -8 * log_2, atol=1e-9)
+    assert "over 12 steps a gradient is multiplied by e^-5.5, less than e^-4.0" in str(vanishes)
+    # Over 60 steps nothing is left of the growth, and the peak counts all the same.
+    assert int(predicted(60, -4.0, 13.0).regime) == Regime.EXPLODING
+    stable = predicted(60, -4.0, 14.0)
+    assert int(stable.regime) == Regime.STABLE
+    assert "more than e^-4.0, and at no lag by more than e^13.9, less than e^14.0" in str(stable)
+    assert not any(bool(one.borderline) for one in (explodes, vanishes, stable))
+
+
+def test_the_peak_is_that_of_the_product_where_it_is_at_the_horizon():
+    system = with_gain(
+        from_linen(
+            cell := nn.SimpleCell(24, param_dtype=jnp.float64),
+            random_variables(cell, jnp.zeros(24), jnp.zeros(3)),
+        ),
+        1.5,
+    )
+    xs = jnp.asarray(normal(3, (3, 30, 3))) / 10
+    exact = predict_regime(system, jnp.zeros(24), xs, horizon=30, method="exact")
+    at_end = np.asarray(exact.peak_lag_of_output) == 30
+    assert at_end.any()
+    np.testing.assert_array_equal(exact.peak_of_output[at_end], exact.log_growth_of_output[at_end])
+
+
+def test_the_spread_of_the_peak_makes_it_borderline():
+    few = jnp.zeros((8, 20, 1)).at[:, :8].set(1.0)
+    mixed = few.at[4:, :12].set(1.0)
+    system = Recurrence(chosen_matrix, jnp.array([np.eye(2), 2 * np.eye(2)]))
+    middle = Thresholds(-4.0, 10 * np.log(2))
+    for xs, expected in ((mixed, True), (few, False)):
+        prediction = predict_regime(system, jnp.ones(2), xs, horizon=1, thresholds=middle)
+        assert bool(prediction.borderline) == expected
 
 
 def test_the_exact_method_says_its_singular_values_and_the_other_has_none():
@@ -153,7 +213,7 @@ def test_a_threshold_within_the_sampling_error_makes_it_borderline():
     far = Thresholds(-9.0, growth + 3.0)
     for thresholds, expected in ((near, True), (far, False)):
         prediction = predict_regime(
-            system, jnp.ones(40), batch(size=2), horizon=9, thresholds=thresholds
+            system, jnp.ones(40), batch(9, size=2), horizon=9, thresholds=thresholds
         )
         assert bool(prediction.borderline) == expected
     assert "from a few random gradients" in str(prediction)

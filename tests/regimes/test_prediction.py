@@ -78,16 +78,23 @@ def test_a_threshold_inside_the_spread_makes_it_borderline():
 
 
 @pytest.mark.slow
-def test_growth_that_is_undone_is_flagged_and_not_called_exploding():
+def test_growth_that_is_undone_explodes_on_its_way_and_its_lost_digits_are_flagged():
     v = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
     grow = v @ np.diag([2, 2, 0.5, 0.5]) @ v.T
     undo = v @ np.diag([0.5, 0.5, 2, 2]) @ v.T
     xs = jnp.tile(jnp.repeat(jnp.array([0.0, 1.0]), 100)[:, None], (3, 1, 1))
     system = Recurrence(chosen_matrix, jnp.array([grow, undo]))
     prediction = predict_regime(system, jnp.zeros(4), xs, horizon=200)
-    assert int(prediction.regime) != Regime.EXPLODING
-    assert bool(prediction.borderline)
     assert bool(jnp.all(jnp.isnan(prediction.log_growth)))
+    assert int(prediction.regime) == Regime.EXPLODING
+    assert not bool(prediction.undetermined)
+    # Half of all directions double at every step.
+    np.testing.assert_allclose(prediction.peak_of_output, np.log(2) * 99.5, atol=0.01)
+    np.testing.assert_array_equal(prediction.peak_lag_of_output, 100)
+    assert "digits lost to rounding in 3 of 3" in str(prediction)
+    calm = Thresholds(-20.0, 80.0)
+    prediction = predict_regime(system, jnp.zeros(4), xs, horizon=200, thresholds=calm)
+    assert bool(prediction.borderline)
     assert "undetermined" in str(prediction)
     # Where rounding has not yet eaten the digits, the answer is right and nothing is flagged.
     short = predict_regime(system, jnp.zeros(4), xs[:, 92:108], horizon=16)
@@ -182,7 +189,13 @@ def test_a_reset_before_the_horizon_changes_nothing_and_one_inside_cuts_the_grad
     start = predict_regime(system, jnp.zeros(4), xs.at[:, 0, -1].set(1), horizon=20)
     np.testing.assert_allclose(start.log_growth, free.log_growth, atol=1e-12)
     assert np.isfinite(float(start.exponent))
-    few = predict_regime(system, jnp.zeros(4), xs.at[:2, 50, -1].set(1), horizon=20)
+    few = predict_regime(
+        system,
+        jnp.zeros(4),
+        xs.at[:2, 50, -1].set(1),
+        horizon=20,
+        thresholds=Thresholds(-40.0, 10.0),
+    )
     assert np.isneginf(few.interval[0])
     assert bool(few.borderline)
     assert np.isneginf(few.exponent)

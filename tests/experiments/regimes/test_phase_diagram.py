@@ -50,6 +50,7 @@ def made_up(cells=("SimpleCell", "GRUCell"), horizons=(10, 40), num_gains=5, num
             parts[Unit(cell, str(horizon))] = xr.Dataset(
                 {
                     "log_growth": (("network", "sequence"), np.stack([log_growth] * 3, axis=1)),
+                    "peak": (("network", "sequence"), np.stack([log_growth] * 3, axis=1)),
                     "outcome": ("network", np.where(np.abs(log_growth) < 10, 0, -1)),
                     "exponent": ("network", rate),
                 }

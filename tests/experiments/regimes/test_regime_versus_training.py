@@ -6,6 +6,7 @@ import jacobian_rnn as jrnn
 from experiments import protocol
 from experiments.regimes import regime_versus_training as experiment
 from experiments.regimes._chosen_gains import choose_gains
+from jacobian_rnn import LearningFeatures
 from paper_figures.regimes import regime_versus_training as figure
 
 DIMS = ("setting", "cell", "gain_index", "seed")
@@ -26,7 +27,12 @@ def made_up(regime, outcome):
             "exponent": (DIMS, np.ones(shape)),
             "test_skill": (DIMS, np.ones(shape)),
             "gain": (DIMS[:3], np.ones(shape[:3])),
-            "log_growth": ((*DIMS, "sequence"), np.stack([log_growth] * 5, axis=-1)),
+            "deciding_growth": ((*DIMS, "sequence"), np.stack([log_growth] * 5, axis=-1)),
+            "probability": (DIMS, np.where(regime == 0, 0.75, 0.05)),
+            **{f"feature_{name}": (DIMS, np.zeros(shape)) for name in LearningFeatures._fields},
+            "horizon": 40,
+            "num_updates": 500,
+            "batch_size": 32,
             "threshold": ("bound", list(jrnn.THRESHOLDS)),
         },
         coords={
@@ -45,7 +51,7 @@ def test_comparison_scores_the_networks_of_the_settings_it_is_given():
     right = experiment.compare(dataset, [sgd])
     assert right.prediction.balanced_accuracy == 1.0
     assert right.prediction.num_networks == 24
-    dataset["log_growth"][1, 0, 0] = np.nan
+    dataset["deciding_growth"][1, 0, 0] = np.nan
     assert experiment.compare(dataset, [sgd]).prediction.num_networks == 22
     assert experiment.compare(dataset, [adam]).prediction.balanced_accuracy == 0.5
 
@@ -79,8 +85,31 @@ def test_what_was_found_is_counted_and_the_worst_cell_is_named():
     )
     assert not any("No prediction" in line for line in lines)
     assert len(experiment.disagreements(dataset)) == 5
-    dataset["log_growth"][0, 0, 0, 0] = np.nan
+    dataset["deciding_growth"][0, 0, 0, 0] = np.nan
     assert findings(dataset)[-1].endswith("all digits of it: 1.")
+
+
+def test_forecasts_are_scored_and_the_most_wrong_ones_are_told():
+    regime = np.array([-1, 0, 0, 1])[:, None] * np.ones((2, 3, 4, 2), int)
+    outcome = np.where(regime == 0, 0, -1)
+    outcome[0, 2, 3, 1] = 0  # an LSTM that explodes and learns
+    dataset = made_up(regime, outcome)
+    dataset["probability"][0, 2, 3, 1] = 0.01
+    (adam,), (sgd,) = (experiment.settings_of(dataset, name) for name in ("adam", "sgd"))
+    right = experiment.score_forecasts(dataset, [sgd])
+    assert right.value.area == right.value.balanced_accuracy == 1.0
+    # Half of them learned, at a probability of 0.75, and half did not, at 0.05.
+    assert right.value.brier == pytest.approx((0.25**2 + 0.05**2) / 2)
+    assert right.constant_brier == pytest.approx(0.25)
+    assert right.num_networks == 24
+    off = experiment.score_forecasts(dataset, [adam])
+    # The 13th that learned is below all 11 that did not.
+    assert off.value.area == pytest.approx(12 / 13)
+    assert off.low.area < off.value.area <= off.high.area
+    first, *drivers = experiment.wrong_forecasts(dataset, [adam])
+    assert first.startswith("delayed_recall, adam, LSTMCell, gain 1.00: learns with probability")
+    assert first.endswith("but learned (skill 1.00)")
+    assert "nats of log odds" in drivers[0]
 
 
 def test_nothing_is_scored_where_no_network_learned():
@@ -99,14 +128,16 @@ def test_claims_score_predictions_beside_rules():
     assert verdicts == [
         "holds",
         "holds",
+        "holds",
         "not decided",
+        "fails",
         "fails",
         "fails",
         "fails",
         "fails",
         "holds",
     ]
-    assert [made[i].measured for i in (2, 3, 6, 7)] == [0, 1, 1, 0]
+    assert [made[i].measured for i in (3, 4, 8, 9)] == [0, 1, 1, 0]
 
 
 def test_parts_that_lack_a_step_or_a_singular_value_are_joined_with_nan():

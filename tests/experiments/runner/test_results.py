@@ -28,8 +28,8 @@ def test_labels_of_different_lengths_survive_being_stored_joined_and_stored_agai
 
 
 def test_missing_and_damaged_results_name_the_command_that_makes_them(tmp_path):
-    path = tmp_path / "calibrate_threshold" / "quick-float64.nc"
-    command = "python -m experiments calibrate_threshold --preset quick --dtype float64"
+    path = tmp_path / "phase_diagram" / "quick-float64.nc"
+    command = "python -m experiments phase_diagram --preset quick --dtype float64"
     with pytest.raises(FileNotFoundError, match=command):
         results.read(path)
     path.parent.mkdir()

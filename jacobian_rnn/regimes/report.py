@@ -30,20 +30,12 @@ def report(prediction: "RegimePrediction") -> Iterator[str]:
             "and decay may cancel, or units be saturated: use float64 or a shorter horizon"
         )
         return
-    verdict = Regime(int(prediction.regime)).name.lower()
-    verdict += " (borderline)" if bool(prediction.borderline) else ""
-    known, low, high = growths[~np.isnan(growths)], *map(float, prediction.thresholds)
-    median = float(quantile(jnp.asarray(known), 0.5))
-    over = f"over {'at most ' if num_broken else ''}{steps} steps"
-    if median == -np.inf:
-        yield f"{verdict}: {over} the gradient is cut to exactly zero"
-    else:
-        yield f"{verdict}: {over} a gradient is multiplied by {_power(median)}"
+    yield _verdict(prediction, "at most " if num_broken else "")
     lower, upper = (_power(float(bound)) for bound in prediction.interval)
-    yield (
-        f"  90 % of {num} sequences between {lower} and {upper}; "
-        f"stable from {_power(low)} to {_power(high)}"
-    )
+    yield f"  90 % of {num} sequences between {lower} and {upper}"
+    known = ~np.isnan(growths)
+    if int(prediction.regime) == Regime.EXPLODING and known.any():
+        yield f"  over {steps} steps it is multiplied by {_power(_median(growths))}"
     if prediction.log_singular_values is None:
         error = float(np.nanmean(prediction.sampling_error))
         yield f"  each is known to ± {error:.1g} nats, from a few random gradients"
@@ -54,16 +46,15 @@ def report(prediction: "RegimePrediction") -> Iterator[str]:
         yield f"  largest exponent {exponent:+.4f}{spread} nats per step{meaning}"
     elif exponent == -np.inf:
         yield "  largest exponent -inf: in some sequence a counted step cuts every gradient"
-    yield from _peak(prediction, median)
-    if prediction.log_singular_values is not None:
-        spectrum = np.median(np.asarray(prediction.log_singular_values)[~np.isnan(growths)], axis=0)
+    if prediction.log_singular_values is not None and known.any():
+        spectrum = np.median(np.asarray(prediction.log_singular_values)[known], axis=0)
         largest, middle, smallest = spectrum[[0, len(spectrum) // 2, -1]]
         yield (
             f"  singular values of the product from {_power(largest)} to {_power(smallest)}, "
             f"the middle one {_power(middle)}"
         )
-    carry = float(quantile(prediction.log_growth[~np.isnan(growths)], 0.5))
-    if abs(carry - median) > 1:
+    carry, shown = _median(prediction.log_growth), _median(growths)
+    if abs(carry - shown) > 1:
         yield f"  of the whole carry, what no output shows included: {_power(carry)}"
     cut, lost = int(np.sum(np.isneginf(growths))), int(np.sum(np.isnan(growths) & (broken < 0)))
     if cut:
@@ -77,15 +68,35 @@ def report(prediction: "RegimePrediction") -> Iterator[str]:
         yield f"  digits lost to rounding in {lost} of {num} sequences"
 
 
-def _peak(prediction, median):
-    """Say where the profile is highest, if that is not the horizon."""
-    peaks = np.asarray(prediction.peak, float)
-    if np.isnan(peaks).all():
-        return
-    peak = float(quantile(jnp.asarray(peaks[~np.isnan(peaks)]), 0.5))
-    lag = int(np.median(np.asarray(prediction.peak_lag)[~np.isnan(peaks)]))
-    if peak > max(median, 0) + 1:
-        yield f"  on its way it grows by up to {_power(peak)}, at lag {lag}"
+def _verdict(prediction, at_most):
+    """Say the regime, and the number that decided beside the threshold that it crossed."""
+    regime, steps = Regime(int(prediction.regime)), int(prediction.horizon)
+    name = regime.name.lower() + (" (borderline)" if bool(prediction.borderline) else "")
+    low, high = (_power(float(bound)) for bound in prediction.thresholds)
+    over, peak = f"over {at_most}{steps} steps", _median(prediction.peak_of_output)
+    if regime == Regime.EXPLODING:
+        at = f"at {lags_in_words(prediction)} a gradient is multiplied by {_power(peak)}"
+        return f"{name}: {at}, more than {high}"
+    growth = _median(prediction.log_growth_of_output)
+    if growth == -np.inf:
+        return f"{name}: {over} the gradient is cut to exactly zero"
+    said = f"{name}: {over} a gradient is multiplied by {_power(growth)}"
+    if regime == Regime.VANISHING:
+        return f"{said}, less than {low}"
+    return f"{said}, more than {low}, and at no lag by more than {_power(peak)}, less than {high}"
+
+
+def lags_in_words(prediction: "RegimePrediction") -> str:
+    """Say at which lags sequences have their peaks."""
+    lags = np.asarray(prediction.peak_lag_of_output)
+    lags = lags[lags > 0]
+    first, last = int(lags.min()), int(lags.max())
+    return f"lag {first}" if first == last else f"lags {first} to {last}"
+
+
+def _median(values):
+    """Return the median of what is known, NaN if nothing is."""
+    return float(quantile(jnp.asarray(values, float), 0.5))
 
 
 def _power(log):
