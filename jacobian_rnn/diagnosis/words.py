@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jacobian_rnn.diagnosis.advice import in_words, median_growth, power
-from jacobian_rnn.regimes.report import lags_in_words
+from jacobian_rnn.regimes.words import lags_in_words
 
 if TYPE_CHECKING:
     from jacobian_rnn.diagnosis.result import Diagnosis, LayerDiagnosis

@@ -40,8 +40,8 @@ from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.products.multiply import warn_of_cost
 from jacobian_rnn.regimes._sequence import LOST_DIGITS, measure_by_probes, measure_by_product
 from jacobian_rnn.regimes.quantiles import quantile
-from jacobian_rnn.regimes.report import report
 from jacobian_rnn.regimes.thresholds import THRESHOLDS, Regime, Thresholds
+from jacobian_rnn.regimes.words import report
 
 Method = Literal["probes", "exact"]
 

@@ -140,13 +140,18 @@ def test_the_tables_of_the_forecast_are_those_of_the_claims_and_of_the_package()
     assert measured("learning_ensemble", "| networks") == seeds.count(min(seeds))
 
 
-def test_thresholds_and_what_they_are_worth():
-    (low,) = said("concepts/regimes", "VANISHING log growth below # nats")
-    (high,) = said("concepts/regimes", "EXPLODING log growth above # nats")
-    assert (float(low.replace("−", "-")), float(high)) == tuple(jrnn.THRESHOLDS)
-    (size,) = said("concepts/growth", "−17.1 nats are #")
-    assert numbers_agree(size, str(math.exp(jrnn.THRESHOLDS.vanishing)))
-    assert jrnn.THRESHOLDS.exploding - jrnn.THRESHOLDS.vanishing > 20
+def test_the_thresholds_and_where_they_come_from():
+    (high,) = said(
+        "concepts/regimes", "EXPLODING the peak, the largest growth at any lag, is above #"
+    )
+    (low,) = said(
+        "concepts/regimes", "VANISHING it is not, and the growth over the horizon is below #"
+    )
+    thresholds = (float(low.replace("−", "-")), float(high))
+    assert thresholds == tuple(jrnn.THRESHOLDS)
+    for figure_words, number in zip(("vanishing", "exploding"), thresholds, strict=True):
+        found = measured("calibrate_threshold", f"{figure_words} threshold is the one")
+        assert found == pytest.approx(number, abs=0.05)
     assert said("concepts/growth", "Beyond # nats digits are lost") == (f"{LOST_DIGITS:g}",)
 
 
