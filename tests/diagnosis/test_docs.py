@@ -64,7 +64,7 @@ class Tagger(nnx.Module):
 
 def test_an_nnx_model(capsys):
     page, _ = run("nnx", capsys, model=Tagger(), tokens=TOKENS)
-    assert page == "['both/forward_rnn: stable', 'both/backward_rnn, backwards: stable']\n"
+    assert page == "['both/forward_rnn: vanishing', 'both/backward_rnn, backwards: vanishing']\n"
 
 
 def test_a_pytorch_file(capsys, tmp_path):
