@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from jacobian_rnn.checks import check_shape, refuse
 from jacobian_rnn.weights._gated_layers import foreign_layouts
+from jacobian_rnn.weights._keras_activations import activation_of, name_of_own
 from jacobian_rnn.weights._numbers import dtype_of, shape_of
 from jacobian_rnn.weights._recurrent_layer import RecurrentLayer
 
@@ -176,18 +177,22 @@ def _cell(cell: Any, name: str, config: Mapping) -> KerasCell:
     arrays = cell.get_weights()
     if not arrays:
         refuse(name, "none: it is not built", "those of a layer that was called once")
-    return KerasCell(name, arrays, config_of(config))
+    kept = config_of(config)
+    for role in kept.keys() & {"activation", "recurrent_activation"}:
+        kept[role] = name_of_own(getattr(cell, role, None), kept[role])
+    return KerasCell(name, arrays, kept)
 
 
 def config_of(config: Any) -> dict[str, Any]:
-    """Keep of a configuration what tells the function of a cell. Activations become names."""
+    """Keep of a configuration what tells the function of a cell. Activations become names.
+
+    A layer of Keras with parameters, such as a LeakyReLU, becomes a function.
+    """
     kept = {}
     for name in ("activation", "recurrent_activation", "reset_after", "go_backwards"):
         if isinstance(config, Mapping) and name in config:
             value = config[name]
-            while isinstance(value, Mapping):  # how Keras writes a function, by its name
-                value = value.get("config", value.get("class_name"))
-            kept[name] = "linear" if value is None and "activation" in name else value
+            kept[name] = activation_of(value) if "activation" in name else value
     return kept
 
 

@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jacobian_rnn.cells import activations
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_choice, list_names, refuse
 from jacobian_rnn.weights._gated_layers import GatedLayer, build, foreign_layouts
+from jacobian_rnn.weights._keras_activations import ACTIVATIONS
 from jacobian_rnn.weights._keras_layers import (
     KerasCell,
     KerasLayer,
@@ -23,27 +22,6 @@ from jacobian_rnn.weights._keras_layers import (
 from jacobian_rnn.weights._numbers import shape_of, to_floats, to_numpy
 from jacobian_rnn.weights._recurrent_layer import choose
 
-# The functions of Keras that act on each unit alone, by their names there.
-ACTIVATIONS = {
-    name: getattr(jax.nn, name)
-    for name in (
-        *("relu", "relu6", "celu", "elu", "selu", "softplus", "squareplus", "silu", "mish"),
-        *("tanh", "hard_tanh", "sigmoid", "hard_sigmoid", "log_sigmoid", "hard_silu"),
-        *("sparse_plus", "sparse_sigmoid"),
-    )
-} | {
-    "linear": jax.nn.identity,
-    "exponential": jnp.exp,
-    "softsign": jax.nn.soft_sign,
-    "swish": jax.nn.silu,
-    "hard_swish": jax.nn.hard_silu,
-    "gelu": activations.exact_gelu,
-    "leaky_relu": activations.keras_leaky_relu,
-    "keras_2_hard_sigmoid": activations.keras_2_hard_sigmoid,
-    "tanh_shrink": activations.tanh_shrink,
-    "soft_shrink": activations.soft_shrink,
-    "hard_shrink": activations.hard_shrink,
-}
 DEFAULTS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
 
 
@@ -84,6 +62,7 @@ def from_keras(
             "keras_2_hard_sigmoid" that of Keras 1 and 2, a/5 + 1/2 cut at 0 and 1. By default what
             the layer's configuration says. A list of arrays has none, and then "tanh" is taken, the
             default of Keras. A `.weights.h5` file has none either, and both functions are needed.
+            The layers LeakyReLU, ELU, ReLU and Activation are known as functions, others are not.
         recurrent_activation: what acts on the gates, likewise. A list of arrays is taken to have
             "sigmoid", the default today. Before Keras 2.3 it was "hard_sigmoid", so arrays of that
             age need "keras_2_hard_sigmoid".
@@ -94,7 +73,8 @@ def from_keras(
     Returns:
         The recurrence of the linen SimpleCell, OptimizedLSTMCell or GRUCell, of a GRU with its
         reset gate before the kernel, or a `stack` of them. It has a closed-form Jacobian unless a
-        function of yours is not known to act on each unit alone.
+        function of yours is not known to act on each unit alone, or a layer such as LeakyReLU has
+        another slope than Keras's function of that name.
 
     Raises:
         TypeError: `weights` is of another kind, or a dtype would have to change without `dtype`.
