@@ -201,7 +201,9 @@ def _configs(
             inner = config.get("backward_layer") if direction == "backward" else None
             below = f"{path}/{direction}_layer"
             inner = inner or config.get("layer")
-            yield from _configs(inner, below, f"{name}/{direction}", more, depth + 1)
+            # Each level is walked twice, so none but an RNN, stacked cells and a cell may follow.
+            deeper = max(depth + 1, MAX_DEPTH - 2)
+            yield from _configs(inner, below, f"{name}/{direction}", more, deeper)
     else:
         more = config_of(config) if kind == "RNN" else more
         owner = name if kind == "RNN" else owner

@@ -22,6 +22,7 @@ NAME = re.compile(
 )
 PARTS = re.compile(r"(?P<base>[a-z]+_[a-z]+)(?:_l(?P<number>\d+))?(?P<back>_reverse)?")
 MAX_DEPTH = 8  # of dicts in dicts
+MAX_REPEATED = 10**5  # entries that several dicts share. Checkpoints have far fewer.
 PARTIAL = "torch.nn.utils.parametrize.remove_parametrizations(layer, {name!r})"
 
 
@@ -233,13 +234,34 @@ def _bare(prefix: str) -> str:
     return ".".join(part for part in prefix.split(".") if part not in ("module", "_orig_mod"))
 
 
-def _walk(source: Mapping, outer: tuple[str, ...] = ()) -> Iterator[tuple[tuple, Mapping]]:
-    """Walk through dicts in dicts, each with the keys down to it."""
-    yield outer, source
-    if isinstance(source, dict) and len(outer) < MAX_DEPTH:
-        for key, value in source.items():
-            if isinstance(key, str) and isinstance(value, Mapping):
-                yield from _walk(value, (*outer, key))
+def _walk(source: Mapping) -> Iterator[tuple[tuple[str, ...], Mapping]]:
+    """Walk through dicts in dicts, each with the keys down to it.
+
+    Dicts may hold each other, in circles or not, so that few of them have more paths than anyone
+    can walk. A dict is not followed into itself, and what is met again is counted.
+
+    Raises:
+        ValueError: more than `MAX_REPEATED` entries were met before.
+    """
+    num_repeated, seen = 0, set()
+    waiting: list[tuple[tuple[str, ...], Mapping, tuple[int, ...]]] = [((), source, ())]
+    while waiting:
+        outer, state, around = waiting.pop()
+        num_repeated += len(state) if id(state) in seen else 0
+        seen.add(id(state))
+        if num_repeated > MAX_REPEATED:
+            received = f"dicts that hold each other, with {MAX_REPEATED} entries met again"
+            advice = "pass the state dict alone, or save it alone"
+            refuse("weights", received, "a state dict, or a dict that holds a few", advice)
+        yield outer, state
+        if isinstance(state, dict) and len(outer) < MAX_DEPTH:
+            around = (*around, id(state))
+            inner = [
+                ((*outer, key), value, around)
+                for key, value in state.items()
+                if isinstance(key, str) and isinstance(value, Mapping) and id(value) not in around
+            ]
+            waiting += reversed(inner)
 
 
 def _places(state: Mapping) -> dict[str, dict[str, StoredWeight]]:

@@ -5,6 +5,7 @@ import json
 import pickle
 import resource
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -194,6 +195,53 @@ def test_layers_that_lie_in_each_other_many_times_end(tmp_path):
     for _ in range(500):
         nested = {"state": nested}
     assert layers_in(nested) == ()
+
+
+def shared_dicts():
+    inner = dict(LSTM)
+    for _ in range(8):
+        inner = {f"k{k}": inner for k in range(12)}
+    return inner
+
+
+def dicts_that_hold_each_other():
+    dicts = [{} for _ in range(12)]
+    for one in dicts:
+        one |= {f"k{k}": other for k, other in enumerate(dicts)}
+    return dicts[0]
+
+
+@pytest.mark.parametrize("make", [shared_dicts, dicts_that_hold_each_other])
+def test_few_dicts_with_endless_ways_through_them_are_refused_soon(make):
+    source = make()
+    start = time.process_time()
+    refuse_both(
+        source, "^weights: received dicts that hold each other, with 100000 entries met again"
+    )
+    assert time.process_time() - start < 20
+
+
+def test_a_dict_that_holds_itself_is_walked_once():
+    source = dict(LSTM)
+    source |= {f"k{k}": source for k in range(12)}
+    source["more"] = {"above": source}
+    (layer,) = layers_in(source)
+    assert layer.prefix == ""
+
+
+def test_directions_in_directions_are_not_walked_without_end(tmp_path):
+    layers = [{"class_name": "LSTM", "config": {"name": f"l{k}"}} for k in range(1000)]
+    config = {"class_name": "Sequential", "config": {"layers": layers}}
+    for _ in range(14):
+        config = {"class_name": "Bidirectional", "config": {"layer": config}}
+    write_cell(tmp_path / "inner.h5", (3, 12))
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("metadata.json", "{}")
+        archive.write(tmp_path / "inner.h5", "model.weights.h5")
+    start = time.process_time()
+    assert len(layers_in(tmp_path / "m.keras")) == 1
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("kind", ["npz", "safetensors", "h5", "dict"])
