@@ -44,12 +44,21 @@ def activation_of(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return str(value)
     name, config = str(value.get("class_name", "lambda")), value.get("config")
-    module, registered = value.get("module"), value.get("registered_name")
     if isinstance(config, str):  # a function. Keras writes its own as plain names.
+        module = value.get("module")
         return config if module in (None, "builtins") else f"{module}.{config}"
-    if registered or not str(module or "keras").startswith("keras"):
-        return str(registered or f"{module}.{name}")
+    if foreign := foreign_class(value):
+        return foreign
     return _of_layer(name, _config(value)) or f"layer {name} with {_parameters(_config(value))}"
+
+
+def foreign_class(entry: Mapping) -> str:
+    """Return the name of the class of a configuration if it is not one of Keras, else nothing."""
+    module, registered = entry.get("module"), entry.get("registered_name")
+    if registered:
+        return str(registered)
+    is_own = module is None or str(module).partition(".")[0] in ("keras", "tf_keras")
+    return "" if is_own else f"{module}.{entry.get('class_name')}"
 
 
 def name_of_own(function: Any, told: Any) -> Any:

@@ -29,11 +29,13 @@ class KerasCell(NamedTuple):
         name: what errors call it.
         arrays: kernel, recurrent kernel and, unless `use_bias=False`, bias.
         config: what its configuration says, by the names of Keras, or empty where it is not known.
+        unread: what it has besides: a class that is not Keras's own, and other arrays.
     """
 
     name: str
     arrays: Sequence[Any]
     config: Mapping[str, Any]
+    unread: tuple[str, ...] = ()
 
 
 class KerasLayer(NamedTuple):
@@ -98,6 +100,14 @@ def describe_keras(layer: KerasLayer) -> RecurrentLayer:
         num_projected=0,
         dtype=dtype_of(lowest.arrays[1]),
         untold=_untold(lowest, kinds[0]),
+        unread=unread_of(layer),
+    )
+
+
+def unread_of(layer: KerasLayer) -> tuple[str, ...]:
+    """Name what the cells of a layer have besides the weights of such cells."""
+    return tuple(
+        dict.fromkeys(one for cell in (*layer.forward, *layer.backward) for one in cell.unread)
     )
 
 
@@ -162,12 +172,14 @@ def _walk(layer: Any, path: str, depth: int = 0) -> Iterator[KerasLayer]:
 
 
 def _cells(layer: Any, name: str) -> tuple[KerasCell, ...]:
-    """Return the cells of a layer, or none where one of them is not Keras's own."""
+    """Return the cells of a layer, or none where it or one of them is not Keras's own."""
     layers: Any = sys.modules["keras"].layers
     cell = layer.cell if isinstance(layer, layers.RNN) else layer
     cells = cell.cells if isinstance(cell, layers.StackedRNNCells) else [cell]
     own = [getattr(layers, f"{kind}Cell") for kind in foreign_layouts("keras")]
-    if not all(type(one) in own for one in cells):
+    runs = {getattr(layers, kind).call for kind in foreign_layouts("keras")} | {layers.RNN.call}
+    is_changed = isinstance(layer, layers.RNN) and type(layer).call not in runs
+    if is_changed or not all(type(one) in own for one in cells):
         return ()
     more = {"go_backwards": getattr(layer, "go_backwards", False)}
     return tuple(_cell(one, f"weights of {name}", one.get_config() | more) for one in cells)

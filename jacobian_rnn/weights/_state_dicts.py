@@ -54,11 +54,13 @@ class TorchLayer(NamedTuple):
         prefix: the keys down to it, joined by dots.
         place: those of them that are within its own state dict.
         weights: its weights by name.
+        unread: the names of other arrays below its place, such as those of a layer norm.
     """
 
     prefix: str
     place: str
     weights: dict[str, StoredWeight]
+    unread: tuple[str, ...] = ()
 
     @property
     def numbered(self) -> bool:
@@ -74,9 +76,11 @@ def find_torch_layers(source: Mapping) -> dict[str, TorchLayer]:
     """Find all recurrent layers of a state dict, or of dicts that hold some, by their prefix."""
     layers: dict[str, TorchLayer] = {}
     for outer, state in _walk(source):
-        for place, weights in _places(state).items():
+        places = _places(state)
+        unread = _unread(state, places)
+        for place, weights in places.items():
             prefix = ".".join(filter(None, (*outer, place)))
-            layers[prefix] = TorchLayer(prefix, place, weights)
+            layers[prefix] = TorchLayer(prefix, place, weights, tuple(unread[place]))
     return layers
 
 
@@ -163,6 +167,7 @@ def describe_torch(layer: TorchLayer, nonlinearity: str | None = None) -> Recurr
         num_projected=projected,
         dtype=dtype_of(layer.weights[layer.key("weight_hh", 0)].like[1]),
         untold=untold,
+        unread=layer.unread,
     )
 
 
@@ -288,3 +293,28 @@ def _places(state: Mapping) -> dict[str, dict[str, StoredWeight]]:
                 inner.setdefault(name, StoredWeight(name, {})).roles.update(weight.roles)
             del places[place]
     return places
+
+
+def _unread(state: Mapping, places: Mapping[str, Mapping]) -> dict[str, list[str]]:
+    """List the floats below each place of a layer that are no part of its weights, by name."""
+    keys = {
+        place: {key for weight in weights.values() for key, _ in weight.roles.values()}
+        for place, weights in places.items()
+    }
+    unread: dict[str, list[str]] = {place: [] for place in places}
+    for key in state if places else ():
+        above = key.split(".")[:-1] if isinstance(key, str) else None
+        if above is None:
+            continue
+        around = [".".join(above[:depth]) for depth in range(len(above) + 1)]
+        holding = [place for place in around if place in places and key not in keys[place]]
+        if holding and _is_float(state[key]):
+            for place in holding:
+                unread[place].append(key.removeprefix(f"{place}."))
+    return unread
+
+
+def _is_float(value: Any) -> bool:
+    """Say whether a value is an array of floats, as counters and masks are not."""
+    name = dtype_of(value) if hasattr(value, "shape") and hasattr(value, "dtype") else ""
+    return "float" in name or "complex" in name

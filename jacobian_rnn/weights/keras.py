@@ -18,6 +18,7 @@ from jacobian_rnn.weights._keras_layers import (
     describe_keras,
     is_keras,
     open_keras,
+    unread_of,
 )
 from jacobian_rnn.weights._numbers import shape_of, to_floats, to_numpy
 from jacobian_rnn.weights._recurrent_layer import choose
@@ -51,7 +52,9 @@ def from_keras(
             unless `use_bias=False`, the bias. Several layers are a list of such lists, lowest
             first, or one after the other in one list. Files are read without Keras, and nothing in
             them is run.
-        kind: "SimpleRNN", "LSTM" or "GRU". The shapes show it, and then have to agree with it.
+        kind: "SimpleRNN", "LSTM" or "GRU". The shapes show it, and then have to agree with it. It
+            is needed only for a file with a class of yours, or with other arrays within the cell,
+            that computes what this kind does.
         prefix: which layer of a model or a file to load, by its name or path. By default the only
             one. Load several one by one and join them with `stack`.
         direction: "forward" or "backward", needed for a Bidirectional layer, and "backward" for
@@ -189,6 +192,14 @@ def _load(
         advice = "load each with from_keras and join them with stack"
         refuse("weights", f"cells of kinds {list_names(set(described))}", "one kind", advice)
     describe_keras(layer)
+    if kind is None and (unread := unread_of(layer)):
+        advice = (
+            "a cell that has these may compute something else. If it does not, pass "
+            f"kind={described[0]!r}"
+        )
+        cells = [cell.name for cell in (*layer.forward, *layer.backward) if cell.unread]
+        received = f"{list_names(unread)} besides the weights of a cell"
+        refuse(cells[0], received, f"a cell of Keras's {described[0]}", advice)
     backwards = any(cell.config.get("go_backwards") for cell in layer.forward)
     if direction is None and (layer.backward or backwards):
         received = "None for a layer that is Bidirectional or has go_backwards=True"

@@ -56,7 +56,10 @@ def layers_in(source: Any) -> tuple[RecurrentLayer, ...]:
     check_type("source", {} if is_module else source, (Mapping, str, os.PathLike), expected)
     with open_torch(source) as (arrays, modules):
         return tuple(
-            describe_torch(layer, getattr(modules.get(layer.prefix), "nonlinearity", None))
+            describe_torch(
+                layer._replace(unread=()) if layer.prefix in modules else layer,
+                getattr(modules.get(layer.prefix), "nonlinearity", None),
+            )
             for layer in find_torch_layers(arrays).values()
             if layer.prefix not in modules or is_of_torch(modules[layer.prefix])
         )

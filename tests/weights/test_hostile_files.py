@@ -131,6 +131,24 @@ def test_hdf5_does_not_lead_to_other_files_or_in_circles(tmp_path):
     )
 
 
+@pytest.mark.parametrize("place", ["layers/lstm/cell/norm/vars/0", "layers/lstm/cell/w"])
+def test_an_array_within_a_cell_that_is_not_read_is_refused(tmp_path, place):
+    path = tmp_path / "w.weights.h5"
+    write_cell(path, (3, 12))
+    with h5py.File(path, "r+") as file:
+        file["layers/lstm/cell/seed_generator/vars/0"] = np.zeros(2, np.uint32)
+        file["layers/dense/vars/0"] = np.ones((3, 3))
+    options = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+    from_keras(path, **options)
+    with h5py.File(path, "r+") as file:
+        file[place] = np.ones(12)
+    with pytest.raises(
+        ValueError, match=r"cell/vars: received (norm/vars/0|w) besides .*kind='LSTM'"
+    ):
+        from_keras(path, **options)
+    from_keras(path, kind="LSTM", **options)
+
+
 @pytest.mark.parametrize("length", [3, 7, 40, 500, -30])
 @pytest.mark.parametrize("kind", ["npz", "keras", "h5"])
 def test_a_file_cut_short_is_refused_by_its_name(tmp_path, kind, length):

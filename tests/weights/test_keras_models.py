@@ -316,3 +316,37 @@ def test_a_function_with_a_name_of_keras_is_not_taken_for_that_of_keras():
     layer = randomized(keras.layers.GRU(UNITS, activation=tanh))
     with pytest.raises(ValueError, match=r"^activation: received .*test_keras_models.*tanh"):
         from_keras(layer)
+
+
+@keras.saving.register_keras_serializable(package="mine")
+class DoubledCell(keras.layers.LSTMCell):
+    def call(self, inputs, states, training=False):
+        h, (_, c) = super().call(inputs, states, training=training)
+        return 2 * h, [2 * h, c]
+
+
+@keras.saving.register_keras_serializable(package="mine")
+class LSTM(keras.layers.LSTM):
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        return super().call(3 * sequences, initial_state, mask, training)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [(lambda: keras.layers.RNN(DoubledCell(UNITS)), "mine>DoubledCell"), (LSTM, "mine>LSTM")],
+)
+def test_a_class_that_is_not_of_keras_is_refused_by_name(tmp_path, make, name):
+    layer = randomized(make() if name != "mine>LSTM" else make(UNITS))
+    with pytest.raises(ValueError, match="there is none"):
+        from_keras(layer)
+    assert layers_in(layer) == ()
+    save(layer, tmp_path / "m.keras")
+    functions = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+    for options in ({}, functions):
+        with pytest.raises(ValueError, match=f"received class {name} besides .*kind='LSTM'"):
+            from_keras(tmp_path / "m.keras", **options)
+    (found,) = layers_in(tmp_path / "m.keras")
+    assert found.unread == (f"class {name}",)
+    plain = randomized(keras.layers.LSTM(UNITS))
+    plain.set_weights(layer.get_weights())
+    assert_same(from_keras(tmp_path / "m.keras", kind="LSTM"), from_keras(plain))

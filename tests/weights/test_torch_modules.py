@@ -275,3 +275,34 @@ def test_a_tensor_that_repeats_few_numbers_is_not_made_large(tmp_path):
     dense = weights | {"weight_hh_l0": weights["weight_hh_l0"].to_dense()}
     repeated = weights | {"weight_hh_l0": torch.ones(1, 1).expand(12, 3).contiguous()}
     assert_same(from_torch(repeated), from_torch(dense))
+
+
+class Normalized(torch.nn.LSTMCell):
+    def __init__(self):
+        super().__init__(INPUTS, UNITS)
+        self.norm = torch.nn.LayerNorm(4 * UNITS)
+
+    def forward(self, x, state):
+        del x
+        return state
+
+
+class Named(torch.nn.LSTM):
+    """A layer with the forward pass of PyTorch, and with a head that it does not use."""
+
+    def __init__(self):
+        super().__init__(INPUTS, UNITS)
+        self.head = torch.nn.Linear(UNITS, 2)
+
+
+def test_a_subclass_is_loaded_only_if_it_computes_what_pytorch_does():
+    with pytest.raises(TypeError, match="weights at 'rnn': received a Normalized"):
+        from_torch(Model(Normalized()))
+    with pytest.raises(ValueError, match=r"received norm\.bias, norm\.weight besides"):
+        from_torch(Model(Normalized()).state_dict())
+    named = Named()
+    check_states_and_jacobians(from_torch(named), named)
+    assert_same(from_torch(named.state_dict(), ignore="head"), from_torch(named))
+    named.forward = lambda x: x  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(TypeError, match="received a Named"):
+        from_torch(named)
