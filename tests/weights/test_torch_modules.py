@@ -228,14 +228,16 @@ def test_the_recipe_for_safetensors_works_for_checkpoints_and_shared_tensors(tmp
     assert model.head.weight is model.embedding.weight
     torch.save({"epoch": 3, "state_dict": model.state_dict()}, "a.pt")
     torch.save(model.state_dict(), "b.pt")
-    for path in ("a.pt", "b.pt"):
+    torch.save({"net": {"ema": model.state_dict()}, "optimizer": {"state": {0: {}}}}, "c.pt")
+    for path in ("a.pt", "b.pt", "c.pt"):
         with monkeypatch.context() as without:
             without.setitem(sys.modules, "torch", None)
             with pytest.raises(ImportError, match=r"pip install 'jacobian_rnn\[torch\]'") as caught:
                 from_torch(path, prefix="rnn")
         recipe = str(caught.value).partition("where PyTorch is: ")[2]
         exec(recipe, {"torch": torch, "safetensors": safetensors})
-        assert_same(from_torch("weights.safetensors", prefix="rnn"), from_torch(module))
+        prefix = "net.ema.rnn" if path == "c.pt" else "rnn"
+        assert_same(from_torch("weights.safetensors", prefix=prefix), from_torch(module))
 
 
 def test_a_checkpoint_with_objects_is_refused_with_a_way_out_that_works(tmp_path, monkeypatch):
@@ -249,6 +251,29 @@ def test_a_checkpoint_with_objects_is_refused_with_a_way_out_that_works(tmp_path
     torch.save(module, "b.pt")  # a whole module, as nobody should save it
     with pytest.raises(ValueError, match=r"LSTM.*weights_only=False") as caught:
         from_torch("b.pt")
+    check_recipe(caught, module)
+    state = module.state_dict()
+    for k, whole in enumerate(
+        (
+            {"model": state, "args": options},
+            {"epoch": {"net": module, "args": options}},
+            {"args": options, "a": {"b": {"c": state, 3: options}, "d": [options]}},
+        )
+    ):
+        torch.save(whole, f"{k}.pt")
+        with pytest.raises(ValueError, match=r"weights_only=False") as caught:
+            from_torch(f"{k}.pt")
+        check_recipe(caught, module)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_a_program_of_torchscript_is_refused_with_a_way_out_that_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = LAYERS["LSTM"]()
+    torch.jit.script(module).save("script.pt")
+    with pytest.raises(ValueError, match="a program of TorchScript") as caught:
+        from_torch("script.pt")
     check_recipe(caught, module)
 
 
