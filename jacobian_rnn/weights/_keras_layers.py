@@ -16,7 +16,7 @@ from jacobian_rnn.checks import check_shape, refuse
 from jacobian_rnn.weights._gated_layers import foreign_layouts
 from jacobian_rnn.weights._keras_activations import activation_of, name_of_own
 from jacobian_rnn.weights._numbers import dtype_of, shape_of
-from jacobian_rnn.weights._recurrent_layer import RecurrentLayer
+from jacobian_rnn.weights._recurrent_layer import RecurrentLayer, choose
 
 PARTS = ("kernel", "recurrent kernel", "bias")
 MAX_DEPTH = 16  # of layers in layers
@@ -75,6 +75,14 @@ def open_keras(source: Any) -> Iterator[dict[str, KerasLayer]]:
             yield {layer.prefix: layer for layer in layers}
     else:
         yield {layer.prefix: layer for layer in _walk(source, source.name)}
+
+
+def choose_keras_layer(layers: Mapping[str, KerasLayer], prefix: str | None) -> KerasLayer:
+    """Return the layer at a prefix: its path, its name, or a part of its path."""
+    matching = [path for path in layers if prefix in (None, path)]
+    matching = matching or [path for path, one in layers.items() if prefix == one.name]
+    matching = matching or [path for path in layers if prefix in path.split("/")]
+    return layers[choose("prefix", prefix, layers, matching)]
 
 
 def describe_keras(layer: KerasLayer) -> RecurrentLayer:

@@ -15,13 +15,13 @@ from jacobian_rnn.weights._keras_layers import (
     KerasCell,
     KerasLayer,
     check_cell,
+    choose_keras_layer,
     describe_keras,
     is_keras,
     open_keras,
     unread_of,
 )
 from jacobian_rnn.weights._numbers import shape_of, to_floats, to_numpy
-from jacobian_rnn.weights._recurrent_layer import choose
 
 DEFAULTS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
 
@@ -113,10 +113,7 @@ def from_keras(
         expected = "a layer, a model, a path, or the list that layer.get_weights() returns"
         refuse("weights", type(weights).__name__, expected, error=TypeError)
     with open_keras(weights) as layers:
-        matching = [path for path in layers if prefix in (None, path)]
-        matching = matching or [path for path, one in layers.items() if prefix == one.name]
-        matching = matching or [path for path in layers if prefix in path.split("/")]
-        layer = layers[choose("prefix", prefix, layers, matching)]
+        layer = choose_keras_layer(layers, prefix)
         return _load(layer, kind, direction, given, dtype)
 
 
@@ -231,17 +228,17 @@ def _settings(cell: KerasCell, kind: str, given: dict[str, Any]) -> dict[str, An
     names = ["activation"]
     names += ["recurrent_activation"] if kind != "SimpleRNN" else []
     names += ["reset_after"] if kind == "GRU" else []
-    settings = {}
+    settings = {name: shown.get(name) if given[name] is None else given[name] for name in names}
+    if missing := [name for name in names if settings[name] is None]:
+        defaults = DEFAULTS | {"reset_after": True}
+        listed = ", ".join(f"{name}={defaults[name]!r}" for name in missing)
+        received = f"None for {cell.name}, which does not tell"
+        advice = f"pass {listed} if its layer has Keras's defaults"
+        refuse(", ".join(missing), received, "what its layer has", advice)
     for name in names:
         value, told = given[name], shown.get(name)
-        if value is None and told is None:
-            default = repr(DEFAULTS[name]) if name in DEFAULTS else "True"
-            received = f"None for {cell.name}, which does not tell"
-            advice = f"pass {name}={default} if its layer has that (Keras's default)"
-            refuse(name, received, "what its layer has", advice)
         if None not in (value, told) and value != told and not callable(value):
             refuse(name, repr(value), f"{told!r}, as {cell.name} tells, or None")
-        settings[name] = told if value is None else value
     for name in given.keys() - set(names):
         if given[name] not in (None, DEFAULTS.get(name)):
             refuse(name, repr(given[name]), f"None for a layer of kind {kind}")
@@ -254,7 +251,7 @@ def _function(name: str, function: Any) -> Callable:
         return jax.nn.sigmoid
     if callable(function):
         return function
-    advice = "or pass a function of JAX"
+    advice = "or pass a function of JAX to from_keras"
     check_choice(name, function, ACTIVATIONS, advice)
     return ACTIVATIONS[function]
 
