@@ -1,5 +1,7 @@
 """Functions of one unit that other frameworks have and JAX has not, or not with these constants."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -40,3 +42,33 @@ def hard_shrink(pre: Units) -> Units:
 OWN_ACTIVATIONS = frozenset(
     {keras_2_hard_sigmoid, keras_leaky_relu, exact_gelu, tanh_shrink, soft_shrink, hard_shrink}
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class LeakyReLU:
+    """The function that is a where a is positive, and a times a slope elsewhere.
+
+    Attributes:
+        slope: below zero.
+    """
+
+    slope: float
+
+    def __call__(self, pre: Units) -> Units:
+        """Return the function of pre-activations."""
+        return jax.nn.leaky_relu(pre, self.slope)
+
+
+@dataclasses.dataclass(frozen=True)
+class ELU:
+    """The function that is a where a is positive, and alpha (exp a − 1) elsewhere.
+
+    Attributes:
+        alpha: its limit at −∞ is −alpha.
+    """
+
+    alpha: float
+
+    def __call__(self, pre: Units) -> Units:
+        """Return the function of pre-activations."""
+        return jax.nn.elu(pre, self.alpha)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,15 @@ from jacobian_rnn.weights import layers_in
 STATUS = {"stable": 0, "vanishing": 10, "exploding": 11, "undetermined": 12}
 COLOURS = {"STABLE": "green", "VANISHING": "blue", "EXPLODING": "red", "UNDETERMINED": "magenta"}
 
+# What errors may name, by its option.
+ASKED = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        *("inputs", "horizon", "prefix", "direction", "nonlinearity", "activation"),
+        *("recurrent_activation", "reset_after", "ignore", "kind"),
+    )
+} | {"seq_lengths": "--lengths"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Diagnose:
@@ -41,6 +51,8 @@ class Diagnose:
     """Steps that a gradient has to survive. By default the shortest sequence, whole."""
     prefix: str | None = None
     """Where in the file the layer is, as `jacobian-rnn layers FILE` lists them."""
+    direction: Literal["forward", "backward"] | None = None
+    """Of a Keras layer that runs backwards, or the only one of a bidirectional layer to look at."""
     lengths: Path | None = None
     """A .npy file with the number of steps of each sequence, where sequences are padded."""
     nonlinearity: Literal["tanh", "relu"] | None = None
@@ -51,6 +63,10 @@ class Diagnose:
     """Of the gates of a Keras layer whose file does not tell it."""
     reset_after: bool | None = None
     """Of a Keras GRU whose file does not tell it."""
+    ignore: tuple[str, ...] = ()
+    """Names beside PyTorch's weights of the layer that do not change what it computes."""
+    kind: Literal["SimpleRNN", "LSTM", "GRU"] | None = None
+    """What a Keras layer with a class of its own, or with other arrays, computes nevertheless."""
     dtype: Literal["float32", "float64"] = "float32"
     """In which everything is computed."""
     json: bool = False
@@ -85,17 +101,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
         with jax.enable_x64(command.dtype == "float64"):
             return _diagnose(command)
     except (ValueError, TypeError, ImportError, OSError) as error:
-        print(f"jacobian-rnn: {error}", file=sys.stderr)
+        print(f"jacobian-rnn: {as_options(str(error))}", file=sys.stderr)
         return 1
 
 
 def _diagnose(command: Diagnose) -> int:
-    names = ("nonlinearity", "activation", "recurrent_activation", "reset_after")
-    given = {name: getattr(command, name) for name in names if getattr(command, name) is not None}
+    names = ("nonlinearity", "activation", "recurrent_activation", "reset_after", "ignore", "kind")
+    told = {name: getattr(command, name) for name in names}
+    given = {name: value for name, value in told.items() if value not in (None, ())}
     layers = record_file(
         command.file,
         _read(command.inputs).astype(command.dtype),
         prefix=command.prefix,
+        direction=command.direction,
         seq_lengths=None if command.lengths is None else _read(command.lengths),
         dtype=command.dtype,
         **given,
@@ -118,6 +136,21 @@ def _list_layers(command: Layers) -> int:
     else:
         print("\n".join(map(str, layers)) or f"{command.file} holds no recurrent layer")
     return 0
+
+
+def as_options(message: str) -> str:
+    """Write an error with the options of the command in place of arguments of Python."""
+    named, colon, rest = message.partition(":")
+    if set(named.split(", ")) <= ASKED.keys():
+        named = ", ".join(ASKED[name] for name in named.split(", "))
+    given = re.compile(rf"\b({'|'.join(ASKED)})=(\[.*?\]|'\w*'|\w+),?")
+    return (
+        named
+        + colon
+        + given.sub(
+            lambda found: f"{ASKED[found[1]]} {re.sub('[^ .0-9A-Za-z_]', '', found[2])}", rest
+        )
+    )
 
 
 def as_json(diagnosis: Diagnosis) -> dict[str, Any]:

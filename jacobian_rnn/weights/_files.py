@@ -22,11 +22,21 @@ from jacobian_rnn.checks import refuse
 # shrinks by more than this factor is a bomb.
 LARGE, RATIO = 2**26, 100
 WHOLE = "a complete file that is not damaged"
+# Programs for the reader, which keep the tensors of dicts in dicts.
 AS_SAFETENSORS = (
-    "sd = torch.load({path!r}, weights_only=True); sd = sd.get('state_dict', sd); "
-    "safetensors.torch.save_file({{k: v.clone().contiguous() for k, v in sd.items() "
-    "if hasattr(v, 'clone')}}, 'weights.safetensors')"
+    "flat = lambda x, at='': {{at: x.clone().contiguous()}} if torch.is_tensor(x) else "
+    "{{k: v for n, y in x.items() if isinstance(n, str) "
+    "for k, v in flat(y, (at + '.' + n).strip('.')).items()}} if isinstance(x, dict) else {{}}; "
+    "sd = torch.load({path!r}, weights_only=True); "
+    "safetensors.torch.save_file(flat(sd.get('state_dict', sd)), 'weights.safetensors')"
 )
+AS_TENSORS = (
+    "keep = lambda x: keep(x.state_dict()) if isinstance(x, torch.nn.Module) else "
+    "{{k: keep(v) for k, v in x.items() if isinstance(k, str) and "
+    "isinstance(v, (dict, torch.nn.Module, torch.Tensor))}} if isinstance(x, dict) else x; "
+    "torch.save(keep(torch.load({path!r}, weights_only=False)), 'weights.pt')"
+)
+OF_SCRIPT = "torch.save(torch.jit.load({path!r}, map_location='cpu').state_dict(), 'weights.pt')"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +214,11 @@ def _open_torch(path: Path) -> Iterator[Mapping[str, Any]]:
         raise ImportError(msg) from error
     with path.open("rb") as file:
         archived = file.read(4) == b"PK\x03\x04"
-    if archived and any(m.file_size > m.compress_size for m in zip_members(path)):
+    members = zip_members(path) if archived else []
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        advice = "if you trust it, write its weights alone, by " + OF_SCRIPT.format(path=str(path))
+        refuse("weights", f"{str(path)!r}, a program of TorchScript", "weights", advice)
+    if any(member.file_size > member.compress_size for member in members):
         refuse("weights", f"{str(path)!r} with compressed members", "what torch.save writes")
     try:
         with warnings.catch_warnings():
@@ -215,9 +229,7 @@ def _open_torch(path: Path) -> Iterator[Mapping[str, Any]]:
         reason = next((line.strip() for line in lines if "Unsupported" in line), lines[0])
         advice = (
             "if it holds objects besides tensors, and you trust it, write the weights alone, by "
-            f"loaded = torch.load({str(path)!r}, weights_only=False); torch.save("
-            "loaded['state_dict'] if isinstance(loaded, dict) else loaded.state_dict(), "
-            "'weights.pt')"
+            + AS_TENSORS.format(path=str(path))
         )
         msg = (
             f"weights: received {str(path)!r}, expected what torch.load reads with "

@@ -13,6 +13,7 @@ from typing import Any
 from jacobian_rnn.checks import refuse
 from jacobian_rnn.weights._files import LARGE, RATIO, WHOLE, StoredArray, format_of, zip_members
 from jacobian_rnn.weights._gated_layers import foreign_layouts
+from jacobian_rnn.weights._keras_activations import foreign_class
 from jacobian_rnn.weights._keras_layers import (
     MAX_DEPTH,
     KerasCell,
@@ -23,6 +24,11 @@ from jacobian_rnn.weights._keras_layers import (
 
 # The place of each array in a cell: its name in files of Keras 2, its number in those of Keras 3.
 POSITIONS = {"kernel": 0, "recurrent_kernel": 1, "bias": 2, "0": 0, "1": 1, "2": 2}
+# Layers of Keras that have others within. What is no cell either is a class that is not known.
+CONTAINERS = {
+    *("RNN", "StackedRNNCells", "Bidirectional", "TimeDistributed"),
+    *("Sequential", "Functional", "Model"),
+}
 OF_KERAS_3 = re.compile(
     r"(?P<layer>.*?)(/(?P<direction>forward|backward)_layer)?(/cell(/cells/[^/]+)?)?/vars"
 )
@@ -92,22 +98,41 @@ def _json(text: Any) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _find_cells(file: Any) -> dict[str, list[StoredArray]]:
+def _find_cells(file: Any) -> dict[str, KerasCell]:
     """Find what holds the arrays of a cell, by its path. Nothing outside the file is followed."""
+    import h5py
+
     groups: dict[str, dict[str, str]] = {}
 
-    def visit(path):
-        group, _, name = path.rpartition("/")
-        groups.setdefault(group, {})[name.partition(":")[0]] = path
+    def visit(path, entry):
+        if isinstance(entry, h5py.Dataset):
+            group, _, name = path.rpartition("/")
+            groups.setdefault(group, {})[name.partition(":")[0]] = path
 
-    file.visit(visit)
+    file.visititems(visit)
+    cells = {path: names for path, names in groups.items() if _is_cell(path, set(names))}
+    owners = {path.removesuffix("/vars"): path for path in cells}
+    unread: dict[str, list[str]] = {path: [] for path in cells}
+    for group, names in groups.items():
+        if group in cells:
+            continue
+        parts = group.split("/")
+        for depth in range(len(parts)):
+            owner = "/".join(parts[: depth + 1])
+            if owner in owners:
+                floats = [path for path in names.values() if file[path].dtype.kind == "f"]
+                unread[owners[owner]] += [path.removeprefix(f"{owner}/") for path in floats]
     return {
-        group: [
-            _look(paths[name], file[paths[name]])
-            for name in sorted(paths, key=lambda name: POSITIONS[name])
-        ]
-        for group, paths in groups.items()
-        if _is_cell(group, set(paths))
+        path: KerasCell(
+            path,
+            [
+                _look(names[one], file[names[one]])
+                for one in sorted(names, key=POSITIONS.__getitem__)
+            ],
+            {},
+            tuple(unread[path]),
+        )
+        for path, names in cells.items()
     }
 
 
@@ -134,15 +159,13 @@ def _look(name: str, dataset: Any) -> StoredArray:
     return StoredArray(tuple(dataset.shape), str(dataset.dtype), read)
 
 
-def _layers(
-    cells: Mapping[str, list[StoredArray]], config: Mapping, version: str
-) -> list[KerasLayer]:
+def _layers(cells: Mapping[str, KerasCell], config: Mapping, version: str) -> list[KerasLayer]:
     """Sort cells into layers: both directions of one, and those that stand on top of each other."""
     configs = dict(_configs(config, "", ""))
     order = {key: position for position, key in enumerate(configs)}
     layers: dict[str, dict[str, dict[str, KerasCell]]] = {}
     positions: dict[str, int] = {}
-    for path, arrays in cells.items():
+    for path, cell in cells.items():
         match: Any = (OF_KERAS_3 if path.endswith("/vars") else OF_KERAS_2).fullmatch(path)
         prefix, direction = match["layer"], match["direction"] or "forward"
         if path.endswith("/vars"):
@@ -156,7 +179,9 @@ def _layers(
             if version[:2] in ("1.", "2.") and known.get(name) == "hard_sigmoid":
                 known[name] = "keras_2_hard_sigmoid"
         group = layers.setdefault(prefix, {"forward": {}, "backward": {}})
-        group[direction][path] = KerasCell(path, arrays, known)
+        name = known.pop("class", None)
+        unread = cell.unread if name is None else (f"class {name}", *cell.unread)
+        group[direction][path] = cell._replace(config=known, unread=unread)
         positions[prefix] = min(positions.get(prefix, len(order)), order.get(key or "", len(order)))
 
     def sort(group):
@@ -192,6 +217,10 @@ def _configs(
         return
     name = str(config.get("name"))
     kinds = foreign_layouts("keras")
+    if kind not in CONTAINERS and kind.removesuffix("Cell") not in kinds:
+        known = {**(more or {}), **config_of(config), "class": kind}
+        yield path, known
+        yield owner or name, known
     if kind in kinds or kind.removesuffix("Cell") in kinds:
         known = {**(more or {}), **config_of(config)}
         yield path, known
@@ -201,7 +230,9 @@ def _configs(
             inner = config.get("backward_layer") if direction == "backward" else None
             below = f"{path}/{direction}_layer"
             inner = inner or config.get("layer")
-            yield from _configs(inner, below, f"{name}/{direction}", more, depth + 1)
+            # Each level is walked twice, so none but an RNN, stacked cells and a cell may follow.
+            deeper = max(depth + 1, MAX_DEPTH - 2)
+            yield from _configs(inner, below, f"{name}/{direction}", more, deeper)
     else:
         more = config_of(config) if kind == "RNN" else more
         owner = name if kind == "RNN" else owner
@@ -212,8 +243,8 @@ def _configs(
             counts: dict[str, int] = {}
             inner = config.get(attribute)
             for one in inner if isinstance(inner, list) else ():
-                own, own_config = _class_and_config(one)
-                own = to_snake_case(own)
+                _, own_config = _class_and_config(one)
+                own = to_snake_case(str(one.get("class_name"))) if isinstance(one, dict) else ""
                 number = counts[own] = counts.get(own, -1) + 1
                 below = f"{path}/{attribute}/{own}{f'_{number}' if number else ''}"
                 called = f"{owner}/{own_config.get('name')}" if attribute == "cells" else ""
@@ -227,4 +258,5 @@ def _class_and_config(entry: Any) -> tuple[str, dict[str, Any]]:
     config = entry.get("config")
     if isinstance(config, list):  # of a model of Keras 1
         config = {"layers": config}
-    return str(entry.get("class_name")), config if isinstance(config, dict) else {}
+    name = foreign_class(entry) or str(entry.get("class_name"))
+    return name, config if isinstance(config, dict) else {}

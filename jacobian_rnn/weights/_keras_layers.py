@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from jacobian_rnn.checks import check_shape, refuse
 from jacobian_rnn.weights._gated_layers import foreign_layouts
+from jacobian_rnn.weights._keras_activations import activation_of, name_of_own
 from jacobian_rnn.weights._numbers import dtype_of, shape_of
-from jacobian_rnn.weights._recurrent_layer import RecurrentLayer
+from jacobian_rnn.weights._recurrent_layer import RecurrentLayer, choose
 
 PARTS = ("kernel", "recurrent kernel", "bias")
 MAX_DEPTH = 16  # of layers in layers
@@ -28,11 +29,13 @@ class KerasCell(NamedTuple):
         name: what errors call it.
         arrays: kernel, recurrent kernel and, unless `use_bias=False`, bias.
         config: what its configuration says, by the names of Keras, or empty where it is not known.
+        unread: what it has besides: a class that is not Keras's own, and other arrays.
     """
 
     name: str
     arrays: Sequence[Any]
     config: Mapping[str, Any]
+    unread: tuple[str, ...] = ()
 
 
 class KerasLayer(NamedTuple):
@@ -74,6 +77,14 @@ def open_keras(source: Any) -> Iterator[dict[str, KerasLayer]]:
         yield {layer.prefix: layer for layer in _walk(source, source.name)}
 
 
+def choose_keras_layer(layers: Mapping[str, KerasLayer], prefix: str | None) -> KerasLayer:
+    """Return the layer at a prefix: its path, its name, or a part of its path."""
+    matching = [path for path in layers if prefix in (None, path)]
+    matching = matching or [path for path, one in layers.items() if prefix == one.name]
+    matching = matching or [path for path in layers if prefix in path.split("/")]
+    return layers[choose("prefix", prefix, layers, matching)]
+
+
 def describe_keras(layer: KerasLayer) -> RecurrentLayer:
     """Describe a layer by shapes and by its configuration.
 
@@ -97,6 +108,14 @@ def describe_keras(layer: KerasLayer) -> RecurrentLayer:
         num_projected=0,
         dtype=dtype_of(lowest.arrays[1]),
         untold=_untold(lowest, kinds[0]),
+        unread=unread_of(layer),
+    )
+
+
+def unread_of(layer: KerasLayer) -> tuple[str, ...]:
+    """Name what the cells of a layer have besides the weights of such cells."""
+    return tuple(
+        dict.fromkeys(one for cell in (*layer.forward, *layer.backward) for one in cell.unread)
     )
 
 
@@ -161,12 +180,14 @@ def _walk(layer: Any, path: str, depth: int = 0) -> Iterator[KerasLayer]:
 
 
 def _cells(layer: Any, name: str) -> tuple[KerasCell, ...]:
-    """Return the cells of a layer, or none where one of them is not Keras's own."""
+    """Return the cells of a layer, or none where it or one of them is not Keras's own."""
     layers: Any = sys.modules["keras"].layers
     cell = layer.cell if isinstance(layer, layers.RNN) else layer
     cells = cell.cells if isinstance(cell, layers.StackedRNNCells) else [cell]
     own = [getattr(layers, f"{kind}Cell") for kind in foreign_layouts("keras")]
-    if not all(type(one) in own for one in cells):
+    runs = {getattr(layers, kind).call for kind in foreign_layouts("keras")} | {layers.RNN.call}
+    is_changed = isinstance(layer, layers.RNN) and type(layer).call not in runs
+    if is_changed or not all(type(one) in own for one in cells):
         return ()
     more = {"go_backwards": getattr(layer, "go_backwards", False)}
     return tuple(_cell(one, f"weights of {name}", one.get_config() | more) for one in cells)
@@ -176,18 +197,22 @@ def _cell(cell: Any, name: str, config: Mapping) -> KerasCell:
     arrays = cell.get_weights()
     if not arrays:
         refuse(name, "none: it is not built", "those of a layer that was called once")
-    return KerasCell(name, arrays, config_of(config))
+    kept = config_of(config)
+    for role in kept.keys() & {"activation", "recurrent_activation"}:
+        kept[role] = name_of_own(getattr(cell, role, None), kept[role])
+    return KerasCell(name, arrays, kept)
 
 
 def config_of(config: Any) -> dict[str, Any]:
-    """Keep of a configuration what tells the function of a cell. Activations become names."""
+    """Keep of a configuration what tells the function of a cell. Activations become names.
+
+    A layer of Keras with parameters, such as a LeakyReLU, becomes a function.
+    """
     kept = {}
     for name in ("activation", "recurrent_activation", "reset_after", "go_backwards"):
         if isinstance(config, Mapping) and name in config:
             value = config[name]
-            while isinstance(value, Mapping):  # how Keras writes a function, by its name
-                value = value.get("config", value.get("class_name"))
-            kept[name] = "linear" if value is None and "activation" in name else value
+            kept[name] = activation_of(value) if "activation" in name else value
     return kept
 
 

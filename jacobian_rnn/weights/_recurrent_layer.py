@@ -23,6 +23,9 @@ class RecurrentLayer(NamedTuple):
         dtype: dtype of the recurrent weights, such as "float32".
         untold: the arguments that tell the loader what the weights do not tell, such as
             "nonlinearity" for the weights of a PyTorch RNN.
+        unread: what the layer has besides, such as the weights of a layer norm or a class of its
+            own. It may compute something else than a layer of its kind. The loader refuses it
+            unless it is told.
 
     Example:
         >>> import numpy as np
@@ -42,6 +45,7 @@ class RecurrentLayer(NamedTuple):
     num_projected: int
     dtype: str
     untold: tuple[str, ...]
+    unread: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Describe the layer in one line."""
@@ -50,6 +54,7 @@ class RecurrentLayer(NamedTuple):
         words += ["both directions"] if self.num_directions == 2 else []
         words += [f"projected to {self.num_projected}"] if self.num_projected else []
         words += [self.dtype, *(f"{name} not told" for name in self.untold)]
+        words += [f"not read: {list_names(self.unread)}"] if self.unread else []
         return f"{self.kind} at {self.prefix!r}: {', '.join(words)}"
 
 

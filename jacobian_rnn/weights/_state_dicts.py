@@ -22,6 +22,7 @@ NAME = re.compile(
 )
 PARTS = re.compile(r"(?P<base>[a-z]+_[a-z]+)(?:_l(?P<number>\d+))?(?P<back>_reverse)?")
 MAX_DEPTH = 8  # of dicts in dicts
+MAX_REPEATED = 10**5  # entries that several dicts share. Checkpoints have far fewer.
 PARTIAL = "torch.nn.utils.parametrize.remove_parametrizations(layer, {name!r})"
 
 
@@ -53,11 +54,13 @@ class TorchLayer(NamedTuple):
         prefix: the keys down to it, joined by dots.
         place: those of them that are within its own state dict.
         weights: its weights by name.
+        unread: the names of other arrays below its place, such as those of a layer norm.
     """
 
     prefix: str
     place: str
     weights: dict[str, StoredWeight]
+    unread: tuple[str, ...] = ()
 
     @property
     def numbered(self) -> bool:
@@ -73,9 +76,11 @@ def find_torch_layers(source: Mapping) -> dict[str, TorchLayer]:
     """Find all recurrent layers of a state dict, or of dicts that hold some, by their prefix."""
     layers: dict[str, TorchLayer] = {}
     for outer, state in _walk(source):
-        for place, weights in _places(state).items():
+        places = _places(state)
+        unread = _unread(state, places)
+        for place, weights in places.items():
             prefix = ".".join(filter(None, (*outer, place)))
-            layers[prefix] = TorchLayer(prefix, place, weights)
+            layers[prefix] = TorchLayer(prefix, place, weights, tuple(unread[place]))
     return layers
 
 
@@ -162,6 +167,7 @@ def describe_torch(layer: TorchLayer, nonlinearity: str | None = None) -> Recurr
         num_projected=projected,
         dtype=dtype_of(layer.weights[layer.key("weight_hh", 0)].like[1]),
         untold=untold,
+        unread=layer.unread,
     )
 
 
@@ -233,13 +239,34 @@ def _bare(prefix: str) -> str:
     return ".".join(part for part in prefix.split(".") if part not in ("module", "_orig_mod"))
 
 
-def _walk(source: Mapping, outer: tuple[str, ...] = ()) -> Iterator[tuple[tuple, Mapping]]:
-    """Walk through dicts in dicts, each with the keys down to it."""
-    yield outer, source
-    if isinstance(source, dict) and len(outer) < MAX_DEPTH:
-        for key, value in source.items():
-            if isinstance(key, str) and isinstance(value, Mapping):
-                yield from _walk(value, (*outer, key))
+def _walk(source: Mapping) -> Iterator[tuple[tuple[str, ...], Mapping]]:
+    """Walk through dicts in dicts, each with the keys down to it.
+
+    Dicts may hold each other, in circles or not, so that few of them have more paths than anyone
+    can walk. A dict is not followed into itself, and what is met again is counted.
+
+    Raises:
+        ValueError: more than `MAX_REPEATED` entries were met before.
+    """
+    num_repeated, seen = 0, set()
+    waiting: list[tuple[tuple[str, ...], Mapping, tuple[int, ...]]] = [((), source, ())]
+    while waiting:
+        outer, state, around = waiting.pop()
+        num_repeated += len(state) if id(state) in seen else 0
+        seen.add(id(state))
+        if num_repeated > MAX_REPEATED:
+            received = f"dicts that hold each other, with {MAX_REPEATED} entries met again"
+            advice = "pass the state dict alone, or save it alone"
+            refuse("weights", received, "a state dict, or a dict that holds a few", advice)
+        yield outer, state
+        if isinstance(state, dict) and len(outer) < MAX_DEPTH:
+            around = (*around, id(state))
+            inner = [
+                ((*outer, key), value, around)
+                for key, value in state.items()
+                if isinstance(key, str) and isinstance(value, Mapping) and id(value) not in around
+            ]
+            waiting += reversed(inner)
 
 
 def _places(state: Mapping) -> dict[str, dict[str, StoredWeight]]:
@@ -266,3 +293,28 @@ def _places(state: Mapping) -> dict[str, dict[str, StoredWeight]]:
                 inner.setdefault(name, StoredWeight(name, {})).roles.update(weight.roles)
             del places[place]
     return places
+
+
+def _unread(state: Mapping, places: Mapping[str, Mapping]) -> dict[str, list[str]]:
+    """List the floats below each place of a layer that are no part of its weights, by name."""
+    keys = {
+        place: {key for weight in weights.values() for key, _ in weight.roles.values()}
+        for place, weights in places.items()
+    }
+    unread: dict[str, list[str]] = {place: [] for place in places}
+    for key in state if places else ():
+        above = key.split(".")[:-1] if isinstance(key, str) else None
+        if above is None:
+            continue
+        around = [".".join(above[:depth]) for depth in range(len(above) + 1)]
+        holding = [place for place in around if place in places and key not in keys[place]]
+        if holding and _is_float(state[key]):
+            for place in holding:
+                unread[place].append(key.removeprefix(f"{place}."))
+    return unread
+
+
+def _is_float(value: Any) -> bool:
+    """Say whether a value is an array of floats, as counters and masks are not."""
+    name = dtype_of(value) if hasattr(value, "shape") and hasattr(value, "dtype") else ""
+    return "float" in name or "complex" in name

@@ -5,45 +5,24 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jacobian_rnn.cells import activations
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_choice, list_names, refuse
 from jacobian_rnn.weights._gated_layers import GatedLayer, build, foreign_layouts
+from jacobian_rnn.weights._keras_activations import ACTIVATIONS
 from jacobian_rnn.weights._keras_layers import (
     KerasCell,
     KerasLayer,
     check_cell,
+    choose_keras_layer,
     describe_keras,
     is_keras,
     open_keras,
+    unread_of,
 )
 from jacobian_rnn.weights._numbers import shape_of, to_floats, to_numpy
-from jacobian_rnn.weights._recurrent_layer import choose
 
-# The functions of Keras that act on each unit alone, by their names there.
-ACTIVATIONS = {
-    name: getattr(jax.nn, name)
-    for name in (
-        *("relu", "relu6", "celu", "elu", "selu", "softplus", "squareplus", "silu", "mish"),
-        *("tanh", "hard_tanh", "sigmoid", "hard_sigmoid", "log_sigmoid", "hard_silu"),
-        *("sparse_plus", "sparse_sigmoid"),
-    )
-} | {
-    "linear": jax.nn.identity,
-    "exponential": jnp.exp,
-    "softsign": jax.nn.soft_sign,
-    "swish": jax.nn.silu,
-    "hard_swish": jax.nn.hard_silu,
-    "gelu": activations.exact_gelu,
-    "leaky_relu": activations.keras_leaky_relu,
-    "keras_2_hard_sigmoid": activations.keras_2_hard_sigmoid,
-    "tanh_shrink": activations.tanh_shrink,
-    "soft_shrink": activations.soft_shrink,
-    "hard_shrink": activations.hard_shrink,
-}
 DEFAULTS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
 
 
@@ -73,7 +52,9 @@ def from_keras(
             unless `use_bias=False`, the bias. Several layers are a list of such lists, lowest
             first, or one after the other in one list. Files are read without Keras, and nothing in
             them is run.
-        kind: "SimpleRNN", "LSTM" or "GRU". The shapes show it, and then have to agree with it.
+        kind: "SimpleRNN", "LSTM" or "GRU". The shapes show it, and then have to agree with it. It
+            is needed only for a file with a class of yours, or with other arrays within the cell,
+            that computes what this kind does.
         prefix: which layer of a model or a file to load, by its name or path. By default the only
             one. Load several one by one and join them with `stack`.
         direction: "forward" or "backward", needed for a Bidirectional layer, and "backward" for
@@ -84,6 +65,7 @@ def from_keras(
             "keras_2_hard_sigmoid" that of Keras 1 and 2, a/5 + 1/2 cut at 0 and 1. By default what
             the layer's configuration says. A list of arrays has none, and then "tanh" is taken, the
             default of Keras. A `.weights.h5` file has none either, and both functions are needed.
+            The layers LeakyReLU, ELU, ReLU and Activation are known as functions, others are not.
         recurrent_activation: what acts on the gates, likewise. A list of arrays is taken to have
             "sigmoid", the default today. Before Keras 2.3 it was "hard_sigmoid", so arrays of that
             age need "keras_2_hard_sigmoid".
@@ -94,7 +76,8 @@ def from_keras(
     Returns:
         The recurrence of the linen SimpleCell, OptimizedLSTMCell or GRUCell, of a GRU with its
         reset gate before the kernel, or a `stack` of them. It has a closed-form Jacobian unless a
-        function of yours is not known to act on each unit alone.
+        function of yours is not known to act on each unit alone, or a layer such as LeakyReLU has
+        another slope than Keras's function of that name.
 
     Raises:
         TypeError: `weights` is of another kind, or a dtype would have to change without `dtype`.
@@ -130,10 +113,7 @@ def from_keras(
         expected = "a layer, a model, a path, or the list that layer.get_weights() returns"
         refuse("weights", type(weights).__name__, expected, error=TypeError)
     with open_keras(weights) as layers:
-        matching = [path for path in layers if prefix in (None, path)]
-        matching = matching or [path for path, one in layers.items() if prefix == one.name]
-        matching = matching or [path for path in layers if prefix in path.split("/")]
-        layer = layers[choose("prefix", prefix, layers, matching)]
+        layer = choose_keras_layer(layers, prefix)
         return _load(layer, kind, direction, given, dtype)
 
 
@@ -209,6 +189,14 @@ def _load(
         advice = "load each with from_keras and join them with stack"
         refuse("weights", f"cells of kinds {list_names(set(described))}", "one kind", advice)
     describe_keras(layer)
+    if kind is None and (unread := unread_of(layer)):
+        advice = (
+            "a cell that has these may compute something else. If it does not, pass "
+            f"kind={described[0]!r}"
+        )
+        cells = [cell.name for cell in (*layer.forward, *layer.backward) if cell.unread]
+        received = f"{list_names(unread)} besides the weights of a cell"
+        refuse(cells[0], received, f"a cell of Keras's {described[0]}", advice)
     backwards = any(cell.config.get("go_backwards") for cell in layer.forward)
     if direction is None and (layer.backward or backwards):
         received = "None for a layer that is Bidirectional or has go_backwards=True"
@@ -240,17 +228,17 @@ def _settings(cell: KerasCell, kind: str, given: dict[str, Any]) -> dict[str, An
     names = ["activation"]
     names += ["recurrent_activation"] if kind != "SimpleRNN" else []
     names += ["reset_after"] if kind == "GRU" else []
-    settings = {}
+    settings = {name: shown.get(name) if given[name] is None else given[name] for name in names}
+    if missing := [name for name in names if settings[name] is None]:
+        defaults = DEFAULTS | {"reset_after": True}
+        listed = ", ".join(f"{name}={defaults[name]!r}" for name in missing)
+        received = f"None for {cell.name}, which does not tell"
+        advice = f"pass {listed} if its layer has Keras's defaults"
+        refuse(", ".join(missing), received, "what its layer has", advice)
     for name in names:
         value, told = given[name], shown.get(name)
-        if value is None and told is None:
-            default = repr(DEFAULTS[name]) if name in DEFAULTS else "True"
-            received = f"None for {cell.name}, which does not tell"
-            advice = f"pass {name}={default} if its layer has that (Keras's default)"
-            refuse(name, received, "what its layer has", advice)
         if None not in (value, told) and value != told and not callable(value):
             refuse(name, repr(value), f"{told!r}, as {cell.name} tells, or None")
-        settings[name] = told if value is None else value
     for name in given.keys() - set(names):
         if given[name] not in (None, DEFAULTS.get(name)):
             refuse(name, repr(given[name]), f"None for a layer of kind {kind}")
@@ -263,7 +251,7 @@ def _function(name: str, function: Any) -> Callable:
         return jax.nn.sigmoid
     if callable(function):
         return function
-    advice = "or pass a function of JAX"
+    advice = "or pass a function of JAX to from_keras"
     check_choice(name, function, ACTIVATIONS, advice)
     return ACTIVATIONS[function]
 

@@ -8,9 +8,18 @@ from typing import Any
 from jacobian_rnn.checks import check_type
 from jacobian_rnn.weights._equinox_modules import find_equinox_cells, is_equinox
 from jacobian_rnn.weights._files import format_of
-from jacobian_rnn.weights._keras_layers import describe_keras, is_keras, open_keras
+from jacobian_rnn.weights._keras_layers import (
+    choose_keras_layer,
+    describe_keras,
+    is_keras,
+    open_keras,
+)
 from jacobian_rnn.weights._recurrent_layer import RecurrentLayer
-from jacobian_rnn.weights._state_dicts import describe_torch, find_torch_layers
+from jacobian_rnn.weights._state_dicts import (
+    choose_torch_layer,
+    describe_torch,
+    find_torch_layers,
+)
 from jacobian_rnn.weights.pytorch import is_of_torch, open_torch
 
 
@@ -56,7 +65,23 @@ def layers_in(source: Any) -> tuple[RecurrentLayer, ...]:
     check_type("source", {} if is_module else source, (Mapping, str, os.PathLike), expected)
     with open_torch(source) as (arrays, modules):
         return tuple(
-            describe_torch(layer, getattr(modules.get(layer.prefix), "nonlinearity", None))
+            describe_torch(
+                layer._replace(unread=()) if layer.prefix in modules else layer,
+                getattr(modules.get(layer.prefix), "nonlinearity", None),
+            )
             for layer in find_torch_layers(arrays).values()
             if layer.prefix not in modules or is_of_torch(modules[layer.prefix])
         )
+
+
+def layer_in_file(path: Path, prefix: str | None) -> RecurrentLayer:
+    """Describe the layer of a file that the loaders take at a prefix.
+
+    Raises:
+        ValueError: no layer or more than one is there, or what `layers_in` refuses.
+    """
+    if format_of(path) in ("keras", "hdf5"):
+        with open_keras(path) as layers:
+            return describe_keras(choose_keras_layer(layers, prefix))
+    with open_torch(path) as (arrays, _):
+        return describe_torch(choose_torch_layer(find_torch_layers(arrays), prefix))

@@ -3,12 +3,12 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from jacobian_rnn.cells.recurrence import Recurrence
-from jacobian_rnn.checks import check_choice, check_count, refuse
+from jacobian_rnn.checks import check_choice, check_count, list_names, refuse
 from jacobian_rnn.weights._files import open_arrays
 from jacobian_rnn.weights._gated_layers import ACTIVATIONS, GatedLayer, build, foreign_layouts
 from jacobian_rnn.weights._numbers import to_floats
@@ -29,6 +29,7 @@ def from_torch(
     layer: int | None = None,
     direction: Literal["forward", "backward"] | None = None,
     nonlinearity: Literal["tanh", "relu"] | None = None,
+    ignore: Sequence[str] = (),
     dtype: Any = None,
 ) -> Recurrence:
     """Turn a PyTorch RNN, LSTM or GRU, or its weights, into a `Recurrence`.
@@ -49,10 +50,10 @@ def from_torch(
             dict that holds one, such as a checkpoint of Lightning, or the path of a file:
             `.safetensors`, `.npz`, or what `torch.save` wrote. Only what is needed is read. Nothing
             in a file is run: PyTorch reads its pickles with `weights_only=True`.
-        prefix: where in a whole model the layer is, such as "encoder.lstm", or "" for its root. All
-            other keys are ignored. The keys down to a state dict, `module.` of `DataParallel` and
-            `_orig_mod.` of `torch.compile` may be left out. By default the only layer that there
-            is. Cells in a list have to be read one by one and joined with `stack`.
+        prefix: where in a whole model the layer is, such as "encoder.lstm", or "" for its root.
+            Keys elsewhere are ignored. The keys down to a state dict, `module.` of `DataParallel`
+            and `_orig_mod.` of `torch.compile` may be left out. By default the only layer that
+            there is. Cells in a list have to be read one by one and joined with `stack`.
         layer: which of several layers on top of each other to load alone, from 0. By default all.
         direction: "forward" or "backward", needed for a bidirectional layer alone. Each direction
             is a system of its own. The backward one meets the inputs in reverse order. Above the
@@ -60,6 +61,10 @@ def from_torch(
             one, and the input of an upper one has 2 N entries: forward, then backward.
         nonlinearity: "tanh" or "relu" of an RNN, which its weights do not show. Needed for the
             weights of an RNN alone. A module tells its own.
+        ignore: names of arrays below the prefix that do not change what the layer computes, such as
+            "h0" or "fc" (for all of "fc.weight" and "fc.bias"). A layer norm within a cell or a
+            peephole does change it, so what is not read is refused unless it is named here. A layer
+            of `torch.nn` that is passed as a module needs no names.
         dtype: float32 or float64 to cast the weights. By default they keep their dtype.
 
     Returns:
@@ -96,10 +101,14 @@ def from_torch(
         if module is not None and not is_of_torch(module):
             received = f"a {type(module).__name__} with the weights of an RNN"
             advice = "if it computes what torch.nn.RNN, LSTM or GRU does, pass its state_dict()"
-            expected = "a layer of torch.nn"
+            expected = "a layer of torch.nn with its own forward"
             refuse(f"weights at {chosen.prefix!r}", received, expected, advice, error=TypeError)
         told = getattr(module, "nonlinearity", None)
-        found = describe_torch(chosen, told)
+        found = describe_torch(chosen if module is None else chosen._replace(unread=()), told)
+        if module is None:
+            _check_unread(found, ignore)
+        elif ignore:
+            refuse("ignore", repr(ignore), "no names for a layer of torch.nn, which is known")
         numbers = _check_numbers(found, layer, direction)
         variant = "projections" if found.num_projected else ""
         activation_fn = _activation(found, nonlinearity, told)
@@ -131,9 +140,33 @@ def open_torch(weights: Any) -> Iterator[tuple[Mapping, dict[str, Any]]]:
 
 
 def is_of_torch(module: Any) -> bool:
-    """Say whether a module is one of PyTorch's own recurrent layers or cells."""
+    """Say whether a module computes what one of PyTorch's own recurrent layers or cells does."""
     own = sys.modules["torch"].nn
-    return isinstance(module, (own.RNNBase, own.RNNCellBase))
+    kinds = (own.RNN, own.LSTM, own.GRU, own.RNNCell, own.LSTMCell, own.GRUCell)
+    forward = getattr(type(module), "forward", None)
+    is_changed = "forward" in getattr(module, "__dict__", {})
+    return not is_changed and any(forward is kind.forward for kind in kinds)
+
+
+def _check_unread(found: RecurrentLayer, ignore: Sequence[str]) -> None:
+    """Raise for arrays of a layer that would not be read, unless their names are to be ignored."""
+    names = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    fitting = {
+        name: [one for one in found.unread if one == name or one.startswith(f"{name}.")]
+        for name in names
+    }
+    if stray := [name for name in names if not fitting[name]]:
+        expected = f"names of what is not read: {list_names(found.unread) or 'there is nothing'}"
+        refuse("ignore", repr(stray[0]), expected)
+    unread = sorted(set(found.unread) - {one for some in fitting.values() for one in some})
+    if unread:
+        at = f"weights at {found.prefix!r}"
+        advice = (
+            "a layer that has these may compute something else. If they do not change it, pass "
+            f"ignore={sorted({name.partition('.')[0] for name in unread})}"
+        )
+        received = f"{list_names(unread)} besides the weights of an {found.kind}"
+        refuse(at, received, f"those of a plain {found.kind}", advice)
 
 
 def _check_numbers(

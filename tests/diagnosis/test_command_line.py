@@ -5,10 +5,12 @@ import math
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+import zipfile
 from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 
+import h5py
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from jacobian_rnn.diagnosis.finding_files import record_file
 
 R = np.random.default_rng(0)
 XS = R.normal(size=(4, 40, 3))
+STATUSES = commands.STATUS.values()
 
 
 def lstm_weights(num_layers=1, directions=1, units=6, forget=0.0):
@@ -132,6 +135,87 @@ def test_what_cannot_be_used_is_said_on_standard_error_with_status_1(
     shown = capsys.readouterr()
     assert said in shown.err
     assert shown.out == ""
+
+
+def keras_file(path, kind="LSTM", *, bidirectional=False, config=True, units=6, **more):
+    """Write a file as Keras does, with one layer called `encoder`."""
+    weights = lstm_weights(units=units)
+    layer = {"class_name": kind, "config": {"name": "lstm", "activation": "tanh"}}
+    layer["config"] |= {"recurrent_activation": "sigmoid", **more}
+    inner = ["cell"]
+    if bidirectional:
+        layer = {"class_name": "Bidirectional", "config": {"layer": layer}}
+        inner = ["forward_layer/cell", "backward_layer/cell"]
+    layer["config"]["name"] = "encoder"
+    place = "bidirectional" if bidirectional else kind.lower()
+    with h5py.File(path.with_suffix(".h5"), "w") as file:
+        for one in inner:
+            group = file.create_group(f"layers/{place}/{one}/vars")
+            group["0"], group["1"] = weights["weight_ih_l0"].T, weights["weight_hh_l0"].T
+        file.create_group(f"layers/{place}/vars").attrs["name"] = "encoder"
+    if not config:
+        return path.with_suffix(".h5")
+    whole = {"class_name": "Sequential", "config": {"layers": [layer]}}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(whole))
+        archive.writestr("metadata.json", "{}")
+        archive.write(path.with_suffix(".h5"), "model.weights.h5")
+    return path
+
+
+def test_a_keras_layer_that_runs_backwards_is_asked_for_and_measured(files, capsys, tmp_path):
+    path = keras_file(tmp_path / "m.keras", go_backwards=True)
+    _, inputs = files(lstm_weights())
+    assert run("diagnose", path, "--inputs", inputs) == 1
+    assert "--direction: received None" in capsys.readouterr().err
+    assert run("diagnose", path, "--inputs", inputs, "--direction", "backward") in STATUSES
+    layers = record_file(path, XS, direction="backward")
+    assert [layer.name for layer in layers] == ["layers/lstm, backwards"]
+    np.testing.assert_array_equal(layers[0].xs, XS[:, ::-1])
+
+
+@pytest.mark.parametrize("prefix", ["encoder", "bidirectional", "layers/bidirectional"])
+def test_a_prefix_is_what_the_loaders_take(files, tmp_path, prefix):
+    path = keras_file(tmp_path / "m.keras", bidirectional=True)
+    both = record_file(path, XS, prefix=prefix)
+    assert [layer.name for layer in both] == [
+        "layers/bidirectional",
+        "layers/bidirectional, backwards",
+    ]
+    (back,) = record_file(path, XS, prefix=prefix, direction="backward")
+    assert back.name == both[1].name
+    np.testing.assert_array_equal(back.xs, both[1].xs)
+    path, _ = files(lstm_weights(), prefix="module.net.rnn.")
+    (layer,) = record_file(Path(path), XS, prefix="net.rnn")
+    assert layer.name == "module.net.rnn"
+
+
+def test_all_that_a_file_does_not_tell_is_asked_for_at_once_with_options(files, capsys, tmp_path):
+    path = keras_file(tmp_path / "m.weights", config=False)
+    _, inputs = files(lstm_weights())
+    assert run("diagnose", path, "--inputs", inputs) == 1
+    said = capsys.readouterr().err
+    assert "--activation, --recurrent-activation: received None" in said
+    options = said.partition("pass ")[2].partition(" if ")[0]
+    assert options == "--activation tanh --recurrent-activation sigmoid"
+    assert run("diagnose", path, "--inputs", inputs, *options.split()) in STATUSES
+
+
+def test_what_is_not_read_can_be_told_to_be_harmless(files, capsys, tmp_path):
+    path, inputs = files(lstm_weights() | {"head.weight": np.ones((2, 6)), "h0": np.ones(6)})
+    assert run("diagnose", path, "--inputs", inputs) == 1
+    options = capsys.readouterr().err.partition("do not change it, pass ")[2]
+    assert options == "--ignore h0 head\n"
+    assert run("diagnose", path, "--inputs", inputs, *options.split()) in STATUSES
+    path = keras_file(tmp_path / "m.keras", "Own")
+    assert run("diagnose", path, "--inputs", inputs) == 1
+    assert "class Own besides" in (said := capsys.readouterr().err)
+    assert said.endswith("pass --kind LSTM\n")
+    assert run("diagnose", path, "--inputs", inputs, "--kind", "LSTM") in STATUSES
+    assert run("diagnose", path, "--inputs", inputs, "--nonlinearity", "relu") == 1
+    assert "--nonlinearity: received 'relu', expected none for a file of keras" in (
+        capsys.readouterr().err
+    )
 
 
 def test_tokens_are_refused_with_advice(files, capsys):

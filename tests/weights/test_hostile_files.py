@@ -5,6 +5,7 @@ import json
 import pickle
 import resource
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -130,6 +131,24 @@ def test_hdf5_does_not_lead_to_other_files_or_in_circles(tmp_path):
     )
 
 
+@pytest.mark.parametrize("place", ["layers/lstm/cell/norm/vars/0", "layers/lstm/cell/w"])
+def test_an_array_within_a_cell_that_is_not_read_is_refused(tmp_path, place):
+    path = tmp_path / "w.weights.h5"
+    write_cell(path, (3, 12))
+    with h5py.File(path, "r+") as file:
+        file["layers/lstm/cell/seed_generator/vars/0"] = np.zeros(2, np.uint32)
+        file["layers/dense/vars/0"] = np.ones((3, 3))
+    options = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+    from_keras(path, **options)
+    with h5py.File(path, "r+") as file:
+        file[place] = np.ones(12)
+    with pytest.raises(
+        ValueError, match=r"cell/vars: received (norm/vars/0|w) besides .*kind='LSTM'"
+    ):
+        from_keras(path, **options)
+    from_keras(path, kind="LSTM", **options)
+
+
 @pytest.mark.parametrize("length", [3, 7, 40, 500, -30])
 @pytest.mark.parametrize("kind", ["npz", "keras", "h5"])
 def test_a_file_cut_short_is_refused_by_its_name(tmp_path, kind, length):
@@ -194,6 +213,53 @@ def test_layers_that_lie_in_each_other_many_times_end(tmp_path):
     for _ in range(500):
         nested = {"state": nested}
     assert layers_in(nested) == ()
+
+
+def shared_dicts():
+    inner = dict(LSTM)
+    for _ in range(8):
+        inner = {f"k{k}": inner for k in range(12)}
+    return inner
+
+
+def dicts_that_hold_each_other():
+    dicts = [{} for _ in range(12)]
+    for one in dicts:
+        one |= {f"k{k}": other for k, other in enumerate(dicts)}
+    return dicts[0]
+
+
+@pytest.mark.parametrize("make", [shared_dicts, dicts_that_hold_each_other])
+def test_few_dicts_with_endless_ways_through_them_are_refused_soon(make):
+    source = make()
+    start = time.process_time()
+    refuse_both(
+        source, "^weights: received dicts that hold each other, with 100000 entries met again"
+    )
+    assert time.process_time() - start < 20
+
+
+def test_a_dict_that_holds_itself_is_walked_once():
+    source = dict(LSTM)
+    source |= {f"k{k}": source for k in range(12)}
+    source["more"] = {"above": source}
+    (layer,) = layers_in(source)
+    assert layer.prefix == ""
+
+
+def test_directions_in_directions_are_not_walked_without_end(tmp_path):
+    layers = [{"class_name": "LSTM", "config": {"name": f"l{k}"}} for k in range(1000)]
+    config = {"class_name": "Sequential", "config": {"layers": layers}}
+    for _ in range(14):
+        config = {"class_name": "Bidirectional", "config": {"layer": config}}
+    write_cell(tmp_path / "inner.h5", (3, 12))
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("metadata.json", "{}")
+        archive.write(tmp_path / "inner.h5", "model.weights.h5")
+    start = time.process_time()
+    assert len(layers_in(tmp_path / "m.keras")) == 1
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("kind", ["npz", "safetensors", "h5", "dict"])

@@ -269,3 +269,84 @@ def test_a_bias_of_a_layer_that_only_ran_on_a_gpu_is_refused(tmp_path):
         file[place] = bias
     with pytest.raises(ValueError, match=r"shape \(30,\).*only ran on a GPU"):
         from_keras(tmp_path / "m.weights.h5", activation="tanh", recurrent_activation="sigmoid")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda layers: layers.LeakyReLU(negative_slope=0.3),
+        lambda layers: layers.LeakyReLU(negative_slope=0.2),
+        lambda layers: layers.ELU(alpha=0.5),
+        lambda layers: layers.ReLU(),
+        lambda layers: layers.ReLU(max_value=6),
+        lambda layers: layers.ReLU(negative_slope=0.1),
+        lambda layers: layers.Activation("relu"),
+        lambda layers: layers.Activation(layers.ELU(alpha=0.5)),
+    ],
+)
+def test_a_layer_for_an_activation_is_the_function_that_it_computes(tmp_path, make):
+    layer = randomized(keras.layers.LSTM(UNITS, activation=make(keras.layers)))
+    save(layer, tmp_path / "m.keras")
+    for source in (layer, tmp_path / "m.keras"):
+        got = outputs_of(from_keras(source), xs_of())[-1]
+        np.testing.assert_allclose(got, layer(xs_of()[None])[0], **CLOSE)
+    cell = randomized(keras.layers.SimpleRNN(UNITS, activation=make(keras.layers)))
+    got = outputs_of(from_keras(cell), xs_of())[-1]
+    np.testing.assert_allclose(got, cell(xs_of()[None])[0], **CLOSE)
+
+
+def test_a_layer_that_is_no_known_function_is_refused_and_may_be_told(tmp_path):
+    for make, match in (
+        (lambda: keras.layers.Softmax(), "layer Softmax with"),
+        (lambda: keras.layers.ReLU(threshold=0.5), "'threshold': 0.5"),
+        (lambda: keras.layers.ReLU(max_value=2), "'max_value': 2"),
+    ):
+        layer = randomized(keras.layers.LSTM(UNITS, activation=make()))
+        save(layer, tmp_path / "m.keras")
+        for source in (layer, tmp_path / "m.keras"):
+            with pytest.raises(ValueError, match=f"^activation: received .*{match}"):
+                from_keras(source)
+        assert from_keras(layer, activation=square).jacobian is None
+
+
+def test_a_function_with_a_name_of_keras_is_not_taken_for_that_of_keras():
+    def tanh(x):
+        return 0.3 * x
+
+    layer = randomized(keras.layers.GRU(UNITS, activation=tanh))
+    with pytest.raises(ValueError, match=r"^activation: received .*test_keras_models.*tanh"):
+        from_keras(layer)
+
+
+@keras.saving.register_keras_serializable(package="mine")
+class DoubledCell(keras.layers.LSTMCell):
+    def call(self, inputs, states, training=False):
+        h, (_, c) = super().call(inputs, states, training=training)
+        return 2 * h, [2 * h, c]
+
+
+@keras.saving.register_keras_serializable(package="mine")
+class LSTM(keras.layers.LSTM):
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        return super().call(3 * sequences, initial_state, mask, training)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [(lambda: keras.layers.RNN(DoubledCell(UNITS)), "mine>DoubledCell"), (LSTM, "mine>LSTM")],
+)
+def test_a_class_that_is_not_of_keras_is_refused_by_name(tmp_path, make, name):
+    layer = randomized(make() if name != "mine>LSTM" else make(UNITS))
+    with pytest.raises(ValueError, match="there is none"):
+        from_keras(layer)
+    assert layers_in(layer) == ()
+    save(layer, tmp_path / "m.keras")
+    functions = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+    for options in ({}, functions):
+        with pytest.raises(ValueError, match=f"received class {name} besides .*kind='LSTM'"):
+            from_keras(tmp_path / "m.keras", **options)
+    (found,) = layers_in(tmp_path / "m.keras")
+    assert found.unread == (f"class {name}",)
+    plain = randomized(keras.layers.LSTM(UNITS))
+    plain.set_weights(layer.get_weights())
+    assert_same(from_keras(tmp_path / "m.keras", kind="LSTM"), from_keras(plain))

@@ -50,7 +50,8 @@ def assert_same(got, expected):
 )
 def test_a_layer_is_found_however_its_keys_are_wrapped(rng, keys, front, prefixes):
     weights = lstm_weights(rng, 2)
-    whole = {front + name: array for name, array in weights.items()} | {"fc.weight": np.ones(3)}
+    whole = {front + name: array for name, array in weights.items()}
+    whole |= {"fc.weight": np.ones(3)} if front else {}
     for key in reversed(keys):
         whole = {key: whole, "epoch": 3, "optimizer_states": [{"state": {0: np.ones(3)}}], 7: None}
     expected = from_torch(weights)
@@ -278,3 +279,40 @@ def test_a_list_of_layers_says_the_same_of_a_file_and_of_a_dict(rng, tmp_path):
     assert layers_in({"fc.weight": np.ones((2, 3))}) == ()
     with pytest.raises(TypeError, match="source: received a list, expected a path"):
         layers_in([weights])
+
+
+OTHERS = {
+    "rnn.cell.layernorm_i.weight": np.ones(24),
+    "rnn.cell.weight_ch": np.ones(18),
+    "rnn.cell.bias_hr": np.ones(6),
+}
+
+
+@pytest.mark.parametrize("key", OTHERS)
+@pytest.mark.parametrize("root", ["rnn.cell.", ""])
+def test_an_array_of_the_layer_that_is_not_read_is_refused_by_name(rng, key, root, tmp_path):
+    weights = lstm_weights(rng)
+    cell = {f"{root}{name.removesuffix('_l0')}": array for name, array in weights.items()}
+    name = key.removeprefix("rnn.cell.")
+    whole = cell | {root + name: OTHERS[key]}
+    save_file(whole, tmp_path / "w.safetensors")
+    head = name.partition(".")[0]
+    for source in (whole, {"model": whole, "epoch": np.ones(3)}, tmp_path / "w.safetensors"):
+        with pytest.raises(ValueError, match=rf"received {name} besides .*ignore=\['{head}'\]"):
+            from_torch(source, prefix=root.removesuffix("."))
+        layers = {layer.prefix.removeprefix("model."): layer for layer in layers_in(source)}
+        place = "model" if isinstance(source, dict) and "model" in source and not root else ""
+        assert layers[place or root.removesuffix(".")].unread == (name,)
+        got = from_torch(source, prefix=root.removesuffix("."), ignore=[head])
+        assert_same(got, from_torch(cell))
+
+
+def test_what_is_elsewhere_or_no_float_is_harmless(rng):
+    cell = {f"rnn.cell.{name}": array for name, array in lstm_weights(rng).items()}
+    others = {"norm.weight": np.ones(3), "rnn.norm.weight": np.ones(3), "rnn.h0": np.ones(3)}
+    others |= {"rnn.cell.num_batches_tracked": np.array(3), "rnn.cellular.w": np.ones(3)}
+    (layer,) = layers_in(cell | others)
+    assert layer.unread == ()
+    assert_same(from_torch(cell | others), from_torch(cell))
+    with pytest.raises(ValueError, match=r"ignore: received 'h0', .*there is nothing"):
+        from_torch(cell, ignore="h0")

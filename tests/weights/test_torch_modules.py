@@ -228,14 +228,16 @@ def test_the_recipe_for_safetensors_works_for_checkpoints_and_shared_tensors(tmp
     assert model.head.weight is model.embedding.weight
     torch.save({"epoch": 3, "state_dict": model.state_dict()}, "a.pt")
     torch.save(model.state_dict(), "b.pt")
-    for path in ("a.pt", "b.pt"):
+    torch.save({"net": {"ema": model.state_dict()}, "optimizer": {"state": {0: {}}}}, "c.pt")
+    for path in ("a.pt", "b.pt", "c.pt"):
         with monkeypatch.context() as without:
             without.setitem(sys.modules, "torch", None)
             with pytest.raises(ImportError, match=r"pip install 'jacobian_rnn\[torch\]'") as caught:
                 from_torch(path, prefix="rnn")
         recipe = str(caught.value).partition("where PyTorch is: ")[2]
         exec(recipe, {"torch": torch, "safetensors": safetensors})
-        assert_same(from_torch("weights.safetensors", prefix="rnn"), from_torch(module))
+        prefix = "net.ema.rnn" if path == "c.pt" else "rnn"
+        assert_same(from_torch("weights.safetensors", prefix=prefix), from_torch(module))
 
 
 def test_a_checkpoint_with_objects_is_refused_with_a_way_out_that_works(tmp_path, monkeypatch):
@@ -249,6 +251,29 @@ def test_a_checkpoint_with_objects_is_refused_with_a_way_out_that_works(tmp_path
     torch.save(module, "b.pt")  # a whole module, as nobody should save it
     with pytest.raises(ValueError, match=r"LSTM.*weights_only=False") as caught:
         from_torch("b.pt")
+    check_recipe(caught, module)
+    state = module.state_dict()
+    for k, whole in enumerate(
+        (
+            {"model": state, "args": options},
+            {"epoch": {"net": module, "args": options}},
+            {"args": options, "a": {"b": {"c": state, 3: options}, "d": [options]}},
+        )
+    ):
+        torch.save(whole, f"{k}.pt")
+        with pytest.raises(ValueError, match=r"weights_only=False") as caught:
+            from_torch(f"{k}.pt")
+        check_recipe(caught, module)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_a_program_of_torchscript_is_refused_with_a_way_out_that_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = LAYERS["LSTM"]()
+    torch.jit.script(module).save("script.pt")
+    with pytest.raises(ValueError, match="a program of TorchScript") as caught:
+        from_torch("script.pt")
     check_recipe(caught, module)
 
 
@@ -275,3 +300,34 @@ def test_a_tensor_that_repeats_few_numbers_is_not_made_large(tmp_path):
     dense = weights | {"weight_hh_l0": weights["weight_hh_l0"].to_dense()}
     repeated = weights | {"weight_hh_l0": torch.ones(1, 1).expand(12, 3).contiguous()}
     assert_same(from_torch(repeated), from_torch(dense))
+
+
+class Normalized(torch.nn.LSTMCell):
+    def __init__(self):
+        super().__init__(INPUTS, UNITS)
+        self.norm = torch.nn.LayerNorm(4 * UNITS)
+
+    def forward(self, x, state):
+        del x
+        return state
+
+
+class Named(torch.nn.LSTM):
+    """A layer with the forward pass of PyTorch, and with a head that it does not use."""
+
+    def __init__(self):
+        super().__init__(INPUTS, UNITS)
+        self.head = torch.nn.Linear(UNITS, 2)
+
+
+def test_a_subclass_is_loaded_only_if_it_computes_what_pytorch_does():
+    with pytest.raises(TypeError, match="weights at 'rnn': received a Normalized"):
+        from_torch(Model(Normalized()))
+    with pytest.raises(ValueError, match=r"received norm\.bias, norm\.weight besides"):
+        from_torch(Model(Normalized()).state_dict())
+    named = Named()
+    check_states_and_jacobians(from_torch(named), named)
+    assert_same(from_torch(named.state_dict(), ignore="head"), from_torch(named))
+    named.forward = lambda x: x  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(TypeError, match="received a Named"):
+        from_torch(named)
