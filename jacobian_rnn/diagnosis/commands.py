@@ -111,7 +111,7 @@ def _diagnose(command: Diagnose) -> int:
     given = {name: value for name, value in told.items() if value not in (None, ())}
     layers = record_file(
         command.file,
-        _read(command.inputs).astype(command.dtype),
+        _read(command.inputs),
         prefix=command.prefix,
         direction=command.direction,
         seq_lengths=None if command.lengths is None else _read(command.lengths),
@@ -141,8 +141,8 @@ def _list_layers(command: Layers) -> int:
 def as_options(message: str) -> str:
     """Write an error with the options of the command in place of arguments of Python."""
     named, colon, rest = message.partition(":")
-    if set(named.split(", ")) <= ASKED.keys():
-        named = ", ".join(ASKED[name] for name in named.split(", "))
+    one = re.compile(r"(?:(?<=^)|(?<=, ))\w+(?=$|, |\[| of )")
+    named = one.sub(lambda found: ASKED.get(found[0], found[0]), named)
     given = re.compile(rf"\b({'|'.join(ASKED)})=(\[.*?\]|'\w*'|\w+),?")
     return (
         named
@@ -202,14 +202,11 @@ def _number(value: float) -> float | None:
 def _read(path: Path) -> np.ndarray:
     """Read an array, without what a pickle could run."""
     try:
-        array = np.load(path, allow_pickle=False)
-    except ValueError as error:
+        # What is mapped is as large as its file, whatever its header says.
+        return np.array(np.lib.format.open_memmap(path, mode="r"))
+    except (ValueError, EOFError, OverflowError) as error:
         msg = f"{path}: received a file that holds no plain array, expected .npy: {error}"
         raise ValueError(msg) from error
-    if not isinstance(array, np.ndarray):
-        msg = f"{path}: received an archive of arrays, expected one array in a .npy file"
-        raise TypeError(msg)
-    return array
 
 
 def _print_page(diagnosis: Diagnosis) -> None:

@@ -35,7 +35,8 @@ def record_file(
 
     Args:
         path: of a file that `layers_in` reads.
-        xs: inputs of the lowest layer, `(B, T, inputs)`.
+        xs: inputs of the lowest layer, floats `(B, T, inputs)`. They are cast to the `dtype` of the
+            options.
         prefix: of the layer, where the file holds several, as the loaders take it.
         direction: "backward" for a layer of Keras that runs backwards alone. Of a bidirectional
             layer it is the only one that is recorded. By default both are.
@@ -53,8 +54,10 @@ def record_file(
     if xs.ndim != 3 or not np.issubdtype(xs.dtype, np.floating):
         received = f"{xs.dtype} of shape {xs.shape}"
         expected = f"floats of shape (batch, time, {layer.num_inputs})"
-        refuse("inputs", received, expected, "embed tokens first, as the model does")
+        advice = "embed tokens first, as the model does, and save whole numbers as floats"
+        refuse("inputs", received, expected, advice)
     check_shape("inputs", xs.shape, ("batch", "time", layer.num_inputs))
+    xs = xs.astype(options.get("dtype", xs.dtype))
     lengths = np.full(len(xs), xs.shape[1]) if seq_lengths is None else np.asarray(seq_lengths)
     is_both = layer.num_directions == 2
     directions = DIRECTIONS if is_both else (direction or "forward",)

@@ -93,7 +93,7 @@ def _json(text: Any) -> dict[str, Any]:
     """Read a configuration, which is data and is never run."""
     try:
         config = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         refuse("weights", f"a configuration that is no JSON ({error})", WHOLE)
     return config if isinstance(config, dict) else {}
 
@@ -147,6 +147,8 @@ def _is_cell(path: str, names: set[str]) -> bool:
 
 def _look(name: str, dataset: Any) -> StoredArray:
     """Look at an array, and refuse one that is not stored here or is far larger than what is."""
+    if dataset.shape is None:
+        refuse(name, "an array without a shape", "numbers")
     size, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
     if dataset.external or dataset.is_virtual:
         refuse(name, "an array that lies in another file", "one that lies in this file")

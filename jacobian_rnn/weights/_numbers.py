@@ -23,6 +23,12 @@ def to_numpy(name: str, array: Any) -> np.ndarray:
     """Turn an array or a PyTorch tensor, recognised by its methods, into a numpy array."""
     if isinstance(array, StoredArray):
         return array.read()
+    if getattr(array, "is_meta", False):
+        received, advice = (
+            "a tensor of the device 'meta', which holds no numbers",
+            "load them first",
+        )
+        refuse(name, received, "a tensor with numbers", advice, error=TypeError)
     if hasattr(array, "detach"):
         array = array.detach().cpu()
         if hasattr(array, "untyped_storage"):

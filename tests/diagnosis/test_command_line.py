@@ -224,6 +224,34 @@ def test_tokens_are_refused_with_advice(files, capsys):
     assert "embed tokens first" in capsys.readouterr().err
 
 
+def write_header(path, shape):
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda path: path.write_bytes(b""), "bad.npy: received a file that holds no plain array"),
+        (lambda path: path.write_bytes(b"PK\x03\x04garbage"), "bad.npy: received a file that"),
+        (lambda path: write_header(path, (4, 10**12, 3)), "bad.npy: received a file that holds"),
+        (lambda path: np.save(path, XS * (1 + 1j)), "--inputs: received complex128 of shape"),
+        (lambda path: np.save(path, np.full(XS.shape, "a")), "--inputs: received <U1 of shape"),
+        (lambda path: np.save(path, np.ones(XS.shape, int)), "save whole numbers as floats"),
+    ],
+)
+def test_inputs_that_are_no_floats_are_refused_and_never_cast(files, capsys, tmp_path, write, said):
+    path, inputs = files(lstm_weights())
+    write(tmp_path / "bad.npy")
+    assert run("diagnose", path, "--inputs", tmp_path / "bad.npy") == 1
+    assert said in capsys.readouterr().err
+    np.save(tmp_path / "lengths.npy", [40, 0, 3, 5])
+    given = ("diagnose", path, "--inputs", inputs, "--lengths", tmp_path / "lengths.npy")
+    assert run(*given) == 1
+    assert "--lengths[1]: received 0" in capsys.readouterr().err
+
+
 def test_a_wrong_command_has_status_2():
     with pytest.raises(SystemExit) as leaving:
         run("diagnose")

@@ -149,6 +149,21 @@ def test_an_array_within_a_cell_that_is_not_read_is_refused(tmp_path, place):
     from_keras(path, kind="LSTM", **options)
 
 
+def test_hdf5_of_any_form_is_survived(tmp_path):
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        file.create_group("lstm/lstm_cell/kernel")
+        file.create_group("lstm/lstm_cell/recurrent_kernel")
+    assert layers_in(path) == ()
+    with h5py.File(path, "w") as file:
+        file["lstm/lstm_cell/kernel"] = h5py.Empty("f4")
+        file["lstm/lstm_cell/recurrent_kernel"] = np.ones((3, 12))
+    refuse_both(path, "lstm_cell/kernel: received an array without a shape", load=from_keras)
+    with h5py.File(path, "r+") as file:
+        file.attrs["model_config"] = np.zeros(3)
+    refuse_both(path, "received a configuration that is no JSON", load=from_keras)
+
+
 @pytest.mark.parametrize("length", [3, 7, 40, 500, -30])
 @pytest.mark.parametrize("kind", ["npz", "keras", "h5"])
 def test_a_file_cut_short_is_refused_by_its_name(tmp_path, kind, length):

@@ -331,3 +331,10 @@ def test_a_subclass_is_loaded_only_if_it_computes_what_pytorch_does():
     named.forward = lambda x: x  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(TypeError, match="received a Named"):
         from_torch(named)
+
+
+def test_a_tensor_without_numbers_is_refused_by_name():
+    weights = dict(LAYERS["LSTM"]().state_dict())
+    weights["weight_hh_l0"] = weights["weight_hh_l0"].to("meta")
+    with pytest.raises(TypeError, match=r"^weight_hh_l0: received a tensor of the device 'meta'"):
+        from_torch(weights)
