@@ -142,7 +142,7 @@ def open_torch(weights: Any) -> Iterator[tuple[Mapping, dict[str, Any]]]:
 def is_of_torch(module: Any) -> bool:
     """Say whether a module computes what one of PyTorch's own recurrent layers or cells does."""
     own = sys.modules["torch"].nn
-    kinds = (own.RNN, own.LSTM, own.GRU, own.RNNCell, own.LSTMCell, own.GRUCell)
+    kinds = [getattr(own, name + end) for name in ("RNN", "LSTM", "GRU") for end in ("", "Cell")]
     forward = getattr(type(module), "forward", None)
     is_changed = "forward" in getattr(module, "__dict__", {})
     return not is_changed and any(forward is kind.forward for kind in kinds)
