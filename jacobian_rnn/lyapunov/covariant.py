@@ -218,7 +218,8 @@ def _run(system, num_warmup, num_cooldown, k, num_unstable, store_every):
     )
     rest = _part(framed, settled, num_warmup, framed.num_steps)
     if num_unstable is None:
-        num_unstable = jnp.sum(_growth(rest, k) > 0, dtype=jnp.int32)
+        counted = _part(framed, settled, num_warmup, framed.num_steps - num_cooldown)
+        num_unstable = jnp.sum(_growth(counted, k) > 0, dtype=jnp.int32)
     is_unstable = jnp.arange(k, dtype=jnp.int32) < num_unstable
     num_counted = rest.num_steps - num_cooldown
     num_stored = -(-num_counted // store_every)

@@ -84,7 +84,7 @@ class Linearization(NamedTuple):
     @property
     def is_stable(self) -> Bool[Array, " m"]:
         """Whether all λ are inside of the unit circle by more than their error, `(m,)`."""
-        return (self.num_unstable == 0) & (self.num_marginal == 0)
+        return jnp.all(1 - _sizes(self.eigenvalues) > self.eigenvalue_errors, axis=-1)
 
     def input_directions(self) -> Complex[Array, "m n inputs"]:
         """Return w · ∂F/∂x, how much of each input goes along each v, `(m, n, inputs)`."""
@@ -124,6 +124,8 @@ class Linearization(NamedTuple):
         lines = [f"{len(self.eigenvalues)} points; |λ| and times in steps, slowest first"]
         for i in range(len(self.eigenvalues)):
             kind = "stable" if self.is_stable[i] else f"{int(self.num_unstable[i])} unstable"
+            if jnp.isnan(self.margin[i]):
+                kind = "not known"
             marginal = int(self.num_marginal[i])
             kind += f", {marginal} undecided" if marginal else ""
             slowest = ", ".join(

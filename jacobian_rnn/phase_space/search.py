@@ -38,8 +38,9 @@ class FixedPoints(NamedTuple):
         speeds: ‖F(h) − h‖ there, units of the state per application of F, `(k,)`.
         is_fixed: speeds of at most `fixed_speed`, `(k,)`.
         is_slow: speeds above that and of at most `slow_speed`, `(k,)`.
-        is_outlier: states that are farther from the centre of the starts than `outlier_scale` times
-            the mean distance of a start, or not finite, `(k,)`.
+        is_outlier: states that are not finite, or farther from the centre of the starts than
+            `outlier_scale` times the largest of three lengths: the mean distance of a start from
+            it, that of zero, and the median distance of what was found, `(k,)`.
         converged: whether the solver stopped by itself, `(k,)`.
         num_iterations: of the solver, int32 `(k,)`.
         periods: the least number of steps after which the state returns, int32 `(k,)`. It is 1 at a
@@ -135,8 +136,8 @@ def fixed_points(
             1.8e-12 in float64 and 6.4e-6 in float32.
         slow_speed: the largest speed of a slow point.
         same_within: distance within which two points are the same.
-        outlier_scale: distance from the centre of the starts, in mean distances of a start, beyond
-            which a point is an outlier. It has to have a spread: a single start has no outliers.
+        outlier_scale: distance from the centre of the starts beyond which a point is an outlier, in
+            units that `FixedPoints.is_outlier` tells.
         num_at_once: starts that are solved side by side. All of them wait for the slowest. Static.
 
     Returns:
@@ -151,8 +152,9 @@ def fixed_points(
 
     Cost: each iteration takes p Jacobians and O(n³). Memory holds `num_at_once` matrices. It works
     under `jit` and `vmap`. The derivative of a fixed point with respect to parameters and input is
-    that of the implicit function, (1 − J)⁻¹ ∂F/∂θ. States that are not fixed have none. A search
-    finds what its starts lead to, and no search can say that it found all.
+    that of the implicit function, (1 − J)⁻¹ ∂F/∂θ, and NaN where 1 − J is singular, as on a line of
+    fixed points. States that are not fixed have none. A search finds what its starts lead to, and
+    no search can say that it found all.
 
     References:
         D. Sussillo and O. Barak, "Opening the black box: low-dimensional dynamics in
@@ -224,19 +226,26 @@ def _search(system, starts, tolerances, period, max_iterations, num_at_once):
         orbits[:, :-1], speeds, is_fixed | is_slow, tolerances["same_within"]
     )
     gaps = jnp.linalg.norm(orbits[:, 1:] - found[:, None], axis=-1)
-    returns = gaps <= tolerances["same_within"]
+    # A state returns as well as the whole cycle does.
+    returns = gaps <= 10 * jnp.maximum(speeds, tolerances["fixed_speed"])[:, None]
     divisors = jnp.asarray([period % steps == 0 for steps in range(1, period + 1)])
     centre = jnp.mean(starts, axis=0)
+    distances = row_norms(found - centre[None])
+    # Starts may be closer to each other than to what they find.
+    typical = jnp.nanmedian(jnp.where(is_fixed | is_slow, distances, jnp.nan))
     spread = jnp.mean(row_norms(starts - centre[None]))
-    # A single start has no spread to be compared with.
-    farthest = jnp.where(spread > 0, tolerances["outlier_scale"] * spread, jnp.inf)
+    scale = jnp.maximum(spread, jnp.linalg.norm(centre))
+    scale = jnp.fmax(scale, typical)  # NaN where nothing was found
+    farthest = jnp.where(scale > 0, tolerances["outlier_scale"] * scale, jnp.inf)
     return FixedPoints(
-        states=_with_derivative(system, still, found, is_fixed, period),
+        states=jax.vmap(_with_derivative, in_axes=(None, 0, 0, None))(
+            system, found, is_fixed, period
+        ),
         residuals=speeds**2 / 2,
         speeds=speeds,
         is_fixed=is_fixed,
         is_slow=is_slow,
-        is_outlier=~(row_norms(found - centre[None]) <= farthest),
+        is_outlier=~(distances <= farthest),
         converged=converged,
         num_iterations=num_iterations,
         periods=(1 + jnp.argmax((returns & divisors[None]).at[:, -1].set(True), axis=1)).astype(
@@ -276,34 +285,46 @@ def _minimize(system, start, period, max_iterations):
 
 def _polish(system, state, period):
     """Take Newton steps to a zero of F(h) − h, as long as they lower the speed."""
-    identity = jnp.eye(system.num_states, dtype=state.dtype)
+    identity, limits = jnp.eye(system.num_states, dtype=state.dtype), jnp.finfo(state.dtype)
 
     def one(_, carried):
         state, moved = carried
         slope = return_jacobian(system, state, period) - identity
-        new = state - jnp.linalg.solve(slope, moved)
+        step = jnp.linalg.solve(slope, moved)
+        new = state - step
         new_moved = displacement(system, new, period)
-        # A singular slope gives NaN, which is not lower.
+        # A singular slope gives NaN, which is not lower. One that is singular but for rounding
+        # would throw a state far along the line on which all are fixed.
         lower = jnp.linalg.norm(new_moved) < jnp.linalg.norm(moved)
+        lower &= jnp.linalg.norm(step) * jnp.sqrt(limits.eps) < jnp.linalg.norm(moved)
         return jax.tree.map(partial(jnp.where, lower), (new, new_moved), carried)
 
     start = (state, displacement(system, state, period))
     return lax.fori_loop(0, NUM_POLISHING_STEPS, one, start)[0]
 
 
-def _with_derivative(system, still, found, is_fixed, period):
-    """Give fixed points the derivative of the implicit function, and no value anew."""
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _with_derivative(system, state, is_fixed, period):
+    """Give a fixed point the derivatives of the implicit function, and leave its value alone."""
+    del system, is_fixed, period
+    return state
 
-    def of_point(state, is_fixed):
-        slope = return_jacobian(still, state, period)
-        slope = jnp.where(is_fixed, jnp.eye(len(state), dtype=state.dtype) - slope, 0)
-        # Others have no derivative, and a slope of one lets zeros pass.
-        slope = slope + jnp.where(is_fixed, 0, jnp.eye(len(state), dtype=state.dtype))
-        moved = orbit(system, state, period)[-1]
-        moved = jnp.where(is_fixed, moved - lax.stop_gradient(moved), 0)
-        return state + jnp.linalg.solve(slope, moved)
 
-    return jax.vmap(of_point)(lax.stop_gradient(found), is_fixed)
+@_with_derivative.defjvp
+def _derivative(period, primals, tangents):
+    system, state, is_fixed = primals
+    # As the rule calls what it is the rule of, higher derivatives are right, too.
+    state = _with_derivative(system, state, is_fixed, period)
+
+    def returned(system):
+        return orbit(system, state, period)[-1]
+
+    _, moved = jax.jvp(returned, (system,), (tangents[0],))
+    identity = jnp.eye(len(state), dtype=state.dtype)
+    slope = identity - return_jacobian(system, state, period)
+    # Others have no derivative, and a slope of one lets zeros pass.
+    slope = jnp.where(is_fixed, slope, identity)
+    return state, jnp.where(is_fixed, jnp.linalg.solve(slope, moved), 0)
 
 
 def _merge(orbits, speeds, counts, same_within):

@@ -147,3 +147,10 @@ def test_a_step_of_rank_one_ends_the_slower_vectors_and_is_named():
 def test_bad_arguments_are_refused(options, match):
     with pytest.raises(ValueError, match=match):
         along_henon(**options)
+
+
+def test_the_unstable_vectors_are_those_of_the_exponents_that_are_told():
+    drifting = [np.diag([1.5 * np.exp(0.3 * t), np.exp(0.2 * t), 0.4]) for t in normal(2, 200)]
+    for cooldown in (20, 80):
+        found = jrnn.covariant_vectors_of(np.stack(drifting), num_warmup=20, num_cooldown=cooldown)
+        assert int(found.num_unstable) == int(np.sum(np.asarray(found.exponents) > 0))

@@ -148,3 +148,13 @@ def test_bad_arguments_are_refused():
     system = jrnn.Recurrence(decay, jnp.asarray(0.5))
     with pytest.raises(TypeError, match="x: received int32"):
         jrnn.linearize(system, np.zeros((1, 2)), np.zeros(2, np.int32))
+
+
+def test_a_jacobian_that_is_not_known_is_not_stable():
+    def step(_, carry, x):
+        del x
+        return 2 * jnp.linalg.norm(carry) * jnp.ones(2) + 0 * carry
+
+    found = jrnn.linearize(jrnn.Recurrence(step, ()), jnp.zeros((1, 2)), None)
+    assert not bool(found.is_stable[0])
+    assert "not known" in str(found)

@@ -121,16 +121,29 @@ def test_points_nearer_than_the_tolerance_are_one():
     assert len(alone.speeds) > 9
 
 
+def one_far_away(_, carry, x):
+    """Stand still at 0, at 1 and at 1000."""
+    del x
+    return carry + 1e-3 * carry * (1 - carry) * (carry / 1000 - 1)
+
+
 def test_outliers_are_named_and_left_out():
+    system = jrnn.Recurrence(one_far_away, ())
+    starts = np.append(np.linspace(-1, 2, 40), 1010)[:, None]
+    found = jrnn.fixed_points(system, starts, None)
+    assert np.flatnonzero(found.is_outlier).tolist() == [40]
+    near = np.sort(found.distinct("fixed").states[:, 0])
+    np.testing.assert_allclose(near, [0, 1], atol=1e-8)
+    assert "not listed: those of starts 40" in str(found)
+    more = jrnn.fixed_points(system, starts, None, outlier_scale=1e4)
+    every = np.sort(more.distinct("fixed").states[:, 0])
+    np.testing.assert_allclose(every, [0, 1, 1000], atol=1e-8)
+
+
+def test_the_only_point_is_no_outlier_however_far_it_is():
     system = jrnn.Recurrence(affine, jnp.diag(jnp.array([0.5, 0.999])))
-    starts, x = normal(0, (4, 2)), np.array([0.0, 1.0])
-    found = jrnn.fixed_points(system, starts, x)
-    np.testing.assert_allclose(found.states, np.tile([[0, 1000]], (4, 1)), atol=1e-8)
-    assert np.all(found.is_outlier)
-    assert len(found.distinct().speeds) == 0
-    assert "not listed: those of starts 0, 1, 2, 3" in str(found)
-    assert len(jrnn.fixed_points(system, starts, x, outlier_scale=1e4).distinct().speeds) == 1
-    assert not np.any(jrnn.fixed_points(system, starts[:1], x).is_outlier)
+    found = jrnn.fixed_points(system, normal(0, (4, 2)), np.array([0.0, 1.0]))
+    np.testing.assert_allclose(found.distinct("fixed").states, [[0, 1000]], atol=1e-8)
 
 
 def test_a_search_that_was_stopped_says_so_and_batches_change_nothing():
@@ -204,3 +217,64 @@ def test_states_are_drawn_along_trajectories_with_noise_of_the_wanted_size():
         jrnn.draw_states(visited, 4, key=jax.random.key(0), noise_std=-1.0)
     with pytest.raises(TypeError, match="key: received None"):
         jrnn.draw_states(visited, 4, key=None)
+
+
+LINE = np.diag([1.0, 0.5, 0.3, 0.2, 0.1])
+
+
+def times(matrix, carry, x):
+    del x
+    return matrix @ carry
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_each_start_ends_on_its_own_point_of_a_line_of_fixed_points(seed):
+    turn = np.linalg.qr(normal(seed, (5, 5)))[0]
+    starts = normal(seed + 10, (6, 5))
+    system = jrnn.Recurrence(times, jnp.asarray(turn @ LINE @ turn.T))
+    found = jrnn.fixed_points(system, starts, None)
+    assert np.all(found.is_fixed)
+    np.testing.assert_allclose(found.states @ turn[:, 0], starts @ turn[:, 0], atol=1e-4)
+    np.testing.assert_allclose(found.states @ turn[:, 1:], 0, atol=1e-4)
+    assert len(found.distinct("fixed").speeds) == 6
+
+
+def test_where_one_minus_j_is_singular_the_state_is_known_and_its_derivative_is_not():
+    def state(matrix):
+        system, start = jrnn.Recurrence(times, matrix), jnp.array([[0.3, 0.2]])
+        return jrnn.fixed_points(system, start, None).states.sum()
+
+    matrix = jnp.diag(jnp.array([1.0, 0.5]))
+    assert float(state(matrix)) == pytest.approx(0.3, abs=1e-4)
+    assert not np.isfinite(jax.grad(state)(matrix)).all()
+
+
+def test_second_derivatives_of_a_fixed_point_are_those_of_its_closed_form():
+    def state(rate):
+        system = jrnn.Recurrence(logistic, rate)
+        return jrnn.fixed_points(system, jnp.array([[0.5]]), None).states[0, 0]
+
+    rate = jnp.asarray(3.3)  # h = 1 − 1 / r
+    assert float(jax.grad(state)(rate)) == pytest.approx(3.3**-2, rel=1e-9)
+    assert float(jax.grad(jax.grad(state))(rate)) == pytest.approx(-2 * 3.3**-3, rel=1e-9)
+
+
+@pytest.mark.parametrize("starts", [np.full((7, 1), 0.1), 0.6 + 1e-3 * normal(0, (20, 1))])
+def test_starts_that_are_close_together_find_no_outliers(starts):
+    def step(gain, carry, x):
+        return jnp.tanh(gain * carry + x)
+
+    found = jrnn.fixed_points(jrnn.Recurrence(step, jnp.asarray(2.0)), starts, jnp.zeros(1))
+    assert not np.any(found.is_outlier)
+    assert len(found.distinct("fixed").speeds) >= 1
+
+
+def test_a_cycle_that_is_small_is_no_fixed_point():
+    rate = jnp.asarray(3.0000004)
+    starts = np.linspace(0.6, 0.72, 40)[:, None]
+    system = jrnn.Recurrence(logistic, rate)
+    found = jrnn.fixed_points(system, starts, None, period=2, same_within=1e-6)
+    fixed = found.distinct("fixed")
+    moves = np.abs(logistic(rate, fixed.states, None) - fixed.states)[:, 0]
+    np.testing.assert_array_equal(np.asarray(fixed.periods) == 1, moves < 1e-8)
+    assert 2 in fixed.periods.tolist()
