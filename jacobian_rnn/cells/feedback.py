@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from jacobian_rnn.cells.recurrence import Recurrence, check_output, check_recurrence
+from jacobian_rnn.cells.recurrence import (
+    Recurrence,
+    check_output,
+    check_recurrence,
+    zero_carry,
+)
 from jacobian_rnn.checks import check_type, refuse
 
 
@@ -95,8 +100,9 @@ class LoopStep:
     @property
     def carry_like(self):
         """Return the function that knows the carry from the parameters, or None."""
-        inner = getattr(self.step, "carry_like", None)
-        return inner and (lambda params: inner(params[0]))
+        if not (hasattr(self.step, "steps") or getattr(self.step, "carry_like", None)):
+            return None
+        return lambda params: zero_carry(Recurrence(self.step, params[0]))
 
     def input_of(self, params, carry, x):
         """Return what the network takes in."""

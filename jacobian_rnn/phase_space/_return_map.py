@@ -44,6 +44,19 @@ def return_jacobian(system: System, state: Float[Array, " n"], period: int) -> F
     return lax.scan(one, start, length=period)[0][1]
 
 
+def size_of_factors(system: System, state: Float[Array, " n"], period: int) -> Float[Array, ""]:
+    """Return p ∏ ‖J_i‖ over the p steps, of which rounding is a share in their product."""
+    x = input_of(system)
+
+    def one(carried, _):
+        state, size = carried
+        norm = jnp.linalg.norm(system.jacobian(state, x))
+        return (system.step(state, x), size * norm), None
+
+    start = (state, jnp.asarray(period, state.dtype))
+    return lax.scan(one, start, length=period)[0][1]
+
+
 def return_input_jacobian(
     system: System, state: Float[Array, " n"], period: int
 ) -> Float[Array, "n inputs"]:

@@ -14,7 +14,11 @@ from jacobian_rnn.checks import check_at_least, check_precision, check_type, ref
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.linalg.graded_svd import row_norms
 from jacobian_rnn.lyapunov import LyapunovSpectrum
-from jacobian_rnn.phase_space._return_map import return_input_jacobian, return_jacobian
+from jacobian_rnn.phase_space._return_map import (
+    return_input_jacobian,
+    return_jacobian,
+    size_of_factors,
+)
 from jacobian_rnn.phase_space.starts import bind_states
 
 
@@ -166,7 +170,8 @@ def linearize(
 
     The error bounds are first-order ones, condition number times n eps ‖J‖ (Wilkinson 1965), and
     Elsner's (1985) of any order where that is smaller, as at nearly defective eigenvalues. Both
-    take the Jacobian as known to rounding.
+    take the Jacobians of single steps as known to rounding. For a cycle of p steps, p ∏ ‖J_i‖
+    stands in place of ‖J‖.
 
     Cost: O(n³) and a matrix for each state. It works under `jit` and `vmap`. Eigenvalues have a
     derivative where they are simple, and vectors are held constant.
@@ -199,7 +204,8 @@ def linearize(
 def _linearize(system, states, period):
     refuse_coarse_step(system)
     jacobians = jax.vmap(lambda state: return_jacobian(system, state, period))(states)
-    values, errors, right, left = jax.vmap(_eigensystem)(jacobians)
+    sizes = jax.vmap(lambda state: size_of_factors(system, state, period))(states)
+    values, errors, right, left = jax.vmap(_eigensystem)(jacobians, lax.stop_gradient(sizes))
     return Linearization(
         eigenvalues=values,
         eigenvalue_errors=errors,
@@ -211,7 +217,7 @@ def _linearize(system, states, period):
     )
 
 
-def _eigensystem(jacobian):
+def _eigensystem(jacobian, size):
     """Return eigenvalues in descending order, bounds of their errors, and both sets of vectors."""
     still = lax.stop_gradient(jacobian)
     n, eps = len(still), jnp.finfo(still.dtype).eps
@@ -222,9 +228,9 @@ def _eigensystem(jacobian):
     # LAPACK scales both to norm one. Their product is zero at a defective eigenvalue.
     overlap = jnp.sum(left * right, axis=1)
     left = left / overlap[:, None]
-    rounding = n * eps * jnp.linalg.norm(still)
-    simple = rounding * row_norms(jnp.concatenate([left.real, left.imag], axis=1))
-    of_any_order = 2 * jnp.linalg.norm(still) * eps ** (1 / n)
+    simple = n * eps * size * row_norms(jnp.concatenate([left.real, left.imag], axis=1))
+    norm = jnp.maximum(jnp.linalg.norm(still), jnp.finfo(still.dtype).tiny)
+    of_any_order = 2 * norm * (eps * size / norm) ** (1 / n)
     errors = jnp.minimum(jnp.where(jnp.isfinite(simple), simple, jnp.inf), of_any_order)
     # w (J − J₀) v is the first-order change of λ, and zero here.
     change = lax.complex(jacobian - still, jnp.zeros_like(still))

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import jacobian_rnn as jrnn
 from tests.networks import NUM_INPUTS, normal
@@ -90,3 +91,13 @@ def test_readouts_that_do_not_fit_are_refused(network):
     narrow = jrnn.closed_loop(recurrence, (kernel[:2], bias))
     with pytest.raises(ValueError, match="step: failed for carry"):
         jrnn.trajectory(narrow, carry, None, num_steps=1)
+
+
+def test_the_loop_of_a_stack_knows_its_carry():
+    lower = jrnn.draw(nn.GRUCell(4, param_dtype=float), key=jax.random.key(0), num_inputs=3)
+    upper = jrnn.draw(nn.GRUCell(4, param_dtype=float), key=jax.random.key(1), num_inputs=4)
+    loop = jrnn.closed_loop(jrnn.stack(lower, upper), (jnp.ones((4, 3)), jnp.zeros(3)))
+    carry = jrnn.zero_carry(loop)
+    assert jax.tree.map(jnp.shape, carry) == ((4,), (4,))
+    rows = jrnn.trajectory(loop, carry, None, num_steps=3)
+    assert jrnn.fixed_points(loop, rows, None).states.shape == rows.shape

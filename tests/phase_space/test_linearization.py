@@ -158,3 +158,22 @@ def test_a_jacobian_that_is_not_known_is_not_stable():
     found = jrnn.linearize(jrnn.Recurrence(step, ()), jnp.zeros((1, 2)), None)
     assert not bool(found.is_stable[0])
     assert "not known" in str(found)
+
+
+def test_the_bounds_at_a_cycle_hold_where_its_steps_cancel():
+    turn = jnp.asarray(np.linalg.qr(normal(0, (2, 2)))[0])
+    shears = jnp.stack([jnp.array([[1, 1e6], [0, 1]]), jnp.array([[0.5, -5e5], [0, 0.5]])])
+    shears = turn @ shears @ turn.T
+
+    def step(shears, carry, x):
+        """Shear and turn back by turns, as the last entry of the state says."""
+        del x
+        number = (carry[2] > 0.5).astype(jnp.int32)
+        return jnp.append(shears[number] @ carry[:2], 1 - carry[2])
+
+    found = jrnn.linearize(jrnn.Recurrence(step, shears), jnp.zeros((1, 3)), None, period=2)
+    values, errors = found.eigenvalues[0], found.eigenvalue_errors[0]
+    of_plane = jnp.abs(values - 0.5) < 0.1
+    assert int(of_plane.sum()) == 2
+    assert float(jnp.abs(values - 0.5)[of_plane].max()) > 1e-9
+    assert bool(jnp.all((jnp.abs(values - 0.5) <= errors)[of_plane]))
