@@ -6,7 +6,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.regimes.lower_threshold import (
+from experiments.regimes.threshold_effects import (
     BATCH,
     EPSILON,
     LAW,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import jacobian_rnn as jrnn
 from experiments.drawing import class_name
-from experiments.regimes.regime_versus_training import compare, score_forecasts, settings_of
+from experiments.regimes.comparison_scores import compare, score_forecasts, settings_of
 from jacobian_rnn import plotting
 from paper_figures import style
 from paper_figures.claims import Claim, Kind, standard_error

@@ -7,7 +7,9 @@ import pytest
 import xarray as xr
 
 from experiments.regimes import lower_threshold as experiment
-from experiments.regimes.lower_threshold import (
+from experiments.regimes import threshold_effects as effects
+from experiments.regimes.lower_threshold import LowerThreshold, Unit
+from experiments.regimes.threshold_effects import (
     BATCH,
     EPSILON,
     GROWTH,
@@ -18,8 +20,6 @@ from experiments.regimes.lower_threshold import (
     SGD,
     SGD_UPDATES,
     UPDATES,
-    LowerThreshold,
-    Unit,
 )
 from paper_figures.regimes import lower_threshold as figure
 from tests.experiments.in_process import check_drawing, described, text_of
@@ -133,10 +133,10 @@ def test_thresholds_beyond_all_networks_are_at_the_end_and_count_for_no_effect()
 
 def test_where_no_network_learns_the_threshold_is_zero():
     growth, none = np.linspace(-9, -1, 5), np.zeros(5, bool)
-    assert experiment._cuts(growth, none, np.ones((1, 5)), 0) == [0.0]
+    assert effects._cuts(growth, none, np.ones((1, 5)), 0) == [0.0]
     # Learning that does not go with growth as it should tells of no threshold in between.
     wrong = np.array([True, True, True, False, False])
-    assert experiment._cuts(growth, wrong, np.ones((1, 5)), 0) == [-9.0]
+    assert effects._cuts(growth, wrong, np.ones((1, 5)), 0) == [-9.0]
 
 
 def test_every_setting_differs_from_the_usual_one_in_one_thing():

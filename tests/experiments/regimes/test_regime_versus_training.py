@@ -4,6 +4,8 @@ import xarray as xr
 
 import jacobian_rnn as jrnn
 from experiments import protocol
+from experiments.regimes import _comparison_words as words
+from experiments.regimes import comparison_scores as scores
 from experiments.regimes import regime_versus_training as experiment
 from experiments.regimes._chosen_gains import choose_gains
 from jacobian_rnn import LearningFeatures
@@ -47,21 +49,20 @@ def test_comparison_scores_the_networks_of_the_settings_it_is_given():
     regime = outcome.copy()
     regime[0] = 0  # right in the second setting only
     dataset = made_up(regime, outcome)
-    (adam,), (sgd,) = (experiment.settings_of(dataset, name) for name in ("adam", "sgd"))
-    right = experiment.compare(dataset, [sgd])
+    (adam,), (sgd,) = (scores.settings_of(dataset, name) for name in ("adam", "sgd"))
+    right = scores.compare(dataset, [sgd])
     assert right.prediction.balanced_accuracy == 1.0
     assert right.prediction.num_networks == 24
     dataset["deciding_growth"][1, 0, 0] = np.nan
-    assert experiment.compare(dataset, [sgd]).prediction.num_networks == 22
-    assert experiment.compare(dataset, [adam]).prediction.balanced_accuracy == 0.5
+    assert scores.compare(dataset, [sgd]).prediction.num_networks == 22
+    assert scores.compare(dataset, [adam]).prediction.balanced_accuracy == 0.5
 
 
 def findings(dataset):
     agreements = {
-        name: experiment.compare(dataset, experiment.settings_of(dataset, name))
-        for name in experiment.TITLES
+        name: scores.compare(dataset, scores.settings_of(dataset, name)) for name in words.TITLES
     }
-    return experiment.findings(dataset, agreements)
+    return words.findings(dataset, agreements)
 
 
 def test_what_was_found_is_counted_and_the_worst_cell_is_named():
@@ -84,7 +85,7 @@ def test_what_was_found_is_counted_and_the_worst_cell_is_named():
         "learned: 0)"
     )
     assert not any("No prediction" in line for line in lines)
-    assert len(experiment.disagreements(dataset)) == 5
+    assert len(words.disagreements(dataset)) == 5
     dataset["deciding_growth"][0, 0, 0, 0] = np.nan
     assert findings(dataset)[-1].endswith("all digits of it: 1.")
 
@@ -95,18 +96,18 @@ def test_forecasts_are_scored_and_the_most_wrong_ones_are_told():
     outcome[0, 2, 3, 1] = 0  # an LSTM that explodes and learns
     dataset = made_up(regime, outcome)
     dataset["probability"][0, 2, 3, 1] = 0.01
-    (adam,), (sgd,) = (experiment.settings_of(dataset, name) for name in ("adam", "sgd"))
-    right = experiment.score_forecasts(dataset, [sgd])
+    (adam,), (sgd,) = (scores.settings_of(dataset, name) for name in ("adam", "sgd"))
+    right = scores.score_forecasts(dataset, [sgd])
     assert right.value.area == right.value.balanced_accuracy == 1.0
     # Half of them learned, at a probability of 0.75, and half did not, at 0.05.
     assert right.value.brier == pytest.approx((0.25**2 + 0.05**2) / 2)
     assert right.constant_brier == pytest.approx(0.25)
     assert right.num_networks == 24
-    off = experiment.score_forecasts(dataset, [adam])
+    off = scores.score_forecasts(dataset, [adam])
     # The 13th that learned is below all 11 that did not.
     assert off.value.area == pytest.approx(12 / 13)
     assert off.low.area < off.value.area <= off.high.area
-    first, *drivers = experiment.wrong_forecasts(dataset, [adam])
+    first, *drivers = words.wrong_forecasts(dataset, [adam])
     assert first.startswith("delayed_recall, adam, LSTMCell, gain 1.00: learns with probability")
     assert first.endswith("but learned (skill 1.00)")
     assert "nats of log odds" in drivers[0]
