@@ -1,11 +1,8 @@
-"""Common parts of the cells with a delta rule.
+"""Common parts of the cells with a delta rule."""
 
-Such a step has `gates(params, x)`, which returns w, l, r, v and b of S' = S (diag(w) − l rᵀ) + v
-bᵀ.
-"""
-
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,19 +29,36 @@ class DeltaRuleUnits:
         return RowBlocks(self.step.parts(params, carry, x).block, len(carry))
 
 
-def delta_rule_recurrence(step: Any, params: Any) -> Recurrence:
-    """Return the recurrence of a step that has `gates(params, x)`."""
+class DeltaRuleStep(ABC):
+    """The step S' = S (diag(w) − l rᵀ) + v bᵀ. What S forgets and takes in depends on x alone."""
+
+    num_feature_axes: ClassVar[int] = 1
+    num_carry_axes: ClassVar[int] = 2
+
+    @abstractmethod
+    def gates(self, params: Any, x: Any) -> tuple[Array, ...]:
+        """Return w, l, r, v and b."""
+
+    def __call__(self, params: Any, carry: Any, x: Any) -> Array:
+        """Return the new carry."""
+        decay, left, right, value, write = self.gates(params, x)
+        return carry * decay[None] - jnp.outer(carry @ left, right) + jnp.outer(value, write)
+
+    def parts(self, params: Any, carry: Any, x: Any) -> DeltaRuleJacobian:
+        """Return the parts of the Jacobian of one step."""
+        of_input = jax.jacfwd(lambda x: self.gates(params, x))(x)
+        decay, left, right, value, write = self.gates(params, x)
+        return DeltaRuleJacobian(carry, decay, left, right, value, write, of_input)
+
+    def carry_like(self, params: Any) -> Array:
+        """Return a carry of the right shape."""
+        return jnp.zeros((params["value"]["kernel"].shape[1], params["key"]["kernel"].shape[1]))
+
+
+def delta_rule_recurrence(step: DeltaRuleStep, params: Any) -> Recurrence:
+    """Return the recurrence of a step."""
     units: Any = DeltaRuleUnits(step)
     return Recurrence(step, params, StepClosedForm(step), flat_matrix, units)
-
-
-def parts_of(
-    step: Any, params: Any, carry: Float[Array, "values keys"], x: Float[Array, " inputs"]
-) -> DeltaRuleJacobian:
-    """Return the parts of the Jacobian of a step that has `gates(params, x)`."""
-    of_input = jax.jacfwd(lambda x: step.gates(params, x))(x)
-    decay, left, right, value, write = step.gates(params, x)
-    return DeltaRuleJacobian(carry, decay, left, right, value, write, of_input)
 
 
 def unit_vector(vector: Float[Array, " keys"]) -> Float[Array, " keys"]:

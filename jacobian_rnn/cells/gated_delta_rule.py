@@ -5,13 +5,13 @@ S' = α S (I − β k kᵀ) + β v kᵀ. Reading with a query gives o = S' q.
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jacobian_rnn.cells._delta_rules import delta_rule_recurrence, parts_of, unit_vector
+from jacobian_rnn.cells._delta_rules import DeltaRuleStep, delta_rule_recurrence, unit_vector
 from jacobian_rnn.cells._own_cells import check_sizes, normal_kernel
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_at_least, check_number
@@ -82,17 +82,10 @@ def gated_delta_net(
 
 
 @dataclass(frozen=True)
-class GatedDeltaStep:
+class GatedDeltaStep(DeltaRuleStep):
     """The step of `gated_delta_net`. Equal bounds of β have equal steps."""
 
     largest_rate: float
-    num_feature_axes: ClassVar[int] = 1
-    num_carry_axes: ClassVar[int] = 2
-
-    def __call__(self, params, carry, x):
-        """Return the new carry."""
-        decay, left, right, value, write = self.gates(params, x)
-        return carry * decay[None] - jnp.outer(carry @ left, right) + jnp.outer(value, write)
 
     def read(self, params, carry, x):
         """Return o = S q, what a query finds in a memory."""
@@ -107,11 +100,3 @@ class GatedDeltaStep:
         kept = jnp.exp(-jnp.exp(decay["log_speed"]) * wait)
         rate = self.largest_rate * jax.nn.sigmoid(x @ params["rate"]["kernel"])
         return jnp.broadcast_to(kept, key.shape), kept * rate * key, key, value, rate * key
-
-    def parts(self, params, carry, x):
-        """Return the parts of the Jacobian of one step."""
-        return parts_of(self, params, carry, x)
-
-    def carry_like(self, params):
-        """Return a carry of the right shape."""
-        return jnp.zeros((params["value"]["kernel"].shape[1], params["key"]["kernel"].shape[1]))

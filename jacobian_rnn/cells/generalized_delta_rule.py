@@ -5,14 +5,14 @@ S' = S (diag(w) − κ (a κ)ᵀ) + v kᵀ. Reading with a receptance gives o = 
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 from jaxtyping import Array, Key
 
-from jacobian_rnn.cells._delta_rules import delta_rule_recurrence, parts_of, unit_vector
+from jacobian_rnn.cells._delta_rules import DeltaRuleStep, delta_rule_recurrence, unit_vector
 from jacobian_rnn.cells._own_cells import check_sizes
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_at_least
@@ -92,16 +92,8 @@ def rwkv7(
 
 
 @dataclass(frozen=True)
-class RWKV7Step:
+class RWKV7Step(DeltaRuleStep):
     """The step of `rwkv7`."""
-
-    num_feature_axes: ClassVar[int] = 1
-    num_carry_axes: ClassVar[int] = 2
-
-    def __call__(self, params, carry, x):
-        """Return the new carry."""
-        decay, left, right, value, write = self.gates(params, x)
-        return carry * decay[None] - jnp.outer(carry @ left, right) + jnp.outer(value, write)
 
     def read(self, params, carry, x):
         """Return o = S r, what a receptance finds in a memory."""
@@ -117,11 +109,3 @@ class RWKV7Step:
         removed = unit_vector(params["removal"] * key)
         write = key * (1 + (replaced - 1) * params["replacement"])
         return kept, removed, replaced * removed, x @ params["value"]["kernel"], write
-
-    def parts(self, params, carry, x):
-        """Return the parts of the Jacobian of one step."""
-        return parts_of(self, params, carry, x)
-
-    def carry_like(self, params):
-        """Return a carry of the right shape."""
-        return jnp.zeros((params["value"]["kernel"].shape[1], params["key"]["kernel"].shape[1]))
