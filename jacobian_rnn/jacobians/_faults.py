@@ -66,6 +66,7 @@ def judge(
     truth: np.ndarray,
     names: "Names",
     tolerance: float,
+    least: float,
     make: Callable[[np.ndarray], np.ndarray],
     variants: Mapping[str, Callable[[np.ndarray], np.ndarray]],
 ) -> Found:
@@ -77,6 +78,7 @@ def judge(
         names: of the entries of the state.
         tolerance: relative to the largest entry of a matrix. What rounding of step Jacobians to
             their dtype makes of it is allowed beside.
+        least: a difference that is allowed whatever the size.
         make: what makes of the true step Jacobians what is declared.
         variants: mistakes, by name, as they change the step Jacobians.
     """
@@ -87,8 +89,6 @@ def judge(
         if made.shape != declared.shape:
             return Found("missing state", "", math.inf)
         rounding = CAUTION * sizes_of(make(rounded_steps) - made)
-        # A slope 1 − h² is rounded as numbers of order one are.
-        least = CAUTION * float(np.finfo(truth.dtype).eps) * (make is as_they_are)
         return compare(declared, made, tolerance * sizes_of(made) + rounding + least)
 
     def is_made_by(change):
@@ -108,11 +108,6 @@ def judge(
     if m != n:
         return found._replace(detail=f"({m}, {m}) where the state has {n} entries")
     return found._replace(detail=arrays_at(found.place, names))
-
-
-def as_they_are(steps: np.ndarray) -> np.ndarray:
-    """Return step Jacobians, where these are what is declared."""
-    return steps
 
 
 def _rounded(steps):

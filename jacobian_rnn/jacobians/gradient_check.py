@@ -22,7 +22,6 @@ from jacobian_rnn.jacobians._faults import (
     VARIANTS_OF_PRODUCT,
     VARIANTS_OF_STEPS,
     arrays_at,
-    as_they_are,
     compare,
     dense_product,
     judge,
@@ -33,6 +32,7 @@ from jacobian_rnn.jacobians.system import System, bind
 from jacobian_rnn.jacobians.time_loop import along, states_of
 from jacobian_rnn.jacobians.traced_steps import has_reverse_mode, rounding_of_step
 from jacobian_rnn.linalg.graded_svd import scaled_norm
+from jacobian_rnn.linalg.rounding import CAUTION
 
 
 class GradientCheck(NamedTuple):
@@ -182,11 +182,15 @@ def check_gradients(
         return result("step", found, log_norm(taken))
     fine = math.sqrt(rounding_of_step(system.step, system.state, system.one_input))
     judge_steps = partial(judge, truth=taken, names=names, tolerance=fine)
+    # A slope 1 − h² is rounded as numbers of order one are.
+    of_slopes = CAUTION * float(jnp.finfo(system.state.dtype).eps)
     given = _declared(system, recurrence, jacobians)
     worst = of_rule._replace(fault="none", detail="")
     norm = log_norm(taken)
     for source, declared in given.items():
-        found = judge_steps(declared, make=as_they_are, variants=VARIANTS_OF_STEPS)
+        found = judge_steps(
+            declared, make=lambda steps: steps, variants=VARIANTS_OF_STEPS, least=of_slopes
+        )
         norm = log_norm(declared) if declared.shape == taken.shape else math.nan
         if found.fault != "none":
             return result(source, found, norm)
@@ -196,7 +200,9 @@ def check_gradients(
         if not np.any(dense_product(taken)) and math.isfinite(norm):
             received = f"one of {system.num_steps} steps, which is e^{norm:.0f}"
             refuse("product", received, "a product within the range of floats", "take fewer steps")
-        found = judge_steps(matrix[None], make=dense_product, variants=VARIANTS_OF_PRODUCT)
+        found = judge_steps(
+            matrix[None], make=dense_product, variants=VARIANTS_OF_PRODUCT, least=0.0
+        )
         norm = log_norm(matrix[None]) if matrix.shape == taken.shape[1:] else math.nan
         return result("step" if found.fault == "none" else "product", found, norm)
     return result("step", worst._replace(place=(-1, -1, -1)), norm)

@@ -229,14 +229,6 @@ def _search(system, starts, tolerances, period, max_iterations, num_at_once):
     # A state returns as well as the whole cycle does.
     returns = gaps <= 10 * jnp.maximum(speeds, tolerances["fixed_speed"])[:, None]
     divisors = jnp.asarray([period % steps == 0 for steps in range(1, period + 1)])
-    centre = jnp.mean(starts, axis=0)
-    distances = row_norms(found - centre[None])
-    # Starts may be closer to each other than to what they find.
-    typical = jnp.nanmedian(jnp.where(is_fixed | is_slow, distances, jnp.nan))
-    spread = jnp.mean(row_norms(starts - centre[None]))
-    scale = jnp.maximum(spread, jnp.linalg.norm(centre))
-    scale = jnp.fmax(scale, typical)  # NaN where nothing was found
-    farthest = jnp.where(scale > 0, tolerances["outlier_scale"] * scale, jnp.inf)
     return FixedPoints(
         states=jax.vmap(_with_derivative, in_axes=(None, 0, 0, None))(
             system, found, is_fixed, period
@@ -245,7 +237,7 @@ def _search(system, starts, tolerances, period, max_iterations, num_at_once):
         speeds=speeds,
         is_fixed=is_fixed,
         is_slow=is_slow,
-        is_outlier=~(distances <= farthest),
+        is_outlier=_is_outlier(starts, found, is_fixed | is_slow, tolerances["outlier_scale"]),
         converged=converged,
         num_iterations=num_iterations,
         periods=(1 + jnp.argmax((returns & divisors[None]).at[:, -1].set(True), axis=1)).astype(
@@ -257,6 +249,17 @@ def _search(system, starts, tolerances, period, max_iterations, num_at_once):
         slow_speed=tolerances["slow_speed"],
         same_within=tolerances["same_within"],
     )
+
+
+def _is_outlier(starts, found, counts, outlier_scale):
+    """Say which states are far from the centre of the starts, as `FixedPoints.is_outlier` tells."""
+    centre = jnp.mean(starts, axis=0)
+    distances = row_norms(found - centre[None])
+    # Starts may be closer to each other than to what they find.
+    typical = jnp.nanmedian(jnp.where(counts, distances, jnp.nan))
+    spread = jnp.mean(row_norms(starts - centre[None]))
+    scale = jnp.fmax(jnp.maximum(spread, jnp.linalg.norm(centre)), typical)  # NaN: nothing found
+    return ~(distances <= jnp.where(scale > 0, outlier_scale * scale, jnp.inf))
 
 
 def _minimize(system, start, period, max_iterations):
