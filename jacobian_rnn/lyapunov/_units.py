@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jacobian_rnn.jacobians.system import System, sum_log_abs_dets
+from jacobian_rnn.jacobians.system import System
 from jacobian_rnn.jacobians.time_loop import along
+from jacobian_rnn.jacobians.unit_places import sum_log_abs_dets
 from jacobian_rnn.linalg.batch_means import CAPACITY, BatchMeans
 from jacobian_rnn.linalg.frames import generic_columns
 from jacobian_rnn.lyapunov._run import Faults, TangentRun, no_faults

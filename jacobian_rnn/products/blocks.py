@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jacobian_rnn.checks import check_shape, refuse
-from jacobian_rnn.jacobians.system import System, UnitPlaces
+from jacobian_rnn.jacobians.system import System
+from jacobian_rnn.jacobians.unit_places import UnitPlaces
 from jacobian_rnn.linalg.factored_form import log_growth_through_of
 from jacobian_rnn.linalg.graded_svd import graded_singular_values, scaled_norm
 from jacobian_rnn.products._passes import PASSES, extend_passes, start_passes
