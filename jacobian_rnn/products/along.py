@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jacobian_rnn.jacobians.system import System
-from jacobian_rnn.jacobians.time_loop import along
+from jacobian_rnn.jacobians.time_loop import along, back_along
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.products._passes import Passes, extend_passes, start_passes
-from jacobian_rnn.products.product import JacobianProduct, finish
+from jacobian_rnn.products.product import JacobianProduct, finish, transpose
 
 
 def product_along(
@@ -26,6 +26,21 @@ def product_along(
     start = start_passes(frames)
     of_step = system.jacobian, system.rough_jacobian
     return finish(passes_along(system, start, of_step, extend_passes, len(frames), next_states))
+
+
+def product_back_along(system: System, frames: Float[Array, "passes n n"]) -> JacobianProduct:
+    """Multiply the transposed Jacobians, that of the last step first, and transpose the product.
+
+    It is the same product. Rounding errors grow in other directions than forwards.
+    """
+    refuse_coarse_step(system)
+    of_step = system.jacobian, system.rough_jacobian
+
+    def visit(passes, now):
+        jacobians = _jacobians_of_passes(of_step, len(frames), now, now.x)
+        return extend_passes(passes, jnp.swapaxes(jacobians, 1, 2)), None
+
+    return transpose(finish(back_along(system, visit, start_passes(frames))[0]))
 
 
 def passes_along(
@@ -51,17 +66,23 @@ def passes_along(
         next_states: the state after each step, or None.
     """
     refuse_coarse_step(system)
-    jacobian, rough_jacobian = of_step
 
     def visit(passes, now):
         x, new = now.x if next_states is not None else (now.x, system.step(now.state, now.x))
-        jacobians = jacobian(now.state, x)[None]
-        if num_passes > 1:
-            changed = rough_jacobian(now.state, x, now.number)[None]
-            changed = jnp.broadcast_to(changed, (num_passes - 1, *changed.shape[1:]))
-            jacobians = jnp.concatenate([jacobians, changed])
+        jacobians = _jacobians_of_passes(of_step, num_passes, now, x)
         return new, extend(passes, jacobians, jnp.all(jnp.isfinite(new))), None
 
     if next_states is not None:
         system = dataclasses.replace(system, xs=(system.xs, next_states))
     return along(system, visit, start)[1]
+
+
+def _jacobians_of_passes(of_step, num_passes, now, x):
+    """Return the Jacobian of a step, and that with last digits changed for all further passes."""
+    jacobian, rough_jacobian = of_step
+    jacobians = jacobian(now.state, x)[None]
+    if num_passes == 1:
+        return jacobians
+    changed = rough_jacobian(now.state, x, now.number)[None]
+    changed = jnp.broadcast_to(changed, (num_passes - 1, *changed.shape[1:]))
+    return jnp.concatenate([jacobians, changed])

@@ -5,21 +5,24 @@ import warnings
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn.cells.recurrence import Recurrence
-from jacobian_rnn.checks import check_count, check_matrices, check_precision
+from jacobian_rnn.checks import check_count, check_matrices, check_precision, refuse
 from jacobian_rnn.jacobians.system import System, bind
 from jacobian_rnn.linalg.frames import check_frame
 from jacobian_rnn.products._in_time_blocks import product_in_blocks
 from jacobian_rnn.products._passes import PASSES, extend_passes, start_passes
-from jacobian_rnn.products.along import product_along
+from jacobian_rnn.products.along import product_along, product_back_along
 from jacobian_rnn.products.blocks import BlockProduct, block_product
-from jacobian_rnn.products.product import JacobianProduct, finish
+from jacobian_rnn.products.product import JacobianProduct, finish, transpose
 
 # This is for one pass, as a multiple of n³, on two CPU cores. Gaussian matrices of 128 to 512 rows
 # took 1e-10 to 4e-10. An LSTM of 512 states, whose Jacobians need an elimination first, took 5e-10.
 SECONDS_PER_STEP = 4e-10
+# In units of eps, nats: 2e-10 in float64. Products that keep their digits stay below.
+LOST_DIGITS = 1e6
 LIGHTER = "estimate_error=False, or lyapunov_spectrum with a few exponents"
 
 
@@ -32,10 +35,13 @@ def jacobian_product(
     estimate_error: bool = True,
     frame: Float[Array, "n n"] | None = None,
     blocks: int = 1,
+    backwards: bool | None = None,
 ) -> JacobianProduct | BlockProduct:
     """Multiply the Jacobians of all steps along a trajectory, one step after the other.
 
-    One factorisation per step keeps the factored form, as `factored_form.extend` says.
+    One factorisation per step keeps the factored form, as `factored_form.extend` says. Where
+    coupling goes one way (layers on top of each other, triangular Jacobians) the forward product
+    may lose digits that the backward one keeps, and the other way round.
 
     Args:
         recurrence: the system.
@@ -47,13 +53,20 @@ def jacobian_product(
             exact zeros and weak couplings. Any other one mixes all directions at the start.
         blocks: number of stretches of time that are multiplied at once and composed as a tree. They
             are shared out over the devices, as evenly as their number allows. Static.
+        backwards: multiply the transposed Jacobians, that of the last step first, which stores
+            T n numbers. By default the product is forward. If digits were lost (`log_error` above
+            1e6 eps), the backward one is computed too, and that with the smaller `log_error` is
+            returned. Under a transformation of JAX, and with blocks, there is no second product.
+            Static.
 
     Returns:
         The product. T = 0 gives the identity. Where the recurrence declares its `unit_jacobians`,
-        and there are no frame and no blocks, it is a `BlockProduct`, and a step costs O(n).
+        and neither a frame, blocks nor `backwards` are given, it is a `BlockProduct`, and a step
+        costs O(n).
 
     Raises:
-        ValueError: structures, shapes, time axes or a frame that do not fit, or values not finite.
+        ValueError: structures, shapes, time axes or a frame that do not fit, values not finite, or
+            blocks that are multiplied backwards.
         TypeError: float dtypes that differ, or a step that computes in fewer bits than its state.
 
     Cost: each step takes one Jacobian, and two matrix products and a factorisation of size n for
@@ -77,7 +90,11 @@ def jacobian_product(
     """
     system = bind(recurrence, carry, xs, num_steps)
     check_count("blocks", blocks, least=1, most=max(system.num_steps, 1))
-    if system.has_units and frame is None and blocks == 1:
+    if blocks > 1 and backwards:
+        refuse(
+            "backwards", f"True with {blocks} blocks", "blocks=1", "they are multiplied forwards"
+        )
+    if system.has_units and frame is None and blocks == 1 and backwards is None:
         check_precision(system.state.dtype)
         return block_product(system, estimate_error=estimate_error)
     frames = _starting_frames(system.num_states, system.state.dtype, estimate_error, frame)
@@ -86,7 +103,7 @@ def jacobian_product(
     )
     if blocks > 1:
         return product_in_blocks(system, frames, int(blocks))
-    return _jacobian_product(system, frames)
+    return _in_better_order(backwards, _jacobian_product, _backward_product, system, frames)
 
 
 def product_of(
@@ -94,6 +111,7 @@ def product_of(
     *,
     estimate_error: bool = True,
     frame: Float[Array, "n n"] | None = None,
+    backwards: bool | None = None,
 ) -> JacobianProduct:
     """Multiply given matrices: `jacobians[T-1] @ ... @ jacobians[0]`.
 
@@ -102,6 +120,8 @@ def product_of(
         estimate_error: make two more passes, for `log_error`, which triple the cost.
         frame: starting frame Q₀, orthogonal, `(n, n)`. By default it is the identity, which keeps
             exact zeros and weak couplings. Any other one mixes all directions at the start.
+        backwards: multiply the transposed matrices, the last one first. By default that is done
+            where the forward product lost digits, as `jacobian_product` does. Static.
 
     Returns:
         The product, as `jacobian_product` returns it.
@@ -120,7 +140,22 @@ def product_of(
     frames = _starting_frames(jacobians.shape[1], jacobians.dtype, estimate_error, frame)
     num_steps, n, _ = jacobians.shape
     warn_of_cost("product_of", n, num_steps, 1, LIGHTER, passes=len(frames))
-    return _product_of(jacobians, frames)
+    return _in_better_order(backwards, _product_of, _backward_product_of, jacobians, frames)
+
+
+def _in_better_order(backwards, multiply, multiply_back, factors, frames):
+    """Multiply forwards or backwards, or both ways where digits were lost forwards."""
+    if backwards is not None:
+        return (multiply_back if backwards else multiply)(factors, frames)
+    product = multiply(factors, frames)
+    if isinstance(product.left, Tracer) or product.first_nonfinite_step >= 0:
+        return product
+    if not product.log_error > LOST_DIGITS * jnp.finfo(product.left.dtype).eps:
+        return product  # also without an estimate, which is NaN
+    other = multiply_back(factors, frames)
+    # Entries that were cut from its `right` are in its `left` now, and may count in compositions.
+    better = (other.log_error < product.log_error) & ~jnp.any(other.right_cut)
+    return other if better else product
 
 
 def warn_of_cost(
@@ -152,11 +187,21 @@ def _jacobian_product(system, frames):
 
 
 @jax.jit
+def _backward_product(system, frames):
+    return product_back_along(system, frames)
+
+
+@jax.jit
 def _product_of(jacobians, frames):
     def one_step(passes, jacobian):
         return extend_passes(passes, jacobian[None]), None
 
     return finish(lax.scan(one_step, start_passes(frames), jacobians)[0])
+
+
+@jax.jit
+def _backward_product_of(jacobians, frames):
+    return transpose(_product_of(jnp.swapaxes(jacobians, 1, 2)[::-1], frames))
 
 
 def _starting_frames(n, dtype, estimate_error, frame):

@@ -172,6 +172,28 @@ def finish(passes: Passes) -> JacobianProduct:
     )
 
 
+def transpose(product: JacobianProduct) -> JacobianProduct:
+    """Return Pᵀ, whose steps are the transposed ones, the last one first."""
+
+    def transposed(left, log_scale, right):
+        zeros = jnp.zeros_like(log_scale)
+        return orthonormalize(FactoredForm(right.T, log_scale, zeros, left.T))
+
+    forms = jax.vmap(transposed)(product.left, product.log_scale, product.right)
+
+    def from_the_end(step):
+        return jnp.where(step >= 0, product.num_steps - 1 - step, -1)
+
+    return product._replace(
+        left=forms.left,
+        log_scale=forms.log_scale,
+        right=forms.right,
+        first_lost_step=from_the_end(product.first_lost_step),
+        first_underflow_step=from_the_end(product.first_underflow_step),
+        first_nonfinite_step=from_the_end(product.first_nonfinite_step),
+    )
+
+
 @jax.jit
 def _compose(later, earlier):
     def form(product):

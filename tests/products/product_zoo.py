@@ -21,8 +21,8 @@ class Kind(NamedTuple):
 
     Attributes:
         name: for messages.
-        right_to: bound on the errors in float64, nats; infinite where digits may be lost, as they
-            are when growth is undone or coupling goes one way.
+        right_to: bound on the errors of forward products in float64, nats; infinite where digits
+            may be lost, as they are when growth is undone or strong coupling goes one way.
         draw: `draw(generator) -> jacobians (T, n, n), exact log singular values (n,)`.
     """
 
@@ -40,7 +40,7 @@ def kinds() -> Iterator[Kind]:
     yield Kind("blocks of two", 1e-9, blocks)
     yield Kind("gates coupled by 1e-3", 1e-9, lambda g: coupled(g, 1e-3))
     yield Kind("gates coupled by 1e-12", 1e-9, lambda g: coupled(g, 1e-12))
-    yield Kind("triangular gates, 1e-6", np.inf, lambda g: coupled(g, 1e-6, BELOW))
+    yield Kind("triangular gates, 1e-6", 1e-9, lambda g: coupled(g, 1e-6, BELOW))
     yield Kind("two layers of gates", np.inf, two_layers)
     yield Kind("gated units of small recurrent gain", 1e-9, gated_units)
     yield Kind("dense", 1e-9, lambda g: exactly(g.normal(size=(150, 5, 5)) / 2))

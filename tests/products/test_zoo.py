@@ -52,6 +52,21 @@ def test_directions_that_overtake_each_other_keep_their_singular_values(name):
     assert check(name, 10, jnp.float64).max() < 1e-9
 
 
+@pytest.mark.parametrize("name", ["two layers of gates", "triangular gates, 0.1"])
+def test_coupling_one_way_keeps_digits_in_one_order_or_the_other(name):
+    jacobians, exact = drawn(name, 8)
+
+    def worst(**order):
+        products = [product_of(one, **order) for one in jacobians]
+        return max(
+            np.abs(np.asarray(product.log_singular_values()) - logs).max()
+            for product, logs in zip(products, exact, strict=True)
+        )
+
+    assert worst(backwards=False) > 1e-7
+    assert worst() < 1e-9
+
+
 @pytest.mark.parametrize("name", ["gates", "random walks"])
 def test_float32_keeps_them_to_a_thousandth(name):
     with jax.enable_x64(False):
