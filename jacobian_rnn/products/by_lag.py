@@ -1,6 +1,6 @@
 """Singular values of the products that backpropagation from the end of a sequence meets, by lag."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,15 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_lags, check_precision
-from jacobian_rnn.jacobians.system import bind
-from jacobian_rnn.jacobians.time_loop import back_along
+from jacobian_rnn.jacobians.system import System, bind
+from jacobian_rnn.jacobians.time_loop import Moment, back_along
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
-from jacobian_rnn.linalg.factored_form import extend, identity_form, orthonormalize
+from jacobian_rnn.linalg.factored_form import (
+    FactoredForm,
+    extend,
+    identity_form,
+    orthonormalize,
+)
 from jacobian_rnn.linalg.graded_svd import graded_singular_values
 
 
@@ -70,24 +75,13 @@ def _log_singular_values_by_lag(system, lags):
     """Extend (J[T-1] ··· J[T-lag])ᵀ backwards in time and keep it at each of the sorted lags."""
     refuse_coarse_step(system)
 
-    def lengthen(form, now):
-        if system.has_units:
-            blocks = system.unit_jacobians(now.state, now.x)
-            return jax.vmap(extend)(form, jnp.transpose(blocks, (2, 1, 0)))[0]
-        return extend(form, system.jacobian(now.state, now.x).T)[0]
+    start, lengthen = backward_form(system)
 
     def visit(carried, now):
         form, kept = carried
         form = lengthen(form, now)
         return (form, keep_at_lag(kept, form, system.num_steps - now.number, lags)), None
 
-    n, num_blocks = system.num_states, 1
-    if system.has_units:
-        blocks = jax.eval_shape(system.unit_jacobians, system.state, system.one_input)
-        n, _, num_blocks = blocks.shape
-    start = identity_form(jnp.eye(n, dtype=system.state.dtype))
-    if system.has_units:
-        start = jax.tree.map(lambda one: jnp.broadcast_to(one, (num_blocks, *one.shape)), start)
     # A lag of zero is not visited, so the empty product is in its place from the beginning.
     kept = jax.tree.map(lambda one: jnp.broadcast_to(one, (lags.shape[0], *one.shape)), start)
     (_, kept), _ = back_along(system, visit, (start, kept))
@@ -102,6 +96,29 @@ def _log_singular_values_by_lag(system, lags):
     # One block may be that of several units.
     of_all = jnp.repeat(of_units, system.num_states // of_units.shape[1], axis=1)
     return -jnp.sort(-of_all, axis=1)
+
+
+def backward_form(
+    system: System,
+) -> tuple[FactoredForm, Callable[[FactoredForm, Moment], FactoredForm]]:
+    """Return the empty product of transposed Jacobians, and what multiplies it by that of a step.
+
+    If the system has units, there is a product for each block that is declared, with a first axis
+    for them.
+    """
+    if not system.has_units:
+        start = identity_form(jnp.eye(system.num_states, dtype=system.state.dtype))
+        return start, lambda form, now: extend(form, system.jacobian(now.state, now.x).T)[0]
+    blocks = jax.eval_shape(system.unit_jacobians, system.state, system.one_input)
+    size, _, num_blocks = blocks.shape
+    start = identity_form(jnp.eye(size, dtype=system.state.dtype))
+    start = jax.tree.map(lambda one: jnp.broadcast_to(one, (num_blocks, *one.shape)), start)
+
+    def lengthen(form, now):
+        blocks = system.unit_jacobians(now.state, now.x)
+        return jax.vmap(extend)(form, jnp.transpose(blocks, (2, 1, 0)))[0]
+
+    return start, lengthen
 
 
 def keep_none(like: PyTree, lags: Int[Array, " lags"]) -> PyTree:

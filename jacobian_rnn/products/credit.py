@@ -14,9 +14,9 @@ from jacobian_rnn.checks import check_lags, check_precision, refuse
 from jacobian_rnn.jacobians.system import bind
 from jacobian_rnn.jacobians.time_loop import back_along
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
-from jacobian_rnn.linalg.factored_form import extend, identity_form, orthonormalize
-from jacobian_rnn.linalg.graded_svd import matmul, row_norms
-from jacobian_rnn.products.by_lag import keep_at_lag, keep_none
+from jacobian_rnn.linalg.factored_form import orthonormalize
+from jacobian_rnn.linalg.graded_svd import flushed_exp, matmul, row_norms
+from jacobian_rnn.products.by_lag import backward_form, keep_at_lag, keep_none
 
 
 class InputJacobians(NamedTuple):
@@ -62,7 +62,8 @@ def input_jacobians(
         TypeError: no lags or not integers, float dtypes that differ, or a step in too few bits.
 
     Cost: it takes one pass over the sequence, and a QR of size n per step. Memory holds n² per lag,
-    and T n for the states. Beyond 4096 steps it holds 2√T n, and each step is taken twice.
+    and T n for the states. Beyond 4096 steps it holds 2√T n, and each step is taken twice. Where
+    units see themselves alone, as the `unit_jacobians` say, a step and a lag cost O(n).
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,35 +91,52 @@ def _input_jacobians(system, lags):
     """Extend (J[T-1] ··· J[T-lag+1])ᵀ backwards in time and keep it at each of the sorted lags."""
     refuse_coarse_step(system)
 
+    start, lengthen = backward_form(system)
+
     def visit(carried, now):
         form, kept = carried
         kept = keep_at_lag(kept, (form, now.state, now.x), system.num_steps - now.number, lags)
-        jacobian = system.jacobian(now.state, now.x)
-        return (extend(form, jacobian.T)[0], kept), None
+        return (lengthen(form, now), kept), None
 
     (x,) = jax.tree.leaves(system.xs)
-    start = identity_form(jnp.eye(system.num_states, dtype=system.state.dtype))
     kept = keep_none((start, system.state, x[0]), lags)
     (_, kept), _ = back_along(system, visit, (start, kept))
 
     def of_lag(form, state, x):
-        form = orthonormalize(form)
-        log_scale = form.log_scale
         derivative = system.input_jacobian(state, x)
-        shown = matmul(form.left.T, derivative)
-        sizes = jnp.max(jnp.abs(shown), axis=1)
-        reached = log_scale + jnp.log(sizes)
-        largest = jnp.max(reached)
-        largest = jnp.where(jnp.isneginf(largest), 0, largest)
-        # The input may miss the fastest direction, so the largest row decides, not the largest
-        # scale.
-        rows = shown / jnp.where(sizes > 0, sizes, 1)[:, None]
-        matrix = matmul(form.right.T, jnp.exp(reached - largest)[:, None] * rows)
-        norm = jnp.linalg.norm(matrix)
-        log_norm = largest + jnp.log(norm)
-        possible = jnp.max(log_scale + jnp.log(row_norms(form.right)))
+        if not system.has_units:
+            matrix, log_norm, possible = _through(form, derivative)
+        else:
+            (places,) = system.unit_places()
+            # One product may be that of several units.
+            forms = jax.tree.map(
+                lambda a: jnp.broadcast_to(a, (places.num_units, *a.shape[1:])), form
+            )
+            of_units = jnp.transpose(places.cut(derivative.T), (2, 1, 0))
+            matrices, log_norms, possible = jax.vmap(_through)(forms, of_units)
+            log_norm, possible = jax.nn.logsumexp(2 * log_norms) / 2, jnp.max(possible)
+            shift = jnp.where(jnp.isneginf(log_norm), 0, log_norm)
+            matrices = matrices * flushed_exp(log_norms - shift)[:, None, None]
+            matrix = places.join(jnp.transpose(matrices, (2, 1, 0))).T
         possible += jnp.log(jnp.linalg.norm(derivative))
-        lost = jnp.where(norm > 0, jnp.maximum(possible - log_norm, 0), 0) / math.log(10)
-        return matrix / jnp.where(norm > 0, norm, 1), log_norm, lost
+        lost = jnp.where(jnp.isneginf(log_norm), 0, jnp.maximum(possible - log_norm, 0))
+        return matrix, log_norm, lost / math.log(10)
 
     return InputJacobians(*jax.vmap(of_lag)(*kept))
+
+
+def _through(form, derivative):
+    """Return Pᵀ times a derivative, of norm one, its log norm, and that of the rows of P."""
+    form = orthonormalize(form)
+    log_scale = form.log_scale
+    shown = matmul(form.left.T, derivative)
+    sizes = jnp.max(jnp.abs(shown), axis=1)
+    reached = log_scale + jnp.log(sizes)
+    largest = jnp.max(reached)
+    largest = jnp.where(jnp.isneginf(largest), 0, largest)
+    # The input may miss the fastest direction, so the largest row decides, not the largest scale.
+    rows = shown / jnp.where(sizes > 0, sizes, 1)[:, None]
+    matrix = matmul(form.right.T, jnp.exp(reached - largest)[:, None] * rows)
+    norm = jnp.linalg.norm(matrix)
+    possible = jnp.max(log_scale + jnp.log(row_norms(form.right)))
+    return matrix / jnp.where(norm > 0, norm, 1), largest + jnp.log(norm), possible

@@ -8,6 +8,7 @@ import pytest
 from jacobian_rnn import (
     Recurrence,
     backward_profile,
+    input_jacobians,
     jacobian_product,
     log_singular_values_by_lag,
     lru,
@@ -287,6 +288,17 @@ def test_spectra_by_lag_of_units_are_those_of_whole_jacobians(make):
     plain = dataclasses.replace(system, unit_jacobians=None)
     whole = log_singular_values_by_lag(plain, carry, xs, lags=lags)
     np.testing.assert_allclose(of_units, whole, atol=1e-9)
+
+
+@every_setting
+def test_input_jacobians_of_units_are_those_of_whole_jacobians(make):
+    system, carry, xs = make()
+    lags = [7, 1, 20]
+    of_units = input_jacobians(system, carry, xs, lags=lags)
+    whole = input_jacobians(dataclasses.replace(system, unit_jacobians=None), carry, xs, lags=lags)
+    np.testing.assert_allclose(of_units.log_norms, whole.log_norms, atol=1e-9)
+    np.testing.assert_allclose(of_units.matrices, whole.matrices, atol=1e-12)
+    np.testing.assert_allclose(of_units.digits_lost, whole.digits_lost, atol=1e-9)
 
 
 @pytest.mark.parametrize(
