@@ -1,10 +1,15 @@
 """Accuracy and speed: error against time, ratios to references, and growth with size."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
+
+from paper_figures.claims import Claim
 
 # Okabe and Ito's colours; each method also has its own marker.
 METHODS = {
@@ -22,6 +27,23 @@ GROWTH = {  # what a case of W4 changes: (size, label of the axis)
     "batch": ("batch", "sequences (n=32, k=4)"),
 }
 WORST = 1e5  # nats; where what overflowed is drawn
+LYAPAX, SPECTRUM = "lyapax, jitted", "lyapunov_spectrum, auto, jitted"
+CHEAP = "What is measured costs little beside what it is measured on"
+RIGHT = "All digits of singular values are right, or are said to be lost"
+FASTER = "Exponents take less time than those of lyapax"
+WHY_NOT = "To push the state and four tangents alone takes a third of a step"
+# Group, name of the rows, case or "" for all, quantity, relation and limit of a median time over
+# that of the reference. Of several rows the worst counts.
+RATIOS = (
+    ("W1", "product_of, one pass", "", "time of one pass of the product over that of a scan of QR, "
+     "n = 64, T = 1000", "at most", 2.0),
+    ("verdict", "predict_regime, probes", "GRUCell", "time of a verdict on GRUs over that of the "
+     "gradient of a loss, worst size", "at most", 2.5),
+    ("verdict", "predict_regime, probes", "LSTMCell", "time of a verdict on LSTMs over that of the "
+     "gradient of a loss, worst size", "at most", 2.5),
+    ("sweep", "experiment in chunks", "", "time of an experiment over that of a loop by hand, "
+     "compilation included", "at most", 1.1),
+)  # fmt: skip
 
 
 def draw(dataset: xr.Dataset) -> Figure:
@@ -39,6 +61,110 @@ def draw(dataset: xr.Dataset) -> Figure:
     _draw_growth(bottom, rows[rows["group"].str.startswith("W4")])
     _draw_ratios(right.subplots(), compared)
     return figure
+
+
+def claims(dataset: xr.Dataset) -> list[Claim]:
+    """Compare errors, times and memory with what this package wants of itself.
+
+    What was not run has no claim.
+    """
+    rows = dataset.to_dataframe()
+    rows = rows[rows["note"] == ""]
+    made = _claims_of_errors(rows)
+    for group, name, case, quantity, relation, limit in RATIOS:
+        of_group = rows[(rows["group"] == group) & (rows["name"] == name)]
+        found = of_group[of_group["case"].str.startswith(case)]
+        if len(found):
+            worst = found.loc[found["ratio"].idxmax()]
+            error = _error_of(worst)
+            made.append(_aim(CHEAP, quantity, relation, limit, worst["ratio"], error=error))
+    return made + _claims_of_peers(rows) + _claims_of_workers(rows) + _claims_of_memory(rows)
+
+
+def _aim(statement, quantity, relation, expected, measured, reason="", *, error=np.nan):
+    return Claim(
+        statement=statement,
+        source="this package",
+        quantity=quantity,
+        relation=relation,
+        expected=expected,
+        tolerance=0.0,
+        measured=float(measured),
+        uncertainty=float(error),
+        kind="aim",
+        reason=reason,
+    )
+
+
+def _error_of(row):
+    """Return the standard error of a median ratio, from the quartiles of its rounds."""
+    spread = (row["ratio_high"] - row["ratio_low"]) / 1.349
+    return 1.2533 * spread / np.sqrt(row["num_rounds"]) if row["num_rounds"] > 1 else np.nan
+
+
+def _claims_of_errors(rows):
+    ours = rows[(rows["group"] == "accuracy") & (rows["name"] == "product_of, with its error")]
+    leading = rows[(rows["group"] == "leading") & np.isfinite(rows["error"])]
+    made = []
+    if len(ours):
+        known = ours[ours["own_error"] < 1e-2]
+        share = (known["own_error"] / known["error"].clip(lower=np.finfo(float).tiny)).min()
+        largest = "largest error where the estimate is below 0.01, nats"
+        made.append(_aim(RIGHT, largest, "at most", 1e-9, known["error"].max()))
+        made.append(_aim(RIGHT, "smallest estimate over error", "at least", 0.1, share))
+    if len(leading):
+        quantity = "largest difference from the exact product, nats"
+        worst = leading["error"].max()
+        made.append(_aim("The leading ones need no matrices", quantity, "at most", 1e-8, worst))
+    return made
+
+
+def _claims_of_peers(rows):
+    """Compare the time of lyapax with that of the package."""
+    made = []
+    for k, limit in ((4, 2.5), (32, 1.8)):
+        both: Any = rows[(rows["group"] == "W3") & (rows["k"] == k)].set_index("name")
+        if LYAPAX not in both.index:
+            continue
+        theirs, ours = both.loc[LYAPAX], both.loc[SPECTRUM]
+        ratio = theirs["ratio"] / ours["ratio"]
+        error = ratio * np.hypot(*(_error_of(one) / one["ratio"] for one in (theirs, ours)))
+        quantity = f"time of {LYAPAX}, over that of {SPECTRUM}, N = 32, k = {k}"
+        made.append(_aim(FASTER, quantity, "at least", limit, ratio, WHY_NOT, error=error))
+    return made
+
+
+def _claims_of_workers(rows):
+    two = rows[(rows["group"] == "sweep") & (rows["name"] == "two workers")].to_dict("records")
+    quantity = (
+        "throughput of two workers over that of one on one core, start and compilation included"
+    )
+    return [
+        _aim(
+            "Two workers are nearly twice as fast as one",
+            quantity,
+            "at least",
+            1.7,
+            1 / one["ratio"],
+            "Both start, import JAX and compile by themselves",
+            error=_error_of(one) / one["ratio"] ** 2,
+        )
+        for one in two
+    ]
+
+
+def _claims_of_memory(rows):
+    profiles = rows[(rows["group"] == "profile") & (rows["name"] == "backward_profile")]
+    if len(profiles) < 2:
+        return []
+    shortest, longest = profiles.sort_values("num_steps").iloc[[0, -1]].to_dict("records")
+    quantity = (
+        f"memory that XLA plans for a profile over {longest['num_steps']} steps over that for "
+        f"{shortest['num_steps']}, inputs and results apart"
+    )
+    ratio = longest["megabytes"] / shortest["megabytes"]
+    reason = f"It is {longest['megabytes']:.2g} MB, most of it a few numbers for every lag"
+    return [_aim("Memory does not grow with the sequence", quantity, "at most", 1.5, ratio, reason)]
 
 
 def _draw_errors(figure, rows, dtype):
