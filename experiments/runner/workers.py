@@ -25,6 +25,9 @@ Report = Callable[[str, float], None]
 Work = Callable[[Report], Any]
 
 
+NO_JOBS = "--slurm: no jobs could be started, see docs/cluster.md: {}"
+
+
 class Pool(Protocol):
     """Something that computes."""
 
@@ -273,9 +276,36 @@ def slurm(settings: Settings, num_jobs: int) -> Iterator[Cluster]:
     from distributed import Client
 
     try:
-        cluster = SLURMCluster(n_workers=num_jobs)
+        cluster = SLURMCluster()
     except (ValueError, RuntimeError, OSError) as error:
-        msg = f"--slurm: no jobs could be started, see docs/cluster.md: {error}"
-        raise StoppedError(msg) from error
+        raise StoppedError(NO_JOBS.format(error)) from error
     with cluster, Client(cluster, set_as_default=False) as client:
+        _submit(cluster, num_jobs)
         yield Cluster(client, settings)
+
+
+def _submit(cluster: Any, num_jobs: int) -> None:
+    """Let Slurm take jobs, and wait until it has taken all.
+
+    Dask submits them in its own loop, which logs an error and goes on.
+    """
+    from distributed import Status
+
+    faults = []
+
+    def hear(record):
+        faults.extend([] if record.exc_info is None else [record.exc_info[1]])
+        return False
+
+    log = logging.getLogger("tornado.application")
+    log.addFilter(hear)
+    try:
+        cluster.scale(jobs=num_jobs)
+        while not faults and sum(bool(job.job_id) for job in cluster.workers.values()) < num_jobs:
+            time.sleep(GLANCE / 10)
+    finally:
+        log.removeFilter(hear)
+    if faults:
+        for job in cluster.workers.values():  # Dask would wait for them, and could not end
+            job.status = Status.failed
+        raise StoppedError(NO_JOBS.format(str(faults[0]).strip()))
