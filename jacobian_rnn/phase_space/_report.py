@@ -16,7 +16,7 @@ def report(searched: "FixedPoints", distinct: "FixedPoints") -> list[str]:
     found = " and ".join(_count(int(these.sum()), f"{kind} point") for these, kind in kinds)
     lines = [
         f"{found} from {_count(len(searched.speeds), 'start')}",
-        "  speed: ‖F(h) − h‖ over the size of the state, the larger of ‖h‖ and the median start",
+        "  speed: ‖F(h) − h‖ over the size of the state, the larger of ‖h‖ and the starts' median",
         f"  fixed: of at most {float(searched.fixed_speed):.1e}, or what rounding allows; slow: of "
         f"at most {float(searched.slow_speed):.1e}; the same: within "
         f"{float(searched.same_within):.1e} sizes",
