@@ -122,8 +122,8 @@ def covariant_vectors(
 
     Cost: 2k tangents and two QR factorisations in each of two or three passes. States and frames
     are stored for all steps where they fit into 2²⁴ numbers, and for √T of them otherwise. This
-    takes one more pass. Results take T (2k + 1) numbers, and n k for each stored step. It works under
-    `jit` and `vmap`. Results have no derivative. `lyapunov_spectrum` has that of exponents.
+    takes one more pass. Results take T (2k + 1) numbers, and n k for each stored step. It works
+    under `jit` and `vmap`. Results have no derivative. `lyapunov_spectrum` has that of exponents.
 
     References:
         F. Ginelli, P. Poggi, A. Turchi, H. Chaté, R. Livi and A. Politi, "Characterizing dynamics

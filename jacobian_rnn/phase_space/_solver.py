@@ -64,7 +64,7 @@ def minimize(
     one, none = jnp.ones((), start.dtype), jnp.int32(0)
     first = Descent(start, displacement(system, start, period), one, 2 * one, none, none)
     last = lax.while_loop(is_open, partial(_descend, system, period), first)
-    state, moved = _polish(system, last.state, last.moved, period)
+    state, moved = _polish(system, last.state, last.moved, period, max_iterations)
     return state, (last.num_idle >= 2) | is_at_rest(state, moved), last.num_steps
 
 
@@ -100,7 +100,7 @@ def _descend(system, period, now):
     )
 
 
-def _polish(system, state, moved, period):
+def _polish(system, state, moved, period, most_steps):
     """Take Newton steps to a zero of F(h) − h, as long as each of them halves the speed.
 
     At a zero of order q a step leaves (1 − 1/q)^q of the speed, which is below 1/e.
@@ -109,7 +109,7 @@ def _polish(system, state, moved, period):
 
     def is_open(now):
         _, moved, halved, num_steps = now
-        return halved & (num_steps < MOST_NEWTON_STEPS) & jnp.any(moved != 0)
+        return halved & (num_steps < min(most_steps, MOST_NEWTON_STEPS)) & jnp.any(moved != 0)
 
     def newton(now):
         state, moved, _, num_steps = now

@@ -151,7 +151,7 @@ def fixed_points(
             Carries with a first axis of starts do, too.
         x: the constant input, that of one step, or None for a system without input.
         period: number of steps p of the map, at least 1. Static.
-        max_iterations: most steps of the first method for each start. Static.
+        max_iterations: most steps of either method for each start, 32 of Newton's. Static.
         fixed_speed: the largest speed of a fixed point, in sizes of the state, eps^¾ of the dtype
             by default, which is 1.8e-12 in float64 and 6.4e-6 in float32. Where F expands so much
             that rounding moves a state at rest by more, eps ‖1 − J‖, that counts instead.

@@ -92,7 +92,11 @@ def test_readouts_that_do_not_fit_are_refused(network):
         jrnn.closed_loop(recurrence, (kernel[:2], bias))
     with pytest.raises(ValueError, match=r"readout\[0\]: received 12 of 12 values that are NaN"):
         jrnn.closed_loop(recurrence, (kernel * np.nan, bias))
-    for pair in (("a", "b"), (kernel + 0j, bias), (np.ones((4, 3), int), np.ones(3, int))):
+    for pair in (
+        ("a", "b"),
+        (np.asarray(kernel) + 0j, bias),
+        (np.ones((4, 3), int), np.ones(3, int)),
+    ):
         with pytest.raises(TypeError, match="readout: received"):
             jrnn.closed_loop(recurrence, pair)
     with pytest.raises(TypeError, match="read: received None, expected a function"):
