@@ -1,131 +1,112 @@
 """From one start to a state that moves least: Levenberg and Marquardt's method, then Newton's."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Bool, Float, Int
 
 from jacobian_rnn.jacobians.system import System
-from jacobian_rnn.linalg.graded_svd import matmul
 from jacobian_rnn.phase_space._return_map import displacement, return_jacobian
 
 MOST_NEWTON_STEPS = 32
 
 
-class Descent(NamedTuple):
-    """What Levenberg and Marquardt's method goes on from.
+def import_optimistix() -> Any:
+    """Import what minimises, and the linear solvers that it is given.
 
-    Attributes:
-        state: h, `(n,)`.
-        moved: F(h) − h, `(n,)`.
-        damping: what is added to the squared singular values of the slope, scalar.
-        raise_by: factor on the damping after the next step that fails, scalar.
-        num_idle: steps in a row that gained next to nothing, int32 scalar.
-        num_steps: int32 scalar.
+    Raises:
+        ModuleNotFoundError: it is not installed.
     """
-
-    state: Float[Array, " n"]
-    moved: Float[Array, " n"]
-    damping: Float[Array, ""]
-    raise_by: Float[Array, ""]
-    num_idle: Int[Array, ""]
-    num_steps: Int[Array, ""]
+    try:
+        import lineax
+        import optimistix
+    except ModuleNotFoundError as error:
+        msg = "fixed_points needs optimistix: pip install 'jacobian_rnn[analysis]'"
+        raise ModuleNotFoundError(msg) from error
+    return optimistix, lineax
 
 
 def minimize(
-    system: System, start: Float[Array, " n"], period: int, max_iterations: int
+    system: System,
+    start: Float[Array, " n"],
+    size: Float[Array, ""],
+    period: int,
+    max_iterations: int,
 ) -> tuple[Float[Array, " n"], Bool[Array, ""], Int[Array, ""]]:
     """Search from one start for a state that p steps move least.
 
-    Levenberg and Marquardt's method minimises ½‖F(h) − h‖², with Nielsen's (1999) damping. It stops
-    at a speed or a step below rounding, and after two steps in a row that lower the sum of squares
-    by less than its share √eps. Near a zero, also a degenerate one, each step lowers it by far
-    more. As the slope of F(h) − h has no unit, all of it is the same in any unit of the state.
-    Newton's method follows.
+    Levenberg and Marquardt's method minimises ½‖F(h) − h‖², both in units of `size`, until a step
+    changes them by √eps. The damping has no unit, so the search is the same in any unit of the
+    state. Newton's method follows. It goes on where the first one stops early, as it does at a
+    degenerate zero.
 
     Returns:
-        The state, whether the search stopped by itself, and the number of steps of the first
-        method.
+        The state, whether the first method stopped by itself, and its number of steps.
     """
-    eps = jnp.finfo(start.dtype).eps
+    optimistix, lineax = import_optimistix()
+    dtype, tolerance = start.dtype, float(jnp.finfo(start.dtype).eps) ** 0.5
+    # The solver's own numbers are of JAX's default dtype, and it takes no others.
+    solver_dtype = jnp.result_type(float)
 
-    def is_at_rest(state, moved):
-        size = jnp.maximum(jnp.linalg.norm(state), jnp.linalg.norm(start))
-        return jnp.linalg.norm(moved) <= eps * size
+    def moved(scaled, _):
+        return (displacement(system, scaled.astype(dtype) * size, period) / size).astype(
+            solver_dtype
+        )
 
-    def is_open(now):
-        stops = (now.num_idle >= 2) | is_at_rest(now.state, now.moved)
-        return (now.num_steps < max_iterations) & jnp.all(jnp.isfinite(now.moved)) & ~stops
-
-    one, none = jnp.ones((), start.dtype), jnp.int32(0)
-    first = Descent(start, displacement(system, start, period), one, 2 * one, none, none)
-    last = lax.while_loop(is_open, partial(_descend, system, period), first)
-    state, moved = _polish(system, last.state, last.moved, period, max_iterations)
-    return state, (last.num_idle >= 2) | is_at_rest(state, moved), last.num_steps
-
-
-def _descend(system, period, now):
-    """Try one step of Levenberg and Marquardt's method."""
-    eps, identity = jnp.finfo(now.state.dtype).eps, _identity(now.state)
-    slope = return_jacobian(system, now.state, period) - identity
     # Normal equations have half of the digits. That is enough for a step, whose sum of squares is
     # compared with the last one, and they are several times as fast as a QR of 2n rows.
-    gram = matmul(slope.T, slope)
-    damping = jnp.maximum(now.damping, eps * jnp.max(jnp.diagonal(gram)))
-    downhill = -matmul(now.moved[None], slope)[0]
-    step = cho_solve(cho_factor(gram + damping * identity), downhill)
-    state = now.state + step
-    moved = displacement(system, state, period)
-
-    # These are shares of the sum of squares. NaN, which rounding makes of a matrix that is nearly
-    # singular, is no gain.
-    speed = jnp.linalg.norm(now.moved)
-    gain = 1 - (jnp.linalg.norm(moved) / speed) ** 2
-    expected = jnp.dot(step / speed, (damping * step + downhill) / speed)
-    is_better = gain > 0
-    is_short = jnp.linalg.norm(step) <= eps * jnp.linalg.norm(now.state)
-    is_idle = is_better & (gain <= jnp.sqrt(eps))
-    lower_by = jnp.clip(1 - (2 * gain / expected - 1) ** 3, 1 / 3, 2)
-    return Descent(
-        state=jnp.where(is_better, state, now.state),
-        moved=jnp.where(is_better, moved, now.moved),
-        damping=damping * jnp.where(is_better, lower_by, now.raise_by),
-        raise_by=jnp.where(is_better, 2, 2 * now.raise_by),
-        num_idle=jnp.where(is_short, 2, jnp.where(is_idle, now.num_idle + 1, 0)).astype(jnp.int32),
-        num_steps=now.num_steps + 1,
+    solver = optimistix.LevenbergMarquardt(
+        tolerance, tolerance, linear_solver=lineax.Normal(lineax.Cholesky())
     )
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        solution = optimistix.least_squares(
+            moved,
+            solver,
+            (start / size).astype(solver_dtype),
+            max_steps=max_iterations,
+            throw=False,
+        )
+    converged = solution.result == optimistix.RESULTS.successful
+    num_iterations = jnp.asarray(solution.stats["num_steps"], jnp.int32)
+    state = solution.value.astype(dtype) * size
+    return _polish(system, state, period, max_iterations), converged, num_iterations
 
 
-def _polish(system, state, moved, period, most_steps):
+def _polish(system, state, period, most_steps):
     """Take Newton steps to a zero of F(h) − h, as long as each of them halves the speed.
 
-    At a zero of order q a step leaves (1 − 1/q)^q of the speed, which is below 1/e.
+    At a zero of order q a step leaves (1 − 1/q)^q of the speed, which is below 1/e. Where 1 − J is
+    nearly singular, the shortest step takes the place of Newton's, which would throw a state far
+    along a line on which all are fixed.
     """
-    smallest_slope = jnp.finfo(state.dtype).eps ** 0.75
+    identity, eps = jnp.eye(len(state), dtype=state.dtype), jnp.finfo(state.dtype).eps
+    most_steps = min(most_steps, MOST_NEWTON_STEPS)
 
-    def is_open(now):
-        _, moved, halved, num_steps = now
-        return halved & (num_steps < min(most_steps, MOST_NEWTON_STEPS)) & jnp.any(moved != 0)
-
-    def newton(now):
-        state, moved, _, num_steps = now
-        slope = return_jacobian(system, state, period) - _identity(state)
-        step = jnp.linalg.solve(slope, moved)
+    def newton(solve, longest, now):
+        state, moved, _, _, num_steps = now
+        step = solve(return_jacobian(system, state, period) - identity, moved)
         new = state - step, displacement(system, state - step, period)
         speed = jnp.linalg.norm(moved)
-        # A singular slope gives NaN, which is not lower. One that is singular but for rounding
-        # would throw a state far along the line on which all are fixed.
-        halved = jnp.linalg.norm(new[1]) < speed / 2
-        halved &= jnp.linalg.norm(step) * smallest_slope < speed
+        # A singular slope gives NaN, which is neither short nor a half.
+        is_short = jnp.linalg.norm(step) < longest * speed
+        halved = is_short & (jnp.linalg.norm(new[1]) < speed / 2)
         new = jax.tree.map(partial(jnp.where, halved), new, (state, moved))
-        return *new, halved, num_steps + 1
+        return *new, halved, is_short, num_steps + 1
 
-    return lax.while_loop(is_open, newton, (state, moved, jnp.bool_(True), jnp.int32(0)))[:2]
+    def is_open(now):
+        _, moved, goes_on, _, num_steps = now
+        return goes_on & (num_steps < most_steps) & jnp.any(moved != 0)
 
+    def shortest(slope, moved):
+        return jnp.linalg.lstsq(slope, moved, rcond=8 * len(moved) * eps)[0]
 
-def _identity(state):
-    return jnp.eye(len(state), dtype=state.dtype)
+    yes = jnp.bool_(True)
+    start = state, displacement(system, state, period), yes, yes, jnp.int32(0)
+    state, moved, _, was_short, num_steps = lax.while_loop(
+        is_open, partial(newton, jnp.linalg.solve, eps**-0.5), start
+    )
+    start = state, moved, ~was_short, yes, num_steps
+    return lax.while_loop(is_open, partial(newton, shortest, jnp.inf), start)[0]

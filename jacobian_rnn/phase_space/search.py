@@ -22,7 +22,7 @@ from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.linalg.graded_svd import row_norms
 from jacobian_rnn.phase_space._report import report
 from jacobian_rnn.phase_space._return_map import orbit, return_jacobian
-from jacobian_rnn.phase_space._solver import minimize
+from jacobian_rnn.phase_space._solver import import_optimistix, minimize
 from jacobian_rnn.phase_space.starts import bind_states
 
 Kind = Literal["any", "fixed", "slow"]
@@ -169,6 +169,7 @@ def fixed_points(
             one, shapes that do not fit, or values that are not finite.
         TypeError: float dtypes that differ, or a step that computes in fewer bits than its state
             has.
+        ModuleNotFoundError: optimistix is not installed.
 
     Cost: each iteration takes p Jacobians and O(n³). Memory holds `num_at_once` matrices. It works
     under `jit` and `vmap`. The derivative of a fixed point with respect to parameters and input is
@@ -205,6 +206,7 @@ def fixed_points(
         check_number(name, value, above=0)
     if not isinstance(fixed_speed, Tracer):
         check_number("slow_speed", slow_speed, least=float(fixed_speed), advice="fixed_speed")
+    import_optimistix()
     tolerances = {name: jnp.asarray(value, rows.dtype) for name, value in tolerances.items()}
     return _search(system, rows, tolerances, period, max_iterations, num_at_once)
 
@@ -220,14 +222,17 @@ def _search(system, starts, tolerances, period, max_iterations, num_at_once):
     # The derivative comes from the implicit function below, and not from the iterations.
     still, starts = lax.stop_gradient((system, starts))
 
+    typical = jnp.median(row_norms(starts))
+
     def solve(start):
-        return minimize(still, start, period, max_iterations)
+        size = jnp.maximum(jnp.linalg.norm(start), typical)
+        return minimize(still, start, jnp.where(size > 0, size, 1), period, max_iterations)
 
     at_once = min(num_at_once, len(starts))
     found, converged, num_iterations = lax.map(solve, starts, batch_size=at_once)
     orbits = lax.map(lambda state: orbit(still, state, period), found)
     speeds = row_norms(orbits[:, -1] - found)
-    sizes = jnp.maximum(row_norms(found), jnp.median(row_norms(starts)))
+    sizes = jnp.maximum(row_norms(found), typical)
     slopes, nearest_singular = lax.map(
         lambda state: _sizes_of_slope(still, state, period), found, batch_size=at_once
     )

@@ -1,4 +1,5 @@
 import itertools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -197,6 +198,12 @@ def test_bad_arguments_are_refused(options, match):
     arguments = {"states": np.zeros((1, 2)), "x": ORIGIN} | options
     with pytest.raises(ValueError, match=match):
         jrnn.fixed_points(two_units(), **arguments)
+
+
+def test_without_the_solver_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optimistix", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'jacobian_rnn\[analysis\]'"):
+        jrnn.fixed_points(two_units(), np.zeros((1, 2)), ORIGIN)
 
 
 @pytest.mark.parametrize(
