@@ -101,7 +101,7 @@ def _polish(system, state, period, most_steps):
         return goes_on & (num_steps < most_steps) & jnp.any(moved != 0)
 
     def shortest(slope, moved):
-        return jnp.linalg.lstsq(slope, moved, rcond=8 * len(moved) * eps)[0]
+        return jnp.linalg.lstsq(slope, moved, rcond=float(8 * len(moved) * eps))[0]
 
     yes = jnp.bool_(True)
     start = state, displacement(system, state, period), yes, yes, jnp.int32(0)
