@@ -182,6 +182,27 @@ def check_finite(name: str, tree: PyTree, advice: str = OVERFLOW_ADVICE) -> None
             refuse(name + jax.tree_util.keystr(path), received, "finite numbers", advice)
 
 
+def read_array(name: str, value: Any, expected: str) -> Array:
+    """Return a value as an array of numbers, or raise a TypeError."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        msg = f"{name}: received a {type(value).__name__} that is no array, expected {expected}"
+        raise TypeError(msg) from error
+
+
+def check_arrays(name: str, tree: PyTree) -> None:
+    """Raise a TypeError for leaves that are no arrays of numbers. One number alone is one."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = getattr(leaf, "dtype", None)
+        is_number = isinstance(leaf, int | float | complex) and not path
+        if not is_number and (dtype is None or np.dtype(dtype).kind in "OSUmM"):
+            received = f"a {type(tree).__name__} with a {type(leaf).__name__} in it"
+            received = received if path else f"a {type(leaf).__name__}"
+            advice = "wrap numbers in jnp.asarray"
+            refuse(name, received, "arrays of numbers", advice, error=TypeError)
+
+
 def check_matrices(name: str, matrices: Any) -> Float[Array, "steps n n"]:
     """Return given matrices, one for each step, as an array.
 
@@ -189,7 +210,7 @@ def check_matrices(name: str, matrices: Any) -> Float[Array, "steps n n"]:
         ValueError: a shape that is not `(T, n, n)`, or concrete values that are not finite.
         TypeError: values that are not real floating-point numbers.
     """
-    matrices = jnp.asarray(matrices)
+    matrices = read_array(name, matrices, "(time, n, n)")
     if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or matrices.shape[1] == 0:
         refuse(
             name,

@@ -15,7 +15,7 @@ from jacobian_rnn.cells.recurrence import (
     check_recurrence,
     zero_carry,
 )
-from jacobian_rnn.checks import check_type, refuse
+from jacobian_rnn.checks import check_arrays, check_finite, check_type, refuse
 
 
 def read_affinely(readout: Any, output: Array) -> Array:
@@ -48,8 +48,10 @@ def closed_loop(
         the network and the readout. It has a closed-form Jacobian where the network has one.
 
     Raises:
-        TypeError: not a `Recurrence`, or a readout that is no pair of arrays without a `read`.
-        ValueError: a kernel and a bias that do not fit.
+        TypeError: not a `Recurrence`, a readout that is no pair of arrays of real floating-point
+            numbers without a `read`, or a `read` that is no function.
+        ValueError: a kernel and a bias that do not fit each other or the output, or values that are
+            not finite.
 
     References:
         H. Jaeger and H. Haas, "Harnessing nonlinearity: predicting chaotic systems and saving
@@ -67,16 +69,37 @@ def closed_loop(
         [0.  1.  2.5]
     """
     check_recurrence(recurrence)
+    if not callable(read):
+        refuse("read", repr(read), "a function read(readout, output) -> x", error=TypeError)
     if read is read_affinely:
         check_type("readout", readout, tuple | list, "a pair (kernel, bias)", "or give `read`")
-        shapes = [jnp.shape(part) for part in readout]
-        if len(shapes) != 2 or len(shapes[0]) != 2 or shapes[1] != shapes[0][1:]:
-            refuse("readout", f"shapes {shapes}", "[(features, inputs), (inputs,)]")
+    check_arrays("readout", readout)
     readout = jax.tree.map(jnp.asarray, readout)
+    check_finite("readout", readout)
+    if read is read_affinely:
+        _check_readout(recurrence, readout)
     step = LoopStep(recurrence.step, recurrence.output, read)
     closed = hasattr(recurrence.jacobian, "parts")
     jacobian = LoopJacobian(recurrence.jacobian, step) if closed else None
     return Recurrence(step, (recurrence.params, readout), jacobian, recurrence.output)
+
+
+def _check_readout(recurrence, readout):
+    """Refuse a kernel and a bias that do not fit each other or what the network shows."""
+    shapes = [part.shape for part in readout]
+    if len(shapes) != 2 or len(shapes[0]) != 2 or shapes[1] != shapes[0][1:] or 0 in shapes[0]:
+        refuse("readout", f"shapes {shapes}", "[(features, inputs), (inputs,)]")
+    for part in readout:
+        if not jnp.issubdtype(part.dtype, jnp.floating):
+            refuse("readout", part.dtype, "real floating-point numbers", error=TypeError)
+    try:
+        carry = jax.eval_shape(zero_carry, recurrence)
+    except ValueError:  # a plain function does not say how its carry looks
+        return
+    size = jax.eval_shape(recurrence.output, carry).size
+    if shapes[0][0] != size:
+        advice = f"the network shows {size} values"
+        refuse("readout", f"a kernel of shape {shapes[0]}", f"({size}, inputs)", advice)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -43,10 +44,13 @@ class CovariantVectors(NamedTuple):
             takes it to a multiple of the vector of the next step. Signs are free.
         states: at which they stand, `(stored, n)`.
         steps: numbers of the steps before which they stand, int32 `(stored,)`, warm-up included.
-        exponents: mean log growth of each vector, nats per step, `(k,)`, descending up to errors.
+        exponents: mean log growth of each vector, nats per step, `(k,)`, descending up to errors,
+            −inf for a direction that was lost in a counted step.
         standard_errors: of the exponents over time, autocorrelation accounted for, nats per step,
-            `(k,)`.
-        log_growth: of each vector in each counted step, nats, `(T, k)`.
+            `(k,)`, NaN for lost directions.
+        log_growth: of each vector in each counted step, nats, `(T, k)`. Where vectors are NaN it is
+            that of the frame, which has the same mean over a long time, and −inf in the step that
+            lost the direction.
         angles: smallest angle between the space of the first `num_unstable` vectors and that of the
             others, radians, `(T,)`. It is NaN where one of the two is empty.
         num_unstable: number of vectors in the first space, int32 scalar.
@@ -56,6 +60,8 @@ class CovariantVectors(NamedTuple):
         first_lost_step: first step, warm-up included, that mapped a direction to zero or to
             rounding, int32 scalar, −1 if none. From there back, vectors of that direction and of
             slower ones are NaN.
+        first_nonfinite_step: first step, warm-up included, whose Jacobian or new state held NaN or
+            inf, int32 scalar, −1 if none. It can only be reported where all is traced.
     """
 
     vectors: Float[Array, "stored n k"]
@@ -68,6 +74,7 @@ class CovariantVectors(NamedTuple):
     num_unstable: Int[Array, ""]
     errors: Float[Array, "steps k"]
     first_lost_step: Int[Array, ""]
+    first_nonfinite_step: Int[Array, ""]
 
 
 def covariant_vectors(
@@ -108,16 +115,15 @@ def covariant_vectors(
         The vectors, their growth, and the angles between the two spaces.
 
     Raises:
-        ValueError: counts out of range, nothing left to count, shapes that do not fit, or values
-            that are not finite.
+        ValueError: counts out of range, nothing left to count, shapes that do not fit, values that
+            are not finite, or a run that becomes so, unless it is traced.
         TypeError: float dtypes that differ, counts that are not integers, or a step that computes
             in fewer bits than its state has.
 
     Cost: 2k tangents and two QR factorisations in each of two or three passes. States and frames
-        are
-    stored for all steps where they fit into 2²⁴ numbers, and for √T of them otherwise, which takes
-    one more pass. Results take T (2k + 1) numbers, and n k for each stored step. It works under
-    `jit` and `vmap`. Results have no derivative. `lyapunov_spectrum` has that of exponents.
+    are stored for all steps where they fit into 2²⁴ numbers, and for √T of them otherwise. This
+    takes one more pass. Results take T (2k + 1) numbers, and n k for each stored step. It works
+    under `jit` and `vmap`. Results have no derivative. `lyapunov_spectrum` has that of exponents.
 
     References:
         F. Ginelli, P. Poggi, A. Turchi, H. Chaté, R. Livi and A. Politi, "Characterizing dynamics
@@ -199,7 +205,13 @@ def _covariant(system, num_warmup, num_cooldown, num_vectors, num_unstable, stor
     if num_unstable is not None:
         check_count("num_unstable", num_unstable, least=0, most=k, advice="k is num_vectors")
     check_at_least(1, store_every=store_every)
-    return _run(system, num_warmup, num_cooldown, int(k), num_unstable, store_every)
+    found = _run(system, num_warmup, num_cooldown, int(k), num_unstable, store_every)
+    first = found.first_nonfinite_step
+    if not isinstance(first, Tracer) and first >= 0:
+        received = f"NaN or infinity in the state or the Jacobian of step {first}"
+        advice = "the trajectory diverges: take fewer steps, another carry or smaller weights"
+        refuse("recurrence", received, "finite numbers in all steps", advice)
+    return found
 
 
 @partial(
@@ -211,11 +223,13 @@ def _run(system, num_warmup, num_cooldown, k, num_unstable, store_every):
     system = lax.stop_gradient(system)
     n, dtype = system.num_states, system.state.dtype
     framed = _with_frames(system, k)
-    settled, _, _ = along(
-        _part(framed, framed.state, 0, num_warmup),
-        lambda _, now: (framed.step(now.state, now.x), None, None),
-        None,
-    )
+
+    def settle(broken, now):
+        new = framed.step(now.state, now.x)
+        return new, _earlier(broken, now.number, ~jnp.all(jnp.isfinite(new))), None
+
+    none = jnp.int32(-1)
+    settled, broken, _ = along(_part(framed, framed.state, 0, num_warmup), settle, none)
     rest = _part(framed, settled, num_warmup, framed.num_steps)
     if num_unstable is None:
         counted = _part(framed, settled, num_warmup, framed.num_steps - num_cooldown)
@@ -225,9 +239,11 @@ def _run(system, num_warmup, num_cooldown, k, num_unstable, store_every):
     num_stored = -(-num_counted // store_every)
 
     def visit(carried, now):
-        coefficients, lost, stored = carried
+        coefficients, lost, broken, stored = carried
         state, frames = framed.unravel(now.state)
-        uppers, gone = _push(system, state, frames, now.x)[2:]
+        new, new_frames, uppers, gone = _push(system, state, frames, now.x)
+        is_finite = jnp.all(jnp.isfinite(new)) & jnp.all(jnp.isfinite(new_frames))
+        broken = jnp.where(is_finite, broken, now.number)
         coefficients, log_growth = _pull_coefficients(uppers, gone, coefficients)
         lost = jnp.where(jnp.any(gone, axis=0), now.number, lost)
         dead = jnp.cumsum(lost >= 0) > 0
@@ -236,18 +252,20 @@ def _run(system, num_warmup, num_cooldown, k, num_unstable, store_every):
         place = jnp.where(now.number % store_every == 0, now.number // store_every, num_stored)
         stored = stored[0].at[place].set(seen), stored[1].at[place].set(state)
         record = (
-            jnp.where(dead, jnp.nan, log_growth),
+            jnp.where(dead, _log_pivots(uppers[0], gone[0]), log_growth),
             jnp.where(jnp.any(dead), jnp.nan, _angle(coefficients[0], is_unstable)),
             jnp.where(dead, jnp.nan, _sines(first, other)),
         )
-        return (coefficients, lost, stored), record
+        return (coefficients, lost, broken, stored), record
 
     generic = jnp.triu(jnp.asarray(generic_columns(k, k), dtype), 1) + jnp.eye(k, dtype=dtype)
     other = jnp.triu(jnp.asarray(generic_columns(k, k, 1), dtype), 1) + jnp.eye(k, dtype=dtype)
     stored = jnp.zeros((num_stored, n, k), dtype), jnp.zeros((num_stored, n), dtype)
-    start = (jnp.stack([generic, other]), jnp.full(k, -1, jnp.int32), stored)
+    start = (jnp.stack([generic, other]), jnp.full(k, -1, jnp.int32), none, stored)
     most_stored = max(1, MOST_STORED_NUMBERS // settled.size)
-    (_, lost, (vectors, states)), records = back_along(rest, visit, start, most_stored=most_stored)
+    (_, lost, later, (vectors, states)), records = back_along(
+        rest, visit, start, most_stored=most_stored
+    )
     log_growth, angles, errors = jax.tree.map(lambda a: a[:num_counted], records)
     average = _time_average(log_growth)
     first_lost = jnp.min(jnp.where(lost >= 0, lost, rest.num_steps))
@@ -264,6 +282,7 @@ def _run(system, num_warmup, num_cooldown, k, num_unstable, store_every):
         first_lost_step=jnp.where(jnp.any(lost >= 0), num_warmup + first_lost, -1).astype(
             jnp.int32
         ),
+        first_nonfinite_step=_earlier(broken, num_warmup + later, later >= 0).astype(jnp.int32),
     )
 
 
@@ -304,14 +323,23 @@ def _pull_coefficients(uppers, gone, coefficients):
     return solved / norms[:, None], -jnp.log(norms[0])
 
 
+def _log_pivots(upper, gone):
+    """Return the log growth of the columns of a frame, nats, `(k,)`, −inf where one is gone."""
+    return jnp.log(jnp.where(gone, 0, jnp.diagonal(upper)))
+
+
+def _earlier(first, number, happened):
+    """Return the first step at which something happened, −1 if it never did."""
+    return jnp.where((first < 0) & happened, number, first)
+
+
 def _growth(system, k):
     """Return the mean log growth of the first frame, nats per step, `(k,)`."""
 
     def visit(total, now):
         (state, frames), inner = system.unravel(now.state), system.recurrence.params
         new, frames, uppers, gone = _push(inner, state, frames, now.x)
-        pivots = jnp.where(gone[0], 0, jnp.diagonal(uppers[0]))
-        return ravel_pytree((new, frames))[0], total + jnp.log(pivots), None
+        return ravel_pytree((new, frames))[0], total + _log_pivots(uppers[0], gone[0]), None
 
     _, total, _ = along(system, visit, jnp.zeros(k, system.state.dtype))
     return total / system.num_steps

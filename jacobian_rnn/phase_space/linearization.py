@@ -196,7 +196,9 @@ def linearize(
     check_at_least(1, period=period)
     for leaf in jax.tree.leaves(system.xs):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            refuse("x", leaf.dtype, "floating-point numbers", "without padding", error=TypeError)
+            advice = "let the step take the embedding of a token as its input, and no mask"
+            expected = "floating-point numbers, for which a step has a derivative"
+            refuse("x", leaf.dtype, expected, advice, error=TypeError)
     return _linearize(system, rows, period)
 
 

@@ -1,7 +1,7 @@
 """Search for fixed points, slow points and cycles of a recurrence under a constant input."""
 
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,11 @@ from jacobian_rnn.checks import (
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.linalg.graded_svd import row_norms
 from jacobian_rnn.phase_space._report import report
-from jacobian_rnn.phase_space._return_map import displacement, orbit, return_jacobian
+from jacobian_rnn.phase_space._return_map import orbit, return_jacobian
+from jacobian_rnn.phase_space._solver import import_optimistix, minimize
 from jacobian_rnn.phase_space.starts import bind_states
 
 Kind = Literal["any", "fixed", "slow"]
-NUM_POLISHING_STEPS = 4
 
 
 class FixedPoints(NamedTuple):
@@ -36,13 +36,19 @@ class FixedPoints(NamedTuple):
         residuals: ½‖F(h) − h‖² there, squared units of the state, `(k,)`, where F is the map of one
             step, or of `period` steps.
         speeds: ‖F(h) − h‖ there, units of the state per application of F, `(k,)`.
-        is_fixed: speeds of at most `fixed_speed`, `(k,)`.
-        is_slow: speeds above that and of at most `slow_speed`, `(k,)`.
+        sizes: by which speeds and distances are measured, units of the state, `(k,)`: the larger of
+            ‖h‖ and the median norm of the starts.
+        is_fixed: speeds of at most `fixed_speed` sizes, or of at most what rounding makes of a
+            state at rest, eps ‖1 − J‖ sizes, where that is more and below `slow_speed` sizes,
+            `(k,)`.
+        is_slow: other speeds of at most `slow_speed` sizes, `(k,)`.
+        is_degenerate: fixed points where 1 − J is singular to the accuracy of the point, `(k,)`.
+            There may be several points within the tolerances, a line of them, or none.
         is_outlier: states that are not finite, or farther from the centre of the starts than
             `outlier_scale` times the largest of three lengths: the mean distance of a start from
             it, that of zero, and the median distance of what was found, `(k,)`.
-        converged: whether the solver stopped by itself, `(k,)`.
-        num_iterations: of the solver, int32 `(k,)`.
+        converged: whether the search stopped by itself, `(k,)`.
+        num_iterations: steps of the first method, int32 `(k,)`.
         periods: the least number of steps after which the state returns, int32 `(k,)`. It is 1 at a
             fixed point, also where cycles are searched for.
         same_as: the start that found the same point with the lowest speed, int32 `(k,)`. It is the
@@ -50,16 +56,18 @@ class FixedPoints(NamedTuple):
             point.
         num_starts: number of starts that found this point, int32 `(k,)`. It is 0 for duplicates,
             and for starts that found neither a fixed nor a slow point.
-        fixed_speed: the tolerance, scalar.
-        slow_speed: the tolerance, scalar.
-        same_within: distance below which two points are the same, scalar.
+        fixed_speed: the tolerance, sizes per application of F, scalar.
+        slow_speed: the tolerance, sizes per application of F, scalar.
+        same_within: distance below which two points are the same, sizes, scalar.
     """
 
     states: Float[Array, "starts n"]
     residuals: Float[Array, " starts"]
     speeds: Float[Array, " starts"]
+    sizes: Float[Array, " starts"]
     is_fixed: Bool[Array, " starts"]
     is_slow: Bool[Array, " starts"]
+    is_degenerate: Bool[Array, " starts"]
     is_outlier: Bool[Array, " starts"]
     converged: Bool[Array, " starts"]
     num_iterations: Int[Array, " starts"]
@@ -69,6 +77,11 @@ class FixedPoints(NamedTuple):
     fixed_speed: Float[Array, ""]
     slow_speed: Float[Array, ""]
     same_within: Float[Array, ""]
+
+    @property
+    def relative_speeds(self) -> Float[Array, " starts"]:
+        """The speeds over the sizes, `(k,)`, which are compared with the tolerances."""
+        return self.speeds / jnp.where(self.sizes > 0, self.sizes, 1)
 
     def distinct(self, kind: Kind = "any") -> "FixedPoints":
         """Return each point of a kind once, without outliers, the slowest first.
@@ -111,16 +124,23 @@ def fixed_points(
     slow_speed: Float[Array, ""] | float = 0.01,
     same_within: Float[Array, ""] | float = 1e-3,
     outlier_scale: Float[Array, ""] | float = 10.0,
-    num_at_once: int = 16,
+    num_at_once: int = 4,
 ) -> FixedPoints:
     """Search for fixed points and slow points under a constant input, from many starts.
 
     From each start, Levenberg and Marquardt's method minimises ½‖F(h) − h‖², with the closed form
-    of the Jacobian where there is one. A few steps of Newton's method follow, each of them kept
-    where it lowers the speed. A *fixed point* does not move. A *slow point* is a state near which
-    the network lingers: the sum of squares has a minimum there that is not zero, or a valley.
-    Tolerances on the speed tell the two apart, and `print` shows them. Points that are nearer to
-    each other than `same_within` count as one.
+    of the Jacobian where there is one. Newton's method follows, as long as its steps halve the
+    speed. A *fixed point* does not move. A *slow point* is a state near which the network lingers:
+    the sum of squares has a minimum there that is not zero, or a valley. Tolerances on the speed
+    tell the two apart, and `print` shows them. Points that are nearer to each other than
+    `same_within` count as one. All three are relative to the size of the state, which is the larger
+    of ‖h‖ and the median norm of the starts: a network in other units has the same points.
+
+    A fixed point is *degenerate* where 1 − J is singular, as on a line of fixed points or where two
+    of them meet. Both methods approach it by a constant factor a step. It is told by
+    s² ≤ 2 max(speed, eps size)/size for s = 1/‖(1 − J)⁻¹‖, a lower bound of the least singular
+    value. Above that, Newton and Kantorovich's theorem has exactly one fixed point nearby, if F
+    curves by at most one over the size.
 
     With `period=p` F is the map of p steps, and what is found are cycles. The least period of
     each is in the result. Two states of one cycle are the same point.
@@ -131,11 +151,12 @@ def fixed_points(
             Carries with a first axis of starts do, too.
         x: the constant input, that of one step, or None for a system without input.
         period: number of steps p of the map, at least 1. Static.
-        max_iterations: most iterations of the solver for each start. Static.
-        fixed_speed: the largest speed of a fixed point, eps^¾ of the dtype by default, which is
-            1.8e-12 in float64 and 6.4e-6 in float32.
-        slow_speed: the largest speed of a slow point.
-        same_within: distance within which two points are the same.
+        max_iterations: most steps of either method for each start, 32 of Newton's. Static.
+        fixed_speed: the largest speed of a fixed point, in sizes of the state, eps^¾ of the dtype
+            by default, which is 1.8e-12 in float64 and 6.4e-6 in float32. Where F expands so much
+            that rounding moves a state at rest by more, eps ‖1 − J‖, that counts instead.
+        slow_speed: the largest speed of a slow point, in sizes of the state.
+        same_within: distance within which two points are the same, in sizes of the state.
         outlier_scale: distance from the centre of the starts beyond which a point is an outlier, in
             units that `FixedPoints.is_outlier` tells.
         num_at_once: starts that are solved side by side. All of them wait for the slowest. Static.
@@ -185,7 +206,7 @@ def fixed_points(
         check_number(name, value, above=0)
     if not isinstance(fixed_speed, Tracer):
         check_number("slow_speed", slow_speed, least=float(fixed_speed), advice="fixed_speed")
-    _import_optimistix()
+    import_optimistix()
     tolerances = {name: jnp.asarray(value, rows.dtype) for name, value in tolerances.items()}
     return _search(system, rows, tolerances, period, max_iterations, num_at_once)
 
@@ -195,39 +216,40 @@ def _fixed_speed(dtype) -> float:
     return float(jnp.finfo(dtype).eps) ** 0.75
 
 
-def _import_optimistix() -> Any:
-    try:
-        import lineax
-        import optimistix
-    except ModuleNotFoundError as error:
-        msg = "fixed_points needs optimistix: pip install 'jacobian_rnn[analysis]'"
-        raise ModuleNotFoundError(msg) from error
-    return optimistix, lineax
-
-
 @partial(jax.jit, static_argnames=("period", "max_iterations", "num_at_once"))
 def _search(system, starts, tolerances, period, max_iterations, num_at_once):
     refuse_coarse_step(system)
     # The derivative comes from the implicit function below, and not from the iterations.
     still, starts = lax.stop_gradient((system, starts))
 
-    def solve(start):
-        state, converged, num_iterations = _minimize(still, start, period, max_iterations)
-        return _polish(still, state, period), converged, num_iterations
+    typical = jnp.median(row_norms(starts))
 
-    found, converged, num_iterations = lax.map(
-        solve, starts, batch_size=min(num_at_once, len(starts))
-    )
+    def solve(start):
+        size = jnp.maximum(jnp.linalg.norm(start), typical)
+        return minimize(still, start, jnp.where(size > 0, size, 1), period, max_iterations)
+
+    at_once = min(num_at_once, len(starts))
+    found, converged, num_iterations = lax.map(solve, starts, batch_size=at_once)
     orbits = lax.map(lambda state: orbit(still, state, period), found)
     speeds = row_norms(orbits[:, -1] - found)
-    is_fixed = speeds <= tolerances["fixed_speed"]
-    is_slow = ~is_fixed & (speeds <= tolerances["slow_speed"])
+    sizes = jnp.maximum(row_norms(found), typical)
+    slopes, nearest_singular = lax.map(
+        lambda state: _sizes_of_slope(still, state, period), found, batch_size=at_once
+    )
+    eps = jnp.finfo(speeds.dtype).eps
+    rounding = jnp.minimum(eps * slopes, tolerances["slow_speed"])
+    is_fixed = speeds <= jnp.maximum(tolerances["fixed_speed"], rounding) * sizes
+    is_slow = ~is_fixed & (speeds <= tolerances["slow_speed"] * sizes)
+    # Newton and Kantorovich's theorem has one point, and no other nearby, where the square of this
+    # singular value is above 2 ‖F(h) − h‖ times the curvature of F, here one over the size.
+    accuracy = jnp.maximum(speeds, eps * sizes)
+    is_degenerate = is_fixed & (nearest_singular**2 * sizes <= 2 * accuracy)
     same_as, num_starts = _merge(
-        orbits[:, :-1], speeds, is_fixed | is_slow, tolerances["same_within"]
+        orbits[:, :-1], speeds, is_fixed | is_slow, tolerances["same_within"] * sizes
     )
     gaps = jnp.linalg.norm(orbits[:, 1:] - found[:, None], axis=-1)
     # A state returns as well as the whole cycle does.
-    returns = gaps <= 10 * jnp.maximum(speeds, tolerances["fixed_speed"])[:, None]
+    returns = gaps <= 10 * jnp.maximum(speeds, tolerances["fixed_speed"] * sizes)[:, None]
     divisors = jnp.asarray([period % steps == 0 for steps in range(1, period + 1)])
     return FixedPoints(
         states=jax.vmap(_with_derivative, in_axes=(None, 0, 0, None))(
@@ -235,8 +257,10 @@ def _search(system, starts, tolerances, period, max_iterations, num_at_once):
         ),
         residuals=speeds**2 / 2,
         speeds=speeds,
+        sizes=sizes,
         is_fixed=is_fixed,
         is_slow=is_slow,
+        is_degenerate=is_degenerate,
         is_outlier=_is_outlier(starts, found, is_fixed | is_slow, tolerances["outlier_scale"]),
         converged=converged,
         num_iterations=num_iterations,
@@ -251,6 +275,13 @@ def _search(system, starts, tolerances, period, max_iterations, num_at_once):
     )
 
 
+def _sizes_of_slope(system, state, period):
+    """Return the norm of 1 − J, and a lower bound of its least singular value, 1/‖(1 − J)⁻¹‖."""
+    slope = jnp.eye(system.num_states, dtype=state.dtype) - return_jacobian(system, state, period)
+    inverse = jnp.linalg.norm(jnp.linalg.inv(slope))
+    return jnp.linalg.norm(slope), jnp.where(jnp.isfinite(inverse), 1 / inverse, 0)
+
+
 def _is_outlier(starts, found, counts, outlier_scale):
     """Say which states are far from the centre of the starts, as `FixedPoints.is_outlier` tells."""
     centre = jnp.mean(starts, axis=0)
@@ -260,50 +291,6 @@ def _is_outlier(starts, found, counts, outlier_scale):
     spread = jnp.mean(row_norms(starts - centre[None]))
     scale = jnp.fmax(jnp.maximum(spread, jnp.linalg.norm(centre)), typical)  # NaN: nothing found
     return ~(distances <= jnp.where(scale > 0, outlier_scale * scale, jnp.inf))
-
-
-def _minimize(system, start, period, max_iterations):
-    """Minimise ½‖F(h) − h‖² from one start."""
-    optimistix, lineax = _import_optimistix()
-    dtype, tolerance = start.dtype, float(jnp.finfo(start.dtype).eps) ** 0.5
-    # The solver's own numbers are of JAX's default dtype, and it takes no others.
-    solver_dtype = jnp.result_type(float)
-    # Normal equations have half of the digits. That is enough for a step, whose sum of squares is
-    # compared with the last one, and they are several times as fast as a QR of 2n rows.
-    solver = optimistix.LevenbergMarquardt(
-        tolerance, tolerance, linear_solver=lineax.Normal(lineax.Cholesky())
-    )
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        solution = optimistix.least_squares(
-            lambda state, _: displacement(system, state.astype(dtype), period).astype(solver_dtype),
-            solver,
-            start.astype(solver_dtype),
-            max_steps=max_iterations,
-            throw=False,
-        )
-    converged = solution.result == optimistix.RESULTS.successful
-    num_iterations = jnp.asarray(solution.stats["num_steps"], jnp.int32)
-    return solution.value.astype(dtype), converged, num_iterations
-
-
-def _polish(system, state, period):
-    """Take Newton steps to a zero of F(h) − h, as long as they lower the speed."""
-    identity, limits = jnp.eye(system.num_states, dtype=state.dtype), jnp.finfo(state.dtype)
-
-    def one(_, carried):
-        state, moved = carried
-        slope = return_jacobian(system, state, period) - identity
-        step = jnp.linalg.solve(slope, moved)
-        new = state - step
-        new_moved = displacement(system, new, period)
-        # A singular slope gives NaN, which is not lower. One that is singular but for rounding
-        # would throw a state far along the line on which all are fixed.
-        lower = jnp.linalg.norm(new_moved) < jnp.linalg.norm(moved)
-        lower &= jnp.linalg.norm(step) * jnp.sqrt(limits.eps) < jnp.linalg.norm(moved)
-        return jax.tree.map(partial(jnp.where, lower), (new, new_moved), carried)
-
-    start = (state, displacement(system, state, period))
-    return lax.fori_loop(0, NUM_POLISHING_STEPS, one, start)[0]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -330,8 +317,8 @@ def _derivative(period, primals, tangents):
     return state, jnp.where(is_fixed, jnp.linalg.solve(slope, moved), 0)
 
 
-def _merge(orbits, speeds, counts, same_within):
-    """Let points join the slowest one that is near to them, and count how many did."""
+def _merge(orbits, speeds, counts, radii):
+    """Let points join the slowest one that is within their radius, and count how many did."""
     num_points = len(speeds)
     order = jnp.argsort(jnp.where(counts, speeds, jnp.inf))
     numbers = jnp.arange(num_points, dtype=jnp.int32)
@@ -340,7 +327,7 @@ def _merge(orbits, speeds, counts, same_within):
         this = order[place]
         # Any state of a cycle stands for it.
         gaps = jnp.linalg.norm(orbits[this][:, None] - orbits[None, :, 0], axis=-1)
-        near = (jnp.min(gaps, axis=0) <= same_within) & (same_as == numbers) & counts
+        near = (jnp.min(gaps, axis=0) <= radii[this]) & (same_as == numbers) & counts
         near &= jnp.zeros(num_points, bool).at[order].set(numbers < place)
         first = jnp.argmin(jnp.where(near, speeds, jnp.inf)).astype(jnp.int32)
         joins = counts[this] & jnp.any(near)

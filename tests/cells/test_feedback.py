@@ -80,7 +80,7 @@ def test_equal_loops_have_equal_steps_and_the_carry_is_that_of_the_network(netwo
 
 
 def test_readouts_that_do_not_fit_are_refused(network):
-    recurrence, carry, _ = network("GRUCell", WIDTH)
+    recurrence, _, _ = network("GRUCell", WIDTH)
     kernel, bias = readout()
     with pytest.raises(TypeError, match=r"readout: received a .*, expected a pair"):
         jrnn.closed_loop(recurrence, kernel)
@@ -88,9 +88,19 @@ def test_readouts_that_do_not_fit_are_refused(network):
         jrnn.closed_loop(recurrence, (kernel, bias[:2]))
     with pytest.raises(TypeError, match="recurrence: received a str"):
         jrnn.closed_loop("GRU", (kernel, bias))
-    narrow = jrnn.closed_loop(recurrence, (kernel[:2], bias))
-    with pytest.raises(ValueError, match="step: failed for carry"):
-        jrnn.trajectory(narrow, carry, None, num_steps=1)
+    with pytest.raises(ValueError, match=r"readout: received a kernel of shape \(2, 3\), expected"):
+        jrnn.closed_loop(recurrence, (kernel[:2], bias))
+    with pytest.raises(ValueError, match=r"readout\[0\]: received 12 of 12 values that are NaN"):
+        jrnn.closed_loop(recurrence, (kernel * np.nan, bias))
+    for pair in (
+        ("a", "b"),
+        (np.asarray(kernel) + 0j, bias),
+        (np.ones((4, 3), int), np.ones(3, int)),
+    ):
+        with pytest.raises(TypeError, match="readout: received"):
+            jrnn.closed_loop(recurrence, pair)
+    with pytest.raises(TypeError, match="read: received None, expected a function"):
+        jrnn.closed_loop(recurrence, (kernel, bias), read=None)
 
 
 def test_the_loop_of_a_stack_knows_its_carry():

@@ -1,5 +1,6 @@
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -130,7 +131,40 @@ def test_a_step_of_rank_one_ends_the_slower_vectors_and_is_named():
     assert not lost[:, 0].any()
     assert lost[:21, 1:].all()
     assert not lost[21:].any()
-    assert np.isnan(np.asarray(found.exponents)).tolist() == [False, True, True]
+    assert np.isneginf(np.asarray(found.exponents)).tolist() == [False, True, True]
+    assert not np.isnan(np.asarray(found.log_growth)).any()
+
+
+def test_a_direction_that_is_lost_leaves_the_exponents_of_the_others_as_they_are():
+    jacobians = np.tile(np.diag([2.0, 1.0, 0.5]), (120, 1, 1))
+    jacobians[60, 2, 2] = 0
+    found = jrnn.covariant_vectors_of(jacobians, num_warmup=40, num_cooldown=40)
+    np.testing.assert_allclose(found.exponents, [np.log(2), 0, -np.inf], atol=1e-6)
+    assert np.flatnonzero(np.isneginf(np.asarray(found.log_growth)[:, 2])).tolist() == [20]
+    later = jacobians[::-1][:75]  # the loss is in the cool-down, at step 59
+    found = jrnn.covariant_vectors_of(later, num_warmup=20, num_cooldown=30)
+    assert int(found.first_lost_step) == 59
+    np.testing.assert_allclose(found.exponents, np.log([2, 1, 0.5]), atol=1e-6)
+
+
+def squared(params, carry, x):
+    del params, x
+    return carry**2
+
+
+@pytest.mark.parametrize("num_warmup", [2, 40])
+def test_a_run_that_diverges_is_refused_and_named_where_it_is_traced(num_warmup):
+    """From 2 on, 2^(2^t) is the largest number of float64 at t = 10."""
+    counts = {"num_steps": 60, "num_warmup": num_warmup, "num_cooldown": 5}
+    system = jrnn.Recurrence(squared, ())
+    with pytest.raises(ValueError, match="NaN or infinity in the state or the Jacobian of step 9"):
+        jrnn.covariant_vectors(system, np.array([2.0, 0.5]), None, **counts)
+
+    def first(carry):
+        return jrnn.covariant_vectors(system, carry, None, **counts).first_nonfinite_step
+
+    carries = np.array([[2.0, 0.5], [1.0, 1.0], [16.0, 0.5]])
+    assert jax.vmap(first)(carries).tolist() == [9, -1, 7]
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,8 @@ def test_a_ghost_of_fixed_points_is_slow_and_the_tolerance_says_how_slow():
     slow = found.distinct("slow")
     np.testing.assert_allclose(slow.states[0], 0, atol=1e-3)
     np.testing.assert_allclose(slow.speeds[0], 1e-3, rtol=1e-3)
-    assert not np.any(jrnn.fixed_points(system, starts, None, slow_speed=5e-4).is_slow)
-    wide = jrnn.fixed_points(system, starts, None, fixed_speed=2e-3)
+    assert not np.any(jrnn.fixed_points(system, starts, None, slow_speed=2e-3).is_slow)
+    wide = jrnn.fixed_points(system, starts, None, fixed_speed=5e-3)
     assert np.any(wide.is_fixed)
     assert "slow: of at most 1.0e-02" in str(found)
     assert "0 fixed points and " in str(found)
@@ -189,6 +189,9 @@ def test_fixed_points_have_the_derivative_of_the_implicit_function():
         ({"states": np.zeros(())}, "states: received no axis of states"),
         ({"states": np.full((1, 2), np.nan)}, "states: received 2 of 2 values that are NaN"),
         ({"states": np.zeros((3, 5))}, "step: failed for carry"),
+        ({"states": np.zeros(2)}, r"states: received one of shape \(2,\), expected several"),
+        ({"x": np.zeros((4, 2))}, r"x: received float64\[4, 2\].*expected one.*float64\[2\]"),
+        ({"x": np.full(2, np.nan)}, "x: received 2 of 2 values that are NaN"),
     ],
 )
 def test_bad_arguments_are_refused(options, match):
@@ -201,6 +204,40 @@ def test_without_the_solver_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "optimistix", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'jacobian_rnn\[analysis\]'"):
         jrnn.fixed_points(two_units(), np.zeros((1, 2)), ORIGIN)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"states": [[0.0, 0.0]]}, "states: received a list with a float in it, expected arrays"),
+        ({"states": "abc"}, "states: received a str"),
+        ({"states": np.zeros((1, 2), int)}, "states: received int64, expected real floating-point"),
+        ({"states": np.zeros((1, 2), complex)}, "states: received complex128, expected real"),
+        ({"states": np.zeros((1, 2), np.float32)}, "dtypes: received params"),
+        ({"x": [0.0, 0.0]}, "x: received a list with a float in it, expected arrays of numbers"),
+        ({"period": 1.5}, "period: received 1.5, expected a Python int"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(options, match):
+    arguments = {"states": np.zeros((1, 2)), "x": ORIGIN} | options
+    with pytest.raises(TypeError, match=match):
+        jrnn.fixed_points(two_units(), **arguments)
+
+
+def test_shapes_that_a_cell_was_not_built_for_are_named_without_its_own_words(network):
+    recurrence, _, xs = network("GRUCell", 4)
+    rows = np.zeros((5, 4))
+    with pytest.raises(
+        ValueError, match=r"states: received shape \(5, 9\), expected \(states, 4\)"
+    ):
+        jrnn.fixed_points(recurrence, np.zeros((5, 9)), xs[0])
+    with pytest.raises(
+        ValueError, match=r"x: received float64.*with an axis more than a step takes"
+    ):
+        jrnn.fixed_points(recurrence, rows, xs[:5])
+    for x in (xs[0, :-1], None):
+        with pytest.raises(ValueError, match=r"x: received .* of the size that the recurrence was"):
+            jrnn.fixed_points(recurrence, rows, x)
 
 
 def test_states_are_drawn_along_trajectories_with_noise_of_the_wanted_size():
@@ -217,6 +254,63 @@ def test_states_are_drawn_along_trajectories_with_noise_of_the_wanted_size():
         jrnn.draw_states(visited, 4, key=jax.random.key(0), noise_std=-1.0)
     with pytest.raises(TypeError, match="key: received None"):
         jrnn.draw_states(visited, 4, key=None)
+    with pytest.raises(ValueError, match=r"key: received keys of shape \(3,\), expected one"):
+        jrnn.draw_states(visited, 4, key=jax.random.split(jax.random.key(0), 3))
+    with pytest.raises(ValueError, match="states: received 4 of 4 values that are NaN"):
+        jrnn.draw_states(np.full((2, 2), np.nan), 4, key=jax.random.key(0))
+    for states in (None, (np.zeros((3, 2)), np.zeros((2, 2))), np.zeros((2, 2), int)):
+        with pytest.raises(TypeError, match="states: received"):
+            jrnn.draw_states(states, 4, key=jax.random.key(0))
+
+
+def in_other_units(params, carry, x):
+    del x
+    scale, weights = params
+    return scale * jnp.tanh(weights @ (carry / scale))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weights", [2 * np.eye(2), np.diag([2.0, 0.995])])
+def test_points_are_told_apart_alike_in_any_unit_of_the_state(dtype, weights):
+    def search(scale):
+        params = jnp.asarray(scale, dtype), jnp.asarray(weights, dtype)
+        starts = (scale * STARTS).astype(dtype)
+        return jrnn.fixed_points(jrnn.Recurrence(in_other_units, params), starts, None)
+
+    size = magnetization(2.0)
+    along = [-size, 0, size]
+    expected = list(itertools.product(along, along if weights[1, 1] == 2 else [0]))
+    for scale in (1e-5, 1.0, 1e5):
+        found = search(scale)
+        assert np.all(found.is_fixed)
+        assert not np.any(found.is_degenerate)
+        points = found.distinct()
+        accuracy = 1e-3 if dtype == np.float32 else 1e-9
+        rows = np.asarray(points.states, float) / scale
+        assert len(rows) == len(expected)
+        gaps = np.linalg.norm(rows[:, None] - np.asarray(expected)[None], axis=2)
+        assert gaps.min(axis=0).max() < accuracy
+        relative = np.asarray(points.speeds) / np.asarray(points.sizes)
+        np.testing.assert_allclose(points.relative_speeds, relative)
+    assert f"fixed: of at most {float(found.fixed_speed):.1e}, or what rounding" in str(found)
+
+
+def power(order, carry, x):
+    """Return to zero in the second unit, where 1 − J is singular in the first."""
+    del x
+    return jnp.stack([carry[0] - jnp.abs(carry[0]) ** order, 0.5 * carry[1]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", [2.0, 3.0, 4.0, 5.0])
+def test_degenerate_points_are_reached_and_said(order, dtype):
+    system = jrnn.Recurrence(power, jnp.asarray(order, dtype))
+    found = jrnn.fixed_points(system, np.abs(STARTS[:8]).astype(dtype), None)
+    assert np.all(found.is_fixed & found.is_degenerate)
+    # At rest but for rounding, |h|^q is below eps.
+    eps = float(np.finfo(dtype).eps)
+    assert float(jnp.abs(found.states[:, 0]).max()) < 2 * eps ** (1 / order)
+    assert "degenerate: 1 − J is singular" in str(found)
 
 
 LINE = np.diag([1.0, 0.5, 0.3, 0.2, 0.1])
@@ -237,6 +331,7 @@ def test_each_start_ends_on_its_own_point_of_a_line_of_fixed_points(seed):
     np.testing.assert_allclose(found.states @ turn[:, 0], starts @ turn[:, 0], atol=1e-4)
     np.testing.assert_allclose(found.states @ turn[:, 1:], 0, atol=1e-4)
     assert len(found.distinct("fixed").speeds) == 6
+    assert np.all(found.is_degenerate)
 
 
 def test_where_one_minus_j_is_singular_the_state_is_known_and_its_derivative_is_not():
