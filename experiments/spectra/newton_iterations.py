@@ -299,9 +299,9 @@ def _table_of_schemes(dataset):
     """Return a table of the iterations of all linearisations, by λ₁."""
     table = Table(
         pad_edge=False,
-        title=f"linearisations at T = {int(dataset['length'][0])}: median iterations (solved)",
+        title=f"linearisations at T = {int(dataset['length'][0])}: median iterations (% solved)",
     )
-    table.add_column("λ₁ (nats per step)", no_wrap=True)
+    table.add_column("λ₁ (nats per step)")
     for scheme in dataset["scheme"].to_numpy():
         table.add_column(str(scheme), no_wrap=True)
     for low, high in itertools.pairwise(EDGES):
@@ -310,6 +310,6 @@ def _table_of_schemes(dataset):
             counts = dataset["scheme_iterations"].where(here).median(("network", "gain"))
             solved = dataset["scheme_converged"].where(here).mean(("network", "gain"))
             cells = zip(counts.to_numpy(), solved.to_numpy(), strict=True)
-            row = (f"{count:.0f} ({100 * share:.0f} %)" for count, share in cells)
+            row = (f"{count:.0f} ({100 * share:.0f})" for count, share in cells)
             table.add_row(f"{low:g} to {high:g}", *row)
     return table

@@ -283,7 +283,8 @@ def _of_schemes(dataset):
             kind="finding",
         ),
         Claim(
-            "Damping does not solve chaotic networks within T iterations, where Newton does",
+            "Damped by Marquardt's rule, Newton's steps do not solve chaotic networks within T "
+            "iterations",
             "this package",
             f"share of clearly chaotic networks and gains that are solved, T = {length}",
             "at most",

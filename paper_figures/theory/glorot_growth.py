@@ -108,8 +108,8 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
             float(mean["power_error"]),
         ),
         Claim(
-            "In the median over these networks, at these widths, that number rises more slowly than "
-            "the square root of the width",
+            "In the median over these networks, at these widths, that number rises more slowly "
+            "than the square root of the width",
             "this package",
             f"power of n with which the median number of steps to a growth of {factor:g} goes",
             "at most",
