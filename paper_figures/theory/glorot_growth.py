@@ -1,5 +1,7 @@
 """When gradients explode in linear networks that keep their Glorot weights, against width."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -13,7 +15,10 @@ from paper_figures.claims import Claim
 SOURCE = "Bar, Seleznova, Alexander, Kutyniok and Giryes (2025)"
 TOLERANCE = 0.1  # of the power
 HIGHEST = 4.0  # nats that are drawn
-LOOKS = {"mean square": (style.BLUE, "o", "-"), "median": (style.VERMILION, "s", "--")}
+LOOKS: dict[str, Any] = {
+    "mean square": (style.BLUE, "o", "-"),
+    "median": (style.VERMILION, "s", "--"),
+}
 CAPTION = (
     "{num_networks} linear networks h′ = W h of each width n, entries of W of variance 1/n "
     "(Glorot), the same at every step. Left: growth of the\nroot mean square of a random gradient, "

@@ -105,4 +105,5 @@ def test_damping_grows_where_a_step_makes_it_worse():
         network, jnp.zeros(1), jnp.full((4, 1), 5.0), guess, tolerance=1e-10, scheme="damped"
     )
     assert float(solution.damping) > 1
-    np.testing.assert_array_equal(solution.states, guess)
+    # Newton's own step would go to 5.5 and over the edge.
+    assert jnp.max(jnp.abs(solution.states)) < 0.5
