@@ -69,6 +69,9 @@ EXPERIMENTS = {
         "multiplies Gaussian matrices until their plain product overflows, and beyond",
         "float64",
     ),
+    "glorot_growth": Experiment(
+        "theory", "finds when gradients explode in linear networks that keep their Glorot weights"
+    ),
     "singular_value_distribution": Experiment(
         "theory", "lays random-matrix theory over singular values of deep networks", "float64"
     ),

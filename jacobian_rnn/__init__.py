@@ -2,6 +2,7 @@
 
 from jacobian_rnn import mean_field
 from jacobian_rnn.cells import (
+    BorderedIdentity,
     Recurrence,
     RowBlocks,
     align_ends,
@@ -79,6 +80,7 @@ from jacobian_rnn.phase_space import (
 )
 from jacobian_rnn.products import (
     BlockProduct,
+    BorderedProduct,
     InputJacobians,
     JacobianProduct,
     LeadingSingularValues,
@@ -120,6 +122,8 @@ __all__ = [
     "Agreement",
     "BackwardProfile",
     "BlockProduct",
+    "BorderedIdentity",
+    "BorderedProduct",
     "CovariantVectors",
     "Diagnosis",
     "EnsembleSpectrum",

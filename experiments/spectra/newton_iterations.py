@@ -5,13 +5,13 @@ linearises every step about the current guess and solves the linear recurrence w
 scan (DEER: Y. Lim, Q. Zhu, J. Selfridge and M. Kasim, "Parallelizing non-linear sequential models
 over the sequence length", ICLR 2024). It needs few iterations if the recurrence is predictable and
 about T if it is chaotic (X. Gonzalez, L. Kozachkov, D. Zoltowski, K. Clarkson and S. Linderman,
-"Predictability enables parallelization of nonlinear state space models", 2025).
+"Predictability enables parallelization of nonlinear state space models", 2025). Beside Newton's,
+four other linearisations solve the shortest sequences.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from functools import partial
 from typing import Annotated, NamedTuple
 
 import jax
@@ -19,16 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from annotated_types import Ge
-from jax import lax
 from rich.console import Console
 from rich.table import Table
 
 import jacobian_rnn as jrnn
 from experiments.arrangement import label
 from experiments.runner.experiment import Axis, Count, Dtype, Positive, Range, Report, Seed
+from experiments.spectra._linearizations import SCHEMES, solve
 
 FEW = 20  # iterations that count as few
 MARGIN = 0.1  # nats per step from zero beyond which λ₁ counts as clearly stable or unstable
+EDGES = (-np.inf, -MARGIN, 0.0, MARGIN, np.inf)  # of λ₁, in tables
 LEVELS = {"few": "20 iterations", "half": "T/2 iterations"}
 
 
@@ -42,7 +43,8 @@ class Newton:
         width: D, units.
         num_networks: directions of W, inputs and guesses drawn afresh; each is solved at every
             gain.
-        lengths: T, ascending; sequences of a network start at the same state.
+        lengths: T, ascending; sequences of a network start at the same state. All linearisations
+            solve the shortest one, and Newton's all of them.
         tolerance: of the residual max |h_t − f(h_{t−1}, x_t)| at which iteration stops.
         num_warmup: steps before the sequence, from a random state, in which the network settles.
         num_steps: steps over which λ₁ is measured; they begin as the sequences do.
@@ -107,20 +109,6 @@ class Unit(NamedTuple):
     network: str
 
 
-class Solution(NamedTuple):
-    """Where the iteration stopped.
-
-    Attributes:
-        states: h_1 … h_T, `(T, D)`.
-        num_iterations: Newton steps taken.
-        residual: largest |h_t − f(h_{t−1}, x_t)|; NaN after an overflow.
-    """
-
-    states: jax.Array
-    num_iterations: jax.Array
-    residual: jax.Array
-
-
 def units(config: Newton) -> list[Unit]:
     """List the networks, which take about the same time."""
     return [Unit(f"network_{number}") for number in range(config.num_networks)]
@@ -139,7 +127,10 @@ def work(config: Newton, unit: Unit, report: Report) -> xr.Dataset:
 
 
 def at_gain(config: Newton, gain: float, key: jax.Array) -> xr.Dataset:
-    """Measure λ₁ of one network at one gain, and solve all its sequences."""
+    """Measure λ₁ of one network at one gain, and solve all its sequences.
+
+    The shortest one is solved with all linearisations.
+    """
     network, carry, xs, guess = problem(config, gain, key)
     spectrum = jrnn.lyapunov_spectrum(network, carry, xs, num_exponents=1, qr_every=1)
     states = jrnn.trajectory(network, carry, xs[: config.lengths[-1]])[1:]
@@ -147,8 +138,23 @@ def at_gain(config: Newton, gain: float, key: jax.Array) -> xr.Dataset:
         solve(network, carry, xs[:length], guess[:length], tolerance=config.tolerance)
         for length in config.lengths
     ]
+    shortest = config.lengths[0]
+    of_schemes = [solutions[0]] + [
+        solve(
+            network,
+            carry,
+            xs[:shortest],
+            guess[:shortest],
+            tolerance=config.tolerance,
+            scheme=scheme,
+        )
+        for scheme in SCHEMES[1:]
+    ]
     residuals = np.array([float(solution.residual) for solution in solutions])
-    errors = [float(jnp.max(jnp.abs(one.states - states[: len(one.states)]))) for one in solutions]
+
+    def error(solution):
+        return float(jnp.max(jnp.abs(solution.states - states[: len(solution.states)])))
+
     return xr.Dataset(
         {
             "exponent": float(spectrum.exponents[0]),
@@ -156,9 +162,15 @@ def at_gain(config: Newton, gain: float, key: jax.Array) -> xr.Dataset:
             "iterations": ("length", [int(solution.num_iterations) for solution in solutions]),
             "residual": ("length", residuals),
             "converged": ("length", residuals < config.tolerance),
-            "state_error": ("length", errors),
+            "state_error": ("length", [error(solution) for solution in solutions]),
+            "scheme_iterations": ("scheme", [int(one.num_iterations) for one in of_schemes]),
+            "scheme_converged": (
+                "scheme",
+                [float(one.residual) < config.tolerance for one in of_schemes],
+            ),
+            "scheme_error": ("scheme", [error(one) for one in of_schemes]),
         },
-        coords={"length": list(config.lengths)},
+        coords={"length": list(config.lengths), "scheme": list(SCHEMES)},
     )
 
 
@@ -197,55 +209,6 @@ def problem(
     return network, settled, xs[config.num_warmup :], guess
 
 
-@partial(jax.jit, static_argnames="tolerance")
-def solve(
-    network: jrnn.Recurrence,
-    carry: jax.Array,
-    xs: jax.Array,
-    guess: jax.Array,
-    *,
-    tolerance: float,
-) -> Solution:
-    """Solve for all states at once, in at most T iterations.
-
-    Each iteration makes at least one more of the first states exact, so T iterations suffice in
-    exact arithmetic.
-    """
-
-    def before(states):
-        return jnp.concatenate([carry[None], states[:-1]])
-
-    def defects(states):
-        return jax.vmap(partial(network.step, network.params))(before(states), xs) - states
-
-    def iterate(solution):
-        jacobians = jax.vmap(lambda state, x: jrnn.step_jacobians(network, state, x[None])[0])(
-            before(solution.states), xs
-        )
-        # For the corrections, not the states: rounding then shrinks with what is still wrong.
-        states = solution.states + linear_recurrence(jacobians, defects(solution.states))
-        residual = jnp.max(jnp.abs(defects(states)))
-        return Solution(states, solution.num_iterations + 1, residual)
-
-    def unsolved(solution):
-        few = solution.num_iterations < xs.shape[0]
-        return few & ~(solution.residual < tolerance)  # NaN counts as unsolved
-
-    residual = jnp.max(jnp.abs(defects(guess)))
-    return lax.while_loop(unsolved, iterate, Solution(guess, jnp.zeros((), int), residual))
-
-
-def linear_recurrence(matrices: jax.Array, offsets: jax.Array) -> jax.Array:
-    """Solve d_t = A_t d_{t−1} + b_t, d_0 = 0, for all t in logarithmically many parallel steps."""
-
-    def joined(earlier, later):
-        matrix = later[0] @ earlier[0]
-        return matrix, jnp.einsum("...ij,...j->...i", later[0], earlier[1]) + later[1]
-
-    # Nothing comes before the first step: products that reach back to it are zero, not huge.
-    return lax.associative_scan(joined, (matrices.at[0].set(0), offsets))[1]
-
-
 def compared(dataset: xr.Dataset) -> xr.Dataset:
     """Add the fraction of T that was needed, and λ₁ where the number of iterations rises."""
     length = dataset["length"]
@@ -272,6 +235,9 @@ def compared(dataset: xr.Dataset) -> xr.Dataset:
             "residual": ("largest residual of a step after the last iteration", "1"),
             "converged": ("whether the residual is below the tolerance", "1"),
             "state_error": ("largest difference from the states of a sequential run", "1"),
+            "scheme_iterations": ("iterations of each linearisation at the shortest T", "1"),
+            "scheme_converged": ("whether its residual is below the tolerance", "1"),
+            "scheme_error": ("its largest difference from the states of a sequential run", "1"),
             "rise": ("λ₁ where iterations first exceed the level as gain grows", "nats per step"),
         },
     )
@@ -299,8 +265,7 @@ def show(dataset: xr.Dataset, console: Console) -> None:
     lengths = dataset["length"].to_numpy()
     for column in ("λ₁ (nats per step)", "solved", *(f"T = {length}" for length in lengths)):
         table.add_column(column, no_wrap=True)
-    edges = (-np.inf, -MARGIN, 0.0, MARGIN, np.inf)
-    for low, high in itertools.pairwise(edges):
+    for low, high in itertools.pairwise(EDGES):
         here = (dataset["exponent"] > low) & (dataset["exponent"] <= high)
         if not here.any():
             continue
@@ -315,6 +280,7 @@ def show(dataset: xr.Dataset, console: Console) -> None:
             ),
         )
     console.print(table)
+    console.print(_table_of_schemes(dataset))
     failed = int((~dataset["converged"].astype(bool)).sum())
     console.print(
         f"{failed} of {dataset['converged'].size} solves had not converged after T iterations"
@@ -327,3 +293,23 @@ def show(dataset: xr.Dataset, console: Console) -> None:
                 f"{words} are passed at λ₁ = {float(one.mean()):+.3f} ± {error:.3f} "
                 f"(mean ± standard error over {one.size} networks, T = {lengths[-1]})"
             )
+
+
+def _table_of_schemes(dataset):
+    """Return a table of the iterations of all linearisations, by λ₁."""
+    table = Table(
+        pad_edge=False,
+        title=f"linearisations at T = {int(dataset['length'][0])}: median iterations (% solved)",
+    )
+    table.add_column("λ₁ (nats per step)")
+    for scheme in dataset["scheme"].to_numpy():
+        table.add_column(str(scheme), no_wrap=True)
+    for low, high in itertools.pairwise(EDGES):
+        here = (dataset["exponent"] > low) & (dataset["exponent"] <= high)
+        if here.any():
+            counts = dataset["scheme_iterations"].where(here).median(("network", "gain"))
+            solved = dataset["scheme_converged"].where(here).mean(("network", "gain"))
+            cells = zip(counts.to_numpy(), solved.to_numpy(), strict=True)
+            row = (f"{count:.0f} ({100 * share:.0f})" for count, share in cells)
+            table.add_row(f"{low:g} to {high:g}", *row)
+    return table

@@ -1,6 +1,7 @@
 """Recurrences: Flax cells, cells of the literature, stacks and chains, and changes of them."""
 
 from jacobian_rnn.cells.antisymmetric import antisymmetric_rnn
+from jacobian_rnn.cells.bordered_identity import BorderedIdentity
 from jacobian_rnn.cells.changes import with_chrono_biases, with_gain, with_gate_bias
 from jacobian_rnn.cells.dense_layers import dense_chain
 from jacobian_rnn.cells.feedback import closed_loop
@@ -28,6 +29,7 @@ from jacobian_rnn.cells.simplified_state_space import s5
 from jacobian_rnn.cells.stacking import stack, unstack
 
 __all__ = [
+    "BorderedIdentity",
     "Recurrence",
     "RowBlocks",
     "align_ends",

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from jacobian_rnn.cells._own_cells import StepClosedForm, check_sizes
 from jacobian_rnn.cells._stabilized_gates import Forget, check_forget, stabilized_gates
+from jacobian_rnn.cells.bordered_identity import BorderedIdentity
 from jacobian_rnn.cells.recurrence import Recurrence, flat_matrix
 from jacobian_rnn.checks import check_at_least
 from jacobian_rnn.linalg.graded_svd import matmul
@@ -47,9 +48,10 @@ def mlstm(
 
     Returns:
         The recurrence. Its carry is (C, n, m) of shapes `(num_units, num_keys)`, `(num_keys,)` and
-        `()`. J is f' on the diagonal of C and n, and a column of what m does to them. Where the
-        input is larger than the memory, m is forgotten and J is singular. The output is C, row
-        after row. `step.read(params, carry, x)` reads h from the carry.
+        `()`. J is f' on the diagonal of C and n, and a column of what m does to them, which its
+        `unit_jacobians` declare. Where the input is larger than the memory, m is forgotten and J is
+        singular. The output is C, row after row. `step.read(params, carry, x)` reads h from the
+        carry.
 
     Raises:
         TypeError: sizes that are not integers, another dtype, or float64 without x64.
@@ -91,7 +93,8 @@ def mlstm(
 def mlstm_of(params: Any, forget: Forget) -> Recurrence:
     """Make an mLSTM of its parameters."""
     step = MLSTMStep(forget)
-    return Recurrence(step, params, StepClosedForm(step), memory_of)
+    units: Any = MLSTMUnits(step)
+    return Recurrence(step, params, StepClosedForm(step), memory_of, units)
 
 
 def memory_of(carry: Any) -> Array:
@@ -233,6 +236,18 @@ class MLSTMStep:
         key = _layer(params["key"], x)
         key = key / math.sqrt(key.size)
         return *(_layer(params[name], x) for name in ("write", "forget", "value")), key
+
+
+@dataclass(frozen=True)
+class MLSTMUnits:
+    """What C and n keep of themselves, and what m does to them. Equal steps have equal ones."""
+
+    step: MLSTMStep
+
+    def __call__(self, params: Any, carry: Any, x: Any) -> BorderedIdentity:
+        """Return the Jacobian of C and n, all kept alike, with m behind them."""
+        parts = self.step.parts(params, carry, x)
+        return BorderedIdentity(parts.forget, parts.along.ravel(), parts.share)
 
 
 def _layer(layer, x):

@@ -6,6 +6,7 @@ sequences end together, and a function that looks back from the end needs no len
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, PyTree
 
+from jacobian_rnn.cells.bordered_identity import BorderedIdentity
 from jacobian_rnn.cells.recurrence import Recurrence, check_recurrence, zero_carry
+from jacobian_rnn.cells.row_blocks import RowBlocks
 from jacobian_rnn.checks import refuse
 
 
@@ -42,7 +45,7 @@ def with_padding(recurrence: Recurrence) -> Recurrence:
     check_recurrence(recurrence)
     jacobian = recurrence.jacobian and WaitingJacobian(recurrence.jacobian)
     step = WaitingStep(recurrence.step)
-    of_units = recurrence.unit_jacobians and WaitingUnitJacobians(recurrence.unit_jacobians)
+    of_units: Any = recurrence.unit_jacobians and WaitingUnitJacobians(recurrence.unit_jacobians)
     return Recurrence(step, recurrence.params, jacobian, recurrence.output, of_units)
 
 
@@ -178,9 +181,21 @@ class WaitingUnitJacobians:
         """Return the Jacobian of every unit for itself."""
         x, active = inputs
 
-        def of_layer(blocks):
-            eye = jnp.eye(blocks.shape[0], dtype=blocks.dtype)
-            # The one block of all rows of a matrix has no axis of units.
-            return jnp.where(active, blocks, eye if blocks.ndim == 2 else eye[..., None])
+        def of_layer(declared):
+            return jax.tree.map(
+                lambda now, waiting: jnp.where(active, now, waiting), declared, _identity(declared)
+            )
 
-        return jax.tree.map(of_layer, self.blocks(params, carry, x))
+        layers = self.blocks(params, carry, x)
+        return tuple(map(of_layer, layers)) if isinstance(layers, tuple) else of_layer(layers)
+
+
+def _identity(declared):
+    """Return the identity, declared as the Jacobian of a layer is."""
+    if isinstance(declared, BorderedIdentity):
+        return BorderedIdentity(kept=1, column=0, own=1)
+    if isinstance(declared, RowBlocks):
+        return RowBlocks(
+            jnp.eye(len(declared.block), dtype=declared.block.dtype), declared.num_rows
+        )
+    return jnp.eye(len(declared), dtype=declared.dtype)[..., None]

@@ -53,7 +53,8 @@ class Recurrence:
             N units in which each unit sees itself alone. `[a, b, u]` is the derivative of unit u of
             new array a with respect to unit u of array b. With c = 1 the Jacobian is diagonal.
             Products and spectra then cost O(n) a step. None where units see each other. Where all
-            rows of a matrix have one Jacobian, as in a delta rule, it gives `RowBlocks`. Layers on
+            rows of a matrix have one Jacobian, as in a delta rule, it gives `RowBlocks`, and where
+            one more state is seen by all of a memory, as in an mLSTM, `BorderedIdentity`. Layers on
             top of each other give a tuple of these, lowest layer first. Their units may also see
             the layers below, new and old. Then spectra cost O(n) a step, and products do not.
             At their first steps both kinds of declared Jacobian are compared with the derivative of

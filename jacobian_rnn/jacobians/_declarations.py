@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from jacobian_rnn.cells.bordered_identity import BorderedIdentity
 from jacobian_rnn.cells.row_blocks import RowBlocks
 from jacobian_rnn.checks import refuse
 from jacobian_rnn.jacobians.traced_steps import (
@@ -19,6 +20,7 @@ from jacobian_rnn.jacobians.traced_steps import (
     has_reverse_mode,
     rounding_of_step,
 )
+from jacobian_rnn.jacobians.unit_places import places_of, pull, push
 from jacobian_rnn.linalg.graded_svd import matmul
 from jacobian_rnn.linalg.rounding import rounding_noise
 
@@ -67,12 +69,7 @@ def _is_own(jacobian):
 def _check_blocks(system):
     n, dtype = system.num_states, system.state.dtype
     layers = system.shapes_of_units()
-    found: list[tuple[int, ...]] = [
-        (*one.block.shape, one.num_rows)
-        if isinstance(one, RowBlocks)
-        else getattr(one, "shape", ())
-        for one in layers
-    ]
+    found: list[tuple[int, ...]] = [shape for one in layers for shape in _shapes(one)]
     fit = all(len(shape) == 3 and shape[0] == shape[1] for shape in found)
     if not (found and fit and sum(shape[1] * shape[2] for shape in found) == n):
         received = f"shape {found[0]}" if len(found) == 1 else f"shapes {found}"
@@ -81,6 +78,16 @@ def _check_blocks(system):
     for blocks in jax.tree.leaves(layers):
         if blocks.dtype != dtype:
             refuse("unit_jacobians", blocks.dtype, str(dtype), "that of the state", error=TypeError)
+
+
+def _shapes(declared):
+    """Return the shapes of the blocks with the number of units, whatever they should be."""
+    if isinstance(declared, BorderedIdentity):
+        one, own = (1, 1, *declared.kept.shape), (1, 1, *declared.own.shape)
+        return (*one, *declared.column.shape), (*own, 1)
+    if isinstance(declared, RowBlocks):
+        return ((*declared.block.shape, declared.num_rows),)
+    return (getattr(declared, "shape", ()),)
 
 
 def _check_matrix(system):
@@ -164,21 +171,15 @@ def _through_units(system, state, x, vector, forward):
 
     What the layers above see of it is not declared. For a cotangent they change places.
     """
-    layers, first = system.unit_layers(state, x), 0
-    index = jnp.arange(len(vector))
+    index, first = jnp.arange(len(vector)), 0
+    multiply = push if forward else pull
     rows, declared, sizes, known = [], [], [], []
-    for blocks, places in zip(layers, system.unit_places(), strict=True):
-        last = first + places.num_states
-        blocks = blocks if forward else jnp.swapaxes(blocks, 0, 1)
-        own = places.cut(vector[first:last])
-        around = ((first, len(vector) - last),)
-
-        def moved(blocks, own, places=places, around=around):
-            return jnp.pad(places.join(jnp.sum(blocks * own[None], axis=1)), around)
-
-        rows.append(jnp.pad(vector[first:last], around))
-        declared.append(moved(blocks, own))
-        sizes.append(moved(jnp.abs(blocks), jnp.abs(own)))
+    for layer in system.declared_units(state, x):
+        last = first + sum(places.num_states for places in places_of(layer))
+        own, around = vector[first:last], ((first, len(vector) - last),)
+        rows.append(jnp.pad(own, around))
+        declared.append(jnp.pad(multiply(layer, own), around))
+        sizes.append(jnp.pad(multiply(jax.tree.map(jnp.abs, layer), jnp.abs(own)), around))
         known.append(index < last if forward else index >= first)
         first = last
     return tuple(map(jnp.stack, (rows, declared, sizes, known)))

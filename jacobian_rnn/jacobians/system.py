@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
+from jacobian_rnn.cells.bordered_identity import BorderedIdentity
 from jacobian_rnn.cells.recurrence import (
     ENDS,
     ImpureStepError,
@@ -21,7 +22,6 @@ from jacobian_rnn.cells.recurrence import (
     has_batch_axis,
     last_array,
 )
-from jacobian_rnn.cells.row_blocks import RowBlocks
 from jacobian_rnn.checks import check_count, check_finite, list_shapes, refuse
 from jacobian_rnn.jacobians._declarations import check_declarations
 from jacobian_rnn.jacobians.rough_functions import rough
@@ -31,7 +31,7 @@ from jacobian_rnn.jacobians.traced_steps import (
     has_reverse_mode,
     pull_back,
 )
-from jacobian_rnn.jacobians.unit_places import UnitPlaces, sum_log_abs_dets
+from jacobian_rnn.jacobians.unit_places import UnitPlaces, blocks_of, places_of, sum_log_abs_dets
 from jacobian_rnn.linalg.graded_svd import matmul
 from jacobian_rnn.linalg.rounding import PERTURBATION, mixed, rounding_factors
 
@@ -83,6 +83,12 @@ class System:
         return self.has_unit_layers and len(self.unit_places()) == 1
 
     @property
+    def has_border(self) -> bool:
+        """Whether the state is known to be a memory that one number keeps, and one more state."""
+        layers = self.shapes_of_units() if self.has_unit_layers else ()
+        return len(layers) == 1 and isinstance(layers[0], BorderedIdentity)
+
+    @property
     def has_unit_layers(self) -> bool:
         """Whether each unit is known to see itself, and at most the units of the layers below."""
         return self.recurrence.unit_jacobians is not None
@@ -115,8 +121,7 @@ class System:
 
         A layer has `(c, c, units)`, or `(c, c, 1)` where one Jacobian is that of all its units.
         """
-        layers = self._declared_units(state, x)
-        return tuple(one.block[..., None] if isinstance(one, RowBlocks) else one for one in layers)
+        return tuple(block for one in self.declared_units(state, x) for block in blocks_of(one))
 
     def unit_jacobians(self, state: Float[Array, " n"], x: PyTree) -> Float[Array, "c c _"]:
         """Return the Jacobian of every unit for itself, if `has_units`."""
@@ -124,18 +129,14 @@ class System:
 
     def unit_places(self) -> tuple[UnitPlaces, ...]:
         """Return where the units of all layers are in the state."""
-        return tuple(
-            UnitPlaces(one.block.shape[0], one.num_rows, True)
-            if isinstance(one, RowBlocks)
-            else UnitPlaces(one.shape[0], one.shape[2], False)
-            for one in self.shapes_of_units()
-        )
+        return tuple(place for one in self.shapes_of_units() for place in places_of(one))
 
     def shapes_of_units(self) -> tuple[Any, ...]:
         """Return the shapes of what is declared for the units of all layers."""
-        return jax.eval_shape(self._declared_units, self.state, self.one_input)
+        return jax.eval_shape(self.declared_units, self.state, self.one_input)
 
-    def _declared_units(self, state, x) -> tuple[Any, ...]:
+    def declared_units(self, state: Float[Array, " n"], x: PyTree) -> tuple[Any, ...]:
+        """Return what is declared for the units of all layers."""
         declared: Any = self.recurrence.unit_jacobians
         with jax.default_matmul_precision("highest"):
             layers = declared(self.recurrence.params, self.unravel(state), x)

@@ -1,9 +1,12 @@
 """Where in the state units are that see themselves alone, and what their blocks are together."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from jacobian_rnn.cells.bordered_identity import BorderedIdentity
+from jacobian_rnn.cells.row_blocks import RowBlocks
 
 
 class UnitPlaces(NamedTuple):
@@ -45,6 +48,41 @@ class UnitPlaces(NamedTuple):
         order = "uavb" if self.is_by_row else "aubv"
         matrix = jnp.einsum(f"...abu,uv->...{order}", blocks, by_unit)
         return matrix.reshape(*blocks.shape[:-3], self.num_states, self.num_states)
+
+
+def places_of(declared: Any) -> tuple[UnitPlaces, ...]:
+    """Return where the units of what is declared of a layer are: one place, or two of a border."""
+    if isinstance(declared, BorderedIdentity):
+        return UnitPlaces(1, declared.column.shape[0], True), UnitPlaces(1, 1, True)
+    if isinstance(declared, RowBlocks):
+        return (UnitPlaces(declared.block.shape[0], declared.num_rows, True),)
+    return (UnitPlaces(declared.shape[0], declared.shape[2], False),)
+
+
+def blocks_of(declared: Any) -> tuple[Array, ...]:
+    """Return the blocks on the diagonal that belong to each of the places."""
+    if isinstance(declared, BorderedIdentity):
+        return declared.kept.reshape(1, 1, 1), declared.own.reshape(1, 1, 1)
+    return (declared.block[..., None] if isinstance(declared, RowBlocks) else declared,)
+
+
+def push(declared: Any, vector: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Return J v of what is declared of a layer."""
+    if isinstance(declared, BorderedIdentity):
+        last = vector[-1:]
+        memory = declared.kept * vector[:-1] + declared.column * last
+        return jnp.concatenate([memory, declared.own * last])
+    (blocks,), (places,) = blocks_of(declared), places_of(declared)
+    return places.join(jnp.sum(blocks * places.cut(vector)[None], axis=1))
+
+
+def pull(declared: Any, vector: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Return Jᵀ v of what is declared of a layer."""
+    if isinstance(declared, BorderedIdentity):
+        last = declared.own * vector[-1:] + declared.column @ vector[:-1]
+        return jnp.concatenate([declared.kept * vector[:-1], last])
+    (blocks,), (places,) = blocks_of(declared), places_of(declared)
+    return places.join(jnp.sum(blocks * places.cut(vector)[:, None], axis=0))
 
 
 def sum_log_abs_dets(layers: tuple[Array, ...], places: tuple[UnitPlaces, ...]) -> Float[Array, ""]:

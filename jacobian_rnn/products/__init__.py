@@ -1,6 +1,7 @@
 """Products of step Jacobians, with every singular value in logs."""
 
 from jacobian_rnn.products.blocks import BlockProduct
+from jacobian_rnn.products.bordered import BorderedProduct
 from jacobian_rnn.products.by_lag import log_singular_values_by_lag
 from jacobian_rnn.products.credit import InputJacobians, input_jacobians
 from jacobian_rnn.products.leading import (
@@ -13,6 +14,7 @@ from jacobian_rnn.products.product import JacobianProduct
 
 __all__ = [
     "BlockProduct",
+    "BorderedProduct",
     "InputJacobians",
     "JacobianProduct",
     "LeadingSingularValues",

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from jacobian_rnn.jacobians.system import System
 from jacobian_rnn.jacobians.time_loop import along, back_along
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
-from jacobian_rnn.products._passes import Passes, extend_passes, start_passes
+from jacobian_rnn.products._passes import extend_passes, start_passes
 from jacobian_rnn.products.product import JacobianProduct, finish, transpose
 
 
@@ -45,12 +45,12 @@ def product_back_along(system: System, frames: Float[Array, "passes n n"]) -> Ja
 
 def passes_along(
     system: System,
-    start: Passes,
+    start: PyTree,
     of_step: tuple[Callable[..., Array], Callable[..., Array]],
-    extend: Callable[..., Passes],
+    extend: Callable[..., PyTree],
     num_passes: int,
     next_states: Float[Array, "steps n"] | None,
-) -> Passes:
+) -> PyTree:
     """Extend the passes of a product by all steps of a system.
 
     The states after each step may be given. A chaotic system that is run again in another program

@@ -37,17 +37,17 @@ class BlockProduct(NamedTuple):
     @property
     def first_lost_step(self) -> Int[Array, ""]:
         """The first step at which rounding took a direction, −1 if none."""
-        return _first(self.units.first_lost_step)
+        return first_of_units(self.units.first_lost_step)
 
     @property
     def first_underflow_step(self) -> Int[Array, ""]:
         """The first step at which a direction fell out of the float range, −1 if none."""
-        return _first(self.units.first_underflow_step)
+        return first_of_units(self.units.first_underflow_step)
 
     @property
     def first_nonfinite_step(self) -> Int[Array, ""]:
         """The first step whose Jacobian or new state held NaN or inf, −1 if none."""
-        return _first(self.units.first_nonfinite_step)
+        return first_of_units(self.units.first_nonfinite_step)
 
     @property
     def right_cut(self) -> Bool[Array, " passes"]:
@@ -185,7 +185,7 @@ def rows_of_arrays(places: UnitPlaces, dtype: jnp.dtype) -> Float[Array, "c n"]:
     return places.join(jnp.broadcast_to(one_each, (*one_each.shape[:2], places.num_units)))
 
 
-def _first(steps):
+def first_of_units(steps):
     """Return the earliest of the steps of all units, −1 if there is none."""
     never = jnp.iinfo(jnp.int32).max
     earliest = jnp.min(jnp.where(steps >= 0, steps, never))

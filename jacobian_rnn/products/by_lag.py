@@ -19,6 +19,12 @@ from jacobian_rnn.linalg.factored_form import (
     orthonormalize,
 )
 from jacobian_rnn.linalg.graded_svd import graded_singular_values
+from jacobian_rnn.products.bordered import (
+    entries_of_step,
+    extend_bordered,
+    finish_bordered,
+    start_bordered,
+)
 
 
 def log_singular_values_by_lag(
@@ -51,7 +57,7 @@ def log_singular_values_by_lag(
 
     Cost: it takes one pass over the sequence, and one graded SVD per lag. Memory holds n² per lag,
     and T n for the states. Beyond 4096 steps it holds 2√T n, and each step is taken twice. Where
-    units see themselves alone, as the `unit_jacobians` say, a step and a lag cost O(n).
+    the recurrence declares its `unit_jacobians`, for one layer, a step and a lag cost O(n).
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,7 +73,8 @@ def log_singular_values_by_lag(
     wanted = check_lags(lags, 0, system.num_steps)
     check_precision(system.state.dtype)
     ascending, row_of = np.unique(wanted, return_inverse=True)
-    return _log_singular_values_by_lag(system, ascending)[row_of]
+    by_lag = _of_border_by_lag if system.has_border else _log_singular_values_by_lag
+    return by_lag(system, ascending)[row_of]
 
 
 @jax.jit
@@ -96,6 +103,23 @@ def _log_singular_values_by_lag(system, lags):
     # One block may be that of several units.
     of_all = jnp.repeat(of_units, system.num_states // of_units.shape[1], axis=1)
     return -jnp.sort(-of_all, axis=1)
+
+
+@jax.jit
+def _of_border_by_lag(system, lags):
+    """Do the same for a memory with a border, whose J[T-1] ··· J[T-lag] is extended backwards."""
+    refuse_coarse_step(system)
+
+    def visit(carried, now):
+        passes, kept = carried
+        entries = entries_of_step(system, now.state, now.x)
+        passes = extend_bordered(passes, entries[None], backwards=True)
+        return (passes, keep_at_lag(kept, passes, system.num_steps - now.number, lags)), None
+
+    start = start_bordered(1, system.num_states, system.state.dtype)
+    kept = jax.tree.map(lambda one: jnp.broadcast_to(one, (lags.shape[0], *one.shape)), start)
+    (_, kept), _ = back_along(system, visit, (start, kept))
+    return jax.vmap(lambda one: finish_bordered(one).log_singular_values())(kept)
 
 
 def backward_form(

@@ -16,6 +16,7 @@ from jacobian_rnn.products._in_time_blocks import product_in_blocks
 from jacobian_rnn.products._passes import PASSES, extend_passes, start_passes
 from jacobian_rnn.products.along import product_along, product_back_along
 from jacobian_rnn.products.blocks import BlockProduct, block_product
+from jacobian_rnn.products.bordered import BorderedProduct, bordered_product
 from jacobian_rnn.products.product import JacobianProduct, finish, transpose
 
 # This is for one pass, as a multiple of n³, on two CPU cores. Gaussian matrices of 128 to 512 rows
@@ -36,7 +37,7 @@ def jacobian_product(
     frame: Float[Array, "n n"] | None = None,
     blocks: int = 1,
     backwards: bool | None = None,
-) -> JacobianProduct | BlockProduct:
+) -> JacobianProduct | BlockProduct | BorderedProduct:
     """Multiply the Jacobians of all steps along a trajectory, one step after the other.
 
     One factorisation per step keeps the factored form, as `factored_form.extend` says. Where
@@ -61,8 +62,8 @@ def jacobian_product(
 
     Returns:
         The product. T = 0 gives the identity. Where the recurrence declares its `unit_jacobians`,
-        and neither a frame, blocks nor `backwards` are given, it is a `BlockProduct`, and a step
-        costs O(n).
+        and neither a frame, blocks nor `backwards` are given, it is a `BlockProduct` or, with a
+        `BorderedIdentity`, a `BorderedProduct`, and a step costs O(n).
 
     Raises:
         ValueError: structures, shapes, time axes or a frame that do not fit, values not finite, or
@@ -94,9 +95,11 @@ def jacobian_product(
         refuse(
             "backwards", f"True with {blocks} blocks", "blocks=1", "they are multiplied forwards"
         )
-    if system.has_units and frame is None and blocks == 1 and backwards is None:
+    is_structured = system.has_units or system.has_border
+    if is_structured and frame is None and blocks == 1 and backwards is None:
         check_precision(system.state.dtype)
-        return block_product(system, estimate_error=estimate_error)
+        multiply = block_product if system.has_units else bordered_product
+        return multiply(system, estimate_error=estimate_error)
     frames = _starting_frames(system.num_states, system.state.dtype, estimate_error, frame)
     warn_of_cost(
         "jacobian_product", system.num_states, system.num_steps, 1, LIGHTER, passes=len(frames)
