@@ -143,9 +143,12 @@ def compute(
     ChunkStore(folder, fingerprint).save(chunk.name, dataset)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)
 def _compiled(module, config, unit, size):
-    """Return the networks of a unit, and their program for so many at a time."""
+    """Return the networks of a unit, and their program for so many at a time.
+
+    A hundred programs that are kept hold more memory maps than Linux gives a process.
+    """
     networks = networks_of(cast("Experiment", importlib.import_module(module)), config, unit)
     assert networks is not None
     rows = {
