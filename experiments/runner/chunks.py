@@ -6,12 +6,14 @@ the order of chunks touches a bit of the results.
 """
 
 import functools
+import hashlib
 import importlib
 import importlib.metadata
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -84,7 +86,8 @@ def cut(unit: Any, networks: Networks, chunk_size: int) -> list[Chunk]:
 def origin() -> dict[str, str]:
     """Say what decides the last bits of numbers that this process computes.
 
-    Another release, device, processor or compiler option rounds otherwise.
+    Another release, device, processor or compiler option rounds otherwise. Some experiments read
+    tables and models that the package ships.
 
     Raises:
         StoppedError: there is no device of the kind that was asked for.
@@ -97,7 +100,16 @@ def origin() -> dict[str, str]:
         wanted = os.environ.get("JAX_PLATFORMS", "")
         msg = f"JAX finds no device here ({wanted}): {error}; a GPU needs jacobian_rnn[cuda]"
         raise StoppedError(msg) from error
-    return {"device": device, "machine": platform.machine(), **versions, **options}
+    data = {"data": _shipped_data()}
+    return {"device": device, "machine": platform.machine(), **versions, **options, **data}
+
+
+@functools.cache
+def _shipped_data() -> str:
+    """Return a short hash of the tables and models that the package ships."""
+    files = Path(str(resources.files("jacobian_rnn"))).rglob("*")
+    shipped = sorted(file for file in files if file.suffix in (".csv", ".json"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in shipped)).hexdigest()[:12]
 
 
 def compute(
