@@ -41,7 +41,7 @@ TERMS = {
     "memory": Term("share of far inputs in the output, nats", +1),
     "separation": Term("distance of answers over their spread, nats", +1),
     "readout": Term("skill of a linear readout of the untrained network", +1),
-    "travel": Term("updates times the relative size of the first, in logs, nats", +1),
+    "travel": Term("updates times the relative size of the first, in logs, up to 3 nats", +1),
     "overshoot": Term("learning rate over its critical value, where it is above e^-3, nats", -1),
     "steps": Term("log of the horizon, nats", -1),
 }
@@ -70,7 +70,8 @@ def terms_of(
         "memory": of.memory,
         "separation": of.separation,
         "readout": of.readout_skill,
-        "travel": np.log(num_updates) + of.relative_update,
+        # Where updates move the weights by many times their size, more of them help no more.
+        "travel": np.minimum(np.log(num_updates) + of.relative_update, 3),
         "overshoot": np.maximum(of.overshoot, -3),
         "steps": np.log(np.maximum(horizon, 1)),
     }
