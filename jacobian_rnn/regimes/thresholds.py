@@ -28,5 +28,5 @@ class Thresholds(NamedTuple):
 # 0.70, over the 2,028 networks of `learning_ensemble.csv` after 400 updates of 16 sequences. These
 # are six cells on thirteen tasks, delayed recall at three noise levels among them, with widths of
 # 16 to 128 and horizons of 10 to 160 steps. Intervals of 95 % over shapes of networks: vanishing
-# −5.9 to −2.2, exploding +4.4 to +9.6.
+# −5.9 to −2.2, exploding +3.6 to +10.1.
 THRESHOLDS = Thresholds(vanishing=-4.4, exploding=7.6)

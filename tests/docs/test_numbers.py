@@ -80,9 +80,9 @@ QUOTED = [
     ),
     (
         "forecast",
-        "delayed XOR is forecast worst, with a balanced accuracy of #",
+        "copying is forecast worst, with a balanced accuracy of #",
         "learning_forecast",
-        ["balanced accuracy of the worst, delayed_xor"],
+        ["balanced accuracy of the worst, copying_memory"],
     ),
     ("forecast", "The model was fitted to # networks", "learning_ensemble", ["| networks"]),
 ]
