@@ -18,6 +18,7 @@ from jacobian_rnn.checks import check_count, check_lags, check_precision, refuse
 from jacobian_rnn.growth.largest import log_norms, normalize
 from jacobian_rnn.jacobians.system import bind
 from jacobian_rnn.jacobians.time_loop import along
+from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.linalg.batch_means import Estimate
 
 
@@ -126,6 +127,7 @@ def finite_time_growth(
 
 @partial(jax.jit, static_argnames=("lags", "num_vectors"))
 def _finite_time_growth(system, key, lags, num_vectors):
+    refuse_coarse_step(system)
     window = lags[-1]
     num_windows, settling = divmod(system.num_steps, window)
     before = jax.tree.map(lambda x: x[:settling], system.xs)

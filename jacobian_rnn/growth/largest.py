@@ -11,6 +11,7 @@ from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_precision, check_warmup
 from jacobian_rnn.jacobians.system import System, bind
 from jacobian_rnn.jacobians.time_loop import Run, run
+from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.linalg.frames import generic_columns
 from jacobian_rnn.linalg.graded_svd import scaled_norm
 
@@ -67,6 +68,7 @@ def largest_exponent(
 
 @partial(jax.jit, static_argnames="num_warmup")
 def _largest_exponent(system, num_warmup):
+    refuse_coarse_step(system)
     return exponent_of(run(system, *tangent_visit(system, num_warmup), most_stored=0), num_warmup)
 
 

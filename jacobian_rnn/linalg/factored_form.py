@@ -169,15 +169,15 @@ def _flush(left, log_scale, pivots, zeros_are_exact):
     return jnp.where(tiny, 0, left), jnp.where(tiny & counts, lost, 0)
 
 
-def orthonormalize(form: FactoredForm) -> FactoredForm:
-    """Return the same product with an orthogonal `left`."""
+def orthonormalize(form: FactoredForm) -> tuple[FactoredForm, Bool[Array, ""]]:
+    """Return the same product with an orthogonal `left`, and whether `right` was cut."""
     log_scale = form.log_scale + form.rounding
     order = descending_order(log_scale)
     before = log_scale[order]
     left, r, _ = orthonormal_qr(form.left[:, order])
     log_scale = before + jnp.log(jnp.diagonal(r))
-    right, _ = absorb(r, before, log_scale, form.right[order])
-    return FactoredForm(left, log_scale, jnp.zeros_like(log_scale), right)
+    right, cut = absorb(r, before, log_scale, form.right[order])
+    return FactoredForm(left, log_scale, jnp.zeros_like(log_scale), right), cut
 
 
 def absorb(
@@ -271,7 +271,8 @@ def compose(
     _, lower, upper, log_pivots = lax.fori_loop(0, n, eliminate, start)
     # diag(exp d₂) M diag(exp d₁) = lower diag(exp log_pivots) upper, with factors of order one.
     left, right = matmul(later.left, lower), matmul(upper, earlier.right)
-    form = orthonormalize(FactoredForm(left, log_pivots, jnp.zeros_like(log_pivots), right))
+    # What is cut here is far below rounding, and both products said so if they were cut.
+    form, _ = orthonormalize(FactoredForm(left, log_pivots, jnp.zeros_like(log_pivots), right))
     return form, right_cut & jnp.any(counts)
 
 

@@ -45,10 +45,13 @@ def extend_passes(
     passes: Passes,
     jacobians: Float[Array, "passes_or_1 n n"],
     state_is_finite: Bool[Array, ""] | bool = True,
+    *,
+    backwards: bool = False,
 ) -> Passes:
     """Multiply by the Jacobian of the next step, one for each pass or one for all of them.
 
-    Note also whether the state after it is finite.
+    Note also whether the state after it is finite. Backwards the next step is an earlier one, and
+    the first step of a fault is the last that is met.
     """
     shape, dtype = passes.forms.left.shape, jacobians.dtype
     later = (jnp.arange(shape[0]) > 0)[:, None, None]
@@ -58,8 +61,11 @@ def extend_passes(
     forms, faults = jax.vmap(extend)(passes.forms, jacobians)
     forms = forms._replace(left=forms.left + faults.underflow * noise)
 
+    # Backwards NaN of a later step stays in the columns, and says nothing of this one.
+    broken = ~jnp.all(jnp.isfinite(jacobians)) if backwards else faults.broken
+
     def first(step, happened):
-        return jnp.where((step < 0) & jnp.any(happened), now, step)
+        return jnp.where(((step < 0) | backwards) & jnp.any(happened), now, step)
 
     return passes._replace(
         forms=forms,
@@ -67,7 +73,7 @@ def extend_passes(
         first_lost_step=first(passes.first_lost_step, faults.lost),
         first_underflow_step=first(passes.first_underflow_step, faults.underflow > 0),
         first_nonfinite_step=first(
-            passes.first_nonfinite_step, faults.broken | jnp.logical_not(state_is_finite)
+            passes.first_nonfinite_step, broken | jnp.logical_not(state_is_finite)
         ),
         right_cut=passes.right_cut | faults.right_cut,
     )

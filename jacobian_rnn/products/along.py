@@ -37,8 +37,9 @@ def product_back_along(system: System, frames: Float[Array, "passes n n"]) -> Ja
     of_step = system.jacobian, system.rough_jacobian
 
     def visit(passes, now):
-        jacobians = _jacobians_of_passes(of_step, len(frames), now, now.x)
-        return extend_passes(passes, jnp.swapaxes(jacobians, 1, 2)), None
+        jacobians = jnp.swapaxes(_jacobians_of_passes(of_step, len(frames), now, now.x), 1, 2)
+        is_finite = jnp.all(jnp.isfinite(system.step(now.state, now.x)))
+        return extend_passes(passes, jacobians, is_finite, backwards=True), None
 
     return transpose(finish(back_along(system, visit, start_passes(frames))[0]))
 

@@ -206,7 +206,8 @@ def _factor(kept, own, column, log_column):
     form = FactoredForm(eye, scales, jnp.zeros_like(scales), eye)
     form, faults = renew(form, columns, jnp.ones((), bool))
     underflowed = (last[-1] == 0) & ~jnp.isneginf(own[1])
-    return orthonormalize(form), underflowed | faults.lost, faults.right_cut
+    form, cut = orthonormalize(form)
+    return form, underflowed | faults.lost, faults.right_cut | cut
 
 
 def _numbers(diagonal, number):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_lags, check_precision
@@ -48,7 +48,8 @@ def log_singular_values_by_lag(
         num_steps: number of steps T where `xs` is None.
 
     Returns:
-        Log singular values, nats, descending, `(len(lags), n)`, a row for each of `lags`.
+        Log singular values, nats, descending, `(len(lags), n)`, a row for each of `lags`. They are
+        NaN for lags that reach a state that is not finite: `jacobian_product` names the first step.
 
     Raises:
         ValueError: lags beyond the sequence, shapes that do not fit, or values that are not finite.
@@ -85,24 +86,25 @@ def _log_singular_values_by_lag(system, lags):
     start, lengthen = backward_form(system)
 
     def visit(carried, now):
-        form, kept = carried
-        form = lengthen(form, now)
-        return (form, keep_at_lag(kept, form, system.num_steps - now.number, lags)), None
+        (form, is_finite), kept = carried
+        product = lengthen(form, now), is_finite & ends_are_finite(system, now)
+        return (product, keep_at_lag(kept, product, system.num_steps - now.number, lags)), None
 
     # A lag of zero is not visited, so the empty product is in its place from the beginning.
+    start = start, jnp.bool_(True)
     kept = jax.tree.map(lambda one: jnp.broadcast_to(one, (lags.shape[0], *one.shape)), start)
-    (_, kept), _ = back_along(system, visit, (start, kept))
+    (_, (kept, is_finite)), _ = back_along(system, visit, (start, kept))
 
     def log_values(form):
-        form = orthonormalize(form)
+        form, _ = orthonormalize(form)
         return graded_singular_values(form.log_scale, form.right)[0]
 
     if not system.has_units:
-        return jax.vmap(log_values)(kept)
+        return jnp.where(is_finite[:, None], jax.vmap(log_values)(kept), jnp.nan)
     of_units = jax.vmap(jax.vmap(log_values))(kept).reshape(len(lags), -1)
     # One block may be that of several units.
     of_all = jnp.repeat(of_units, system.num_states // of_units.shape[1], axis=1)
-    return -jnp.sort(-of_all, axis=1)
+    return jnp.where(is_finite[:, None], -jnp.sort(-of_all, axis=1), jnp.nan)
 
 
 @jax.jit
@@ -111,15 +113,17 @@ def _of_border_by_lag(system, lags):
     refuse_coarse_step(system)
 
     def visit(carried, now):
-        passes, kept = carried
+        (passes, is_finite), kept = carried
         entries = entries_of_step(system, now.state, now.x)
         passes = extend_bordered(passes, entries[None], backwards=True)
-        return (passes, keep_at_lag(kept, passes, system.num_steps - now.number, lags)), None
+        product = passes, is_finite & ends_are_finite(system, now)
+        return (product, keep_at_lag(kept, product, system.num_steps - now.number, lags)), None
 
-    start = start_bordered(1, system.num_states, system.state.dtype)
+    start = start_bordered(1, system.num_states, system.state.dtype), jnp.bool_(True)
     kept = jax.tree.map(lambda one: jnp.broadcast_to(one, (lags.shape[0], *one.shape)), start)
-    (_, kept), _ = back_along(system, visit, (start, kept))
-    return jax.vmap(lambda one: finish_bordered(one).log_singular_values())(kept)
+    (_, (kept, is_finite)), _ = back_along(system, visit, (start, kept))
+    values = jax.vmap(lambda one: finish_bordered(one).log_singular_values())(kept)
+    return jnp.where(is_finite[:, None], values, jnp.nan)
 
 
 def backward_form(
@@ -143,6 +147,12 @@ def backward_form(
         return jax.vmap(extend)(form, jnp.transpose(blocks, (2, 1, 0)))[0]
 
     return start, lengthen
+
+
+def ends_are_finite(system: System, now: Moment) -> Bool[Array, ""]:
+    """Tell whether the states before and after a step are finite."""
+    after = system.step(now.state, now.x)
+    return jnp.all(jnp.isfinite(now.state)) & jnp.all(jnp.isfinite(after))
 
 
 def keep_none(like: PyTree, lags: Int[Array, " lags"]) -> PyTree:

@@ -16,7 +16,12 @@ from jacobian_rnn.jacobians.time_loop import back_along
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
 from jacobian_rnn.linalg.factored_form import orthonormalize
 from jacobian_rnn.linalg.graded_svd import flushed_exp, matmul, row_norms
-from jacobian_rnn.products.by_lag import backward_form, keep_at_lag, keep_none
+from jacobian_rnn.products.by_lag import (
+    backward_form,
+    ends_are_finite,
+    keep_at_lag,
+    keep_none,
+)
 
 
 class InputJacobians(NamedTuple):
@@ -54,7 +59,8 @@ def input_jacobians(
         lags: from 1 (the last input) to T, in any order. Static.
 
     Returns:
-        Matrices of norm one and their log norms, one for each of `lags`.
+        Matrices of norm one and their log norms, one for each of `lags`. They are NaN for lags that
+        reach a state that is not finite.
 
     Raises:
         ValueError: lags beyond the sequence, xs that are not one array `(time, inputs)`, shapes
@@ -94,15 +100,18 @@ def _input_jacobians(system, lags):
     start, lengthen = backward_form(system)
 
     def visit(carried, now):
-        form, kept = carried
-        kept = keep_at_lag(kept, (form, now.state, now.x), system.num_steps - now.number, lags)
-        return (lengthen(form, now), kept), None
+        form, is_finite, kept = carried
+        is_finite &= ends_are_finite(system, now)
+        here = form, is_finite, now.state, now.x
+        kept = keep_at_lag(kept, here, system.num_steps - now.number, lags)
+        return (lengthen(form, now), is_finite, kept), None
 
     (x,) = jax.tree.leaves(system.xs)
-    kept = keep_none((start, system.state, x[0]), lags)
-    (_, kept), _ = back_along(system, visit, (start, kept))
+    yes = jnp.bool_(True)
+    kept = keep_none((start, yes, system.state, x[0]), lags)
+    (_, _, kept), _ = back_along(system, visit, (start, yes, kept))
 
-    def of_lag(form, state, x):
+    def of_lag(form, is_finite, state, x):
         derivative = system.input_jacobian(state, x)
         if not system.has_units:
             matrix, log_norm, possible = _through(form, derivative)
@@ -120,14 +129,15 @@ def _input_jacobians(system, lags):
             matrix = places.join(jnp.transpose(matrices, (2, 1, 0))).T
         possible += jnp.log(jnp.linalg.norm(derivative))
         lost = jnp.where(jnp.isneginf(log_norm), 0, jnp.maximum(possible - log_norm, 0))
-        return matrix, log_norm, lost / math.log(10)
+        found = matrix, log_norm, lost / math.log(10)
+        return jax.tree.map(lambda a: jnp.where(is_finite, a, jnp.nan), found)
 
     return InputJacobians(*jax.vmap(of_lag)(*kept))
 
 
 def _through(form, derivative):
     """Return Pᵀ times a derivative, of norm one, its log norm, and that of the rows of P."""
-    form = orthonormalize(form)
+    form, _ = orthonormalize(form)
     log_scale = form.log_scale
     shown = matmul(form.left.T, derivative)
     sizes = jnp.max(jnp.abs(shown), axis=1)

@@ -280,5 +280,5 @@ def _multiply(system, columns, first, number, *, forwards):
 
     start = columns_form(columns)
     form = along(system, push, start)[1] if forwards else back_along(system, pull, start)[0]
-    form = orthonormalize(form)
+    form, _ = orthonormalize(form)
     return singular_triplets_of(form.left, form.log_scale, form.right)

@@ -24,7 +24,9 @@ from jacobian_rnn.products.product import JacobianProduct, finish, transpose
 SECONDS_PER_STEP = 4e-10
 # In units of eps, nats: 2e-10 in float64. Products that keep their digits stay below.
 LOST_DIGITS = 1e6
+KNOWN = 1e-2  # nats; errors that are estimated to be less are
 LIGHTER = "estimate_error=False, or lyapunov_spectrum with a few exponents"
+AGAIN = "backwards=False, as this is the second product: the first one lost digits"
 
 
 def jacobian_product(
@@ -56,9 +58,9 @@ def jacobian_product(
             are shared out over the devices, as evenly as their number allows. Static.
         backwards: multiply the transposed Jacobians, that of the last step first, which stores
             T n numbers. By default the product is forward. If digits were lost (`log_error` above
-            1e6 eps), the backward one is computed too, and that with the smaller `log_error` is
-            returned. Under a transformation of JAX, and with blocks, there is no second product.
-            Static.
+            1e6 eps), the backward one is computed too, and is returned if it has its digits
+            (`log_error` below 1e-2 and that of the other). Under a transformation of JAX, and with
+            blocks, there is no second product. Static.
 
     Returns:
         The product. T = 0 gives the identity. Where the recurrence declares its `unit_jacobians`,
@@ -153,11 +155,13 @@ def _in_better_order(backwards, multiply, multiply_back, factors, frames):
     product = multiply(factors, frames)
     if isinstance(product.left, Tracer) or product.first_nonfinite_step >= 0:
         return product
+    num_passes, n, _ = product.left.shape
     if not product.log_error > LOST_DIGITS * jnp.finfo(product.left.dtype).eps:
         return product  # also without an estimate, which is NaN
+    warn_of_cost("the product", n, int(product.num_steps), 1, AGAIN, passes=num_passes)
     other = multiply_back(factors, frames)
-    # Entries that were cut from its `right` are in its `left` now, and may count in compositions.
-    better = (other.log_error < product.log_error) & ~jnp.any(other.right_cut)
+    # Of two products that lost digits, the forward one knows which directions are exactly zero.
+    better = other.log_error < jnp.minimum(product.log_error, KNOWN)
     return other if better else product
 
 
@@ -204,7 +208,11 @@ def _product_of(jacobians, frames):
 
 @jax.jit
 def _backward_product_of(jacobians, frames):
-    return transpose(_product_of(jnp.swapaxes(jacobians, 1, 2)[::-1], frames))
+    def one_step(passes, jacobian):
+        return extend_passes(passes, jacobian.T[None], backwards=True), None
+
+    passes, _ = lax.scan(one_step, start_passes(frames), jacobians, reverse=True)
+    return transpose(finish(passes))
 
 
 def _starting_frames(n, dtype, estimate_error, frame):

@@ -40,7 +40,7 @@ class JacobianProduct(NamedTuple):
         num_steps: T, int32 scalar.
         first_lost_step: first step at which a direction was lost to rounding (its pivot below
             n·eps of what cancelled to leave it), int32 scalar, −1 if none. Exact zeros do not
-            count.
+            count. A backward product meets later steps first, and loses a direction there.
         first_underflow_step: first step at which a direction fell behind another by more than the
             float range holds and may catch up again, int32 scalar, −1 if none.
         first_nonfinite_step: first step whose Jacobian or new state held NaN or inf, int32 scalar,
@@ -131,7 +131,9 @@ class JacobianProduct(NamedTuple):
         It is five times the largest difference of the passes, never less than rounding explains,
         and infinite where a direction was lost or underflowed. In tests on the 500 products of
         `tests/product_zoo.py`, whole and composed of halves, in float64 and float32, an estimate
-        below 1e-2 is at least a tenth of the error. Errors above 0.1 have estimates above 1e-2.
+        below 1e-2 is at least a tenth of the error. Errors above 0.1 have estimates above 1e-2. It
+        is no bound: all passes may round a pivot alike. Of 3173 other products, many coupled one
+        way, one had an error of 3e-6 and an estimate of 2e-10.
         """
         if self.log_scale.shape[0] == 1:
             return jnp.full((), jnp.nan, self.log_scale.dtype)
@@ -159,7 +161,7 @@ class JacobianProduct(NamedTuple):
 
 def finish(passes: Passes) -> JacobianProduct:
     """Return the product that passes have reached."""
-    forms = jax.vmap(orthonormalize)(passes.forms)
+    forms, cut = jax.vmap(orthonormalize)(passes.forms)
     return JacobianProduct(
         forms.left,
         forms.log_scale,
@@ -168,18 +170,23 @@ def finish(passes: Passes) -> JacobianProduct:
         passes.first_lost_step,
         passes.first_underflow_step,
         passes.first_nonfinite_step,
-        passes.right_cut,
+        passes.right_cut | cut,
     )
 
 
 def transpose(product: JacobianProduct) -> JacobianProduct:
-    """Return Pᵀ, whose steps are the transposed ones, the last one first."""
+    """Return Pᵀ, whose steps are the transposed ones, the last one first.
+
+    What was cut from `right` is in `left` then, where nobody looks for it. So a product that was
+    cut counts as one whose directions underflowed, at its first step.
+    """
 
     def transposed(left, log_scale, right):
         zeros = jnp.zeros_like(log_scale)
         return orthonormalize(FactoredForm(right.T, log_scale, zeros, left.T))
 
-    forms = jax.vmap(transposed)(product.left, product.log_scale, product.right)
+    forms, cut = jax.vmap(transposed)(product.left, product.log_scale, product.right)
+    is_cut = jnp.any(product.right_cut | cut)
 
     def from_the_end(step):
         return jnp.where(step >= 0, product.num_steps - 1 - step, -1)
@@ -189,7 +196,7 @@ def transpose(product: JacobianProduct) -> JacobianProduct:
         log_scale=forms.log_scale,
         right=forms.right,
         first_lost_step=from_the_end(product.first_lost_step),
-        first_underflow_step=from_the_end(product.first_underflow_step),
+        first_underflow_step=jnp.where(is_cut, 0, from_the_end(product.first_underflow_step)),
         first_nonfinite_step=from_the_end(product.first_nonfinite_step),
     )
 

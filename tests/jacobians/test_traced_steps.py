@@ -9,9 +9,11 @@ from jax import lax
 
 from jacobian_rnn import (
     Recurrence,
+    finite_time_growth,
     from_linen,
     input_jacobians,
     jacobian_product,
+    largest_exponent,
     log_singular_values_by_lag,
     lyapunov_spectrum,
     predict_regime,
@@ -71,6 +73,8 @@ def test_a_device_is_told_not_to_take_fewer_bits_by_itself(monkeypatch):
         jacobian_product,
         lambda network, carry, xs: predict_regime(network, carry, jnp.stack([xs, xs]), horizon=9),
         lyapunov_spectrum,
+        largest_exponent,
+        lambda *system: finite_time_growth(*system, lags=[5], key=jax.random.key(0)),
         lambda *system: log_singular_values_by_lag(*system, lags=[5]),
         lambda *system: input_jacobians(*system, lags=[5]),
     ],

@@ -91,6 +91,15 @@ def test_log_error_can_be_trusted_over_a_zoo_of_products():
     assert lost >= 3  # the zoo has products that cannot be right
 
 
+def test_lags_that_reach_states_that_are_not_finite_have_no_spectrum():
+    tripling = Recurrence(lambda params, carry, x: jax.nn.relu(carry @ params) * x, 3 * jnp.eye(2))
+    xs = jnp.ones((700, 2)).at[650:].set(0)  # states overflow, and a zero makes them NaN
+    spectra = log_singular_values_by_lag(tripling, jnp.ones(2), xs, lags=[0, 5])
+    np.testing.assert_array_equal(spectra, [[0, 0], [np.nan, np.nan]])
+    spectra = log_singular_values_by_lag(tripling, jnp.ones(2), xs[:100], lags=[5])
+    np.testing.assert_allclose(spectra, [[5 * np.log(3)] * 2], atol=1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["GRUCell", "LSTMCell"])
 def test_spectra_by_lag_are_those_of_the_last_steps(network, name):

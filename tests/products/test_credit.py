@@ -42,6 +42,13 @@ def test_input_jacobians_beyond_the_float_range_keep_their_logs(rate):
     np.testing.assert_allclose(result.matrices[0], [[1, 0], [0, 0]], atol=1e-12)
 
 
+def test_states_that_overflow_have_no_input_jacobians():
+    system = Recurrence(lambda params, carry, x: params * carry**2 + x, jnp.ones(2))
+    result = input_jacobians(system, jnp.full(2, 2.0), jnp.zeros((20, 2)), lags=[1, 20])
+    assert np.all(np.isnan(result.log_norms))
+    assert np.all(np.isnan(result.matrices))
+
+
 def test_an_input_that_does_not_arrive_has_norm_zero():
     system = Recurrence(decay, jnp.zeros(2))
     result = input_jacobians(system, jnp.zeros(2), jnp.ones((5, 2)), lags=[1, 3])

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import math
 
@@ -77,8 +78,44 @@ def test_a_product_is_the_same_backwards():
 def test_steps_are_numbered_in_the_order_of_time_backwards_too():
     jacobians = np.random.default_rng(7).normal(size=(20, 3, 3))
     jacobians[4] = np.outer([1 / 3, 0.7, 0.1], [0.3, 1.1, 0.9])  # of rank one, but for rounding
+    broken = jacobians.copy()
+    broken[[9, 12], 0, 0] = np.nan
     for order in (False, True):
-        assert int(product_of(jacobians, backwards=order).first_lost_step) == 4
+        multiply = functools.partial(product_of, backwards=order)
+        assert int(multiply(jacobians).first_lost_step) == 4
+        assert int(jax.jit(multiply)(broken).first_nonfinite_step) == 9
+
+
+def test_states_that_overflow_are_seen_backwards_too():
+    doubling = Recurrence(lambda params, carry, x: jax.nn.relu(params * carry) * x, jnp.float32(2))
+    for order in (False, True):
+        product = jacobian_product(
+            doubling, jnp.ones(2, jnp.float32), jnp.ones((200, 2), jnp.float32), backwards=order
+        )
+        assert int(product.first_nonfinite_step) == 127
+
+
+@pytest.mark.parametrize("is_later", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "small", "smaller", "large"),
+    [(jnp.float32, 1e-25, 1e-30, 1e10), (jnp.float64, 1e-180, 1e-200, 1e100)],
+)
+def test_what_was_cut_from_a_backward_product_is_known_in_compositions(
+    dtype, small, smaller, large, is_later
+):
+    grown = product_of(jnp.asarray(np.array([np.diag([1, large])] * 5), dtype))
+    cut = np.array([[[1, small], [0, smaller]]])
+    cut = product_of(
+        jnp.asarray(cut if is_later else cut.transpose(0, 2, 1), dtype), backwards=True
+    )
+    assert np.isinf((cut @ grown if is_later else grown @ cut).log_error)
+
+
+def test_a_product_that_is_known_to_be_singular_is_not_replaced():
+    # The second direction is exactly zero from the start, and one-way coupling loses digits.
+    jacobians, _ = one_way_gates()
+    jacobians = np.pad(jacobians, [(0, 0), (0, 1), (0, 1)])
+    assert product_of(jacobians).log_singular_values()[-1] == -np.inf
 
 
 def test_products_along_a_trajectory_that_lose_digits_forwards_are_multiplied_backwards():
