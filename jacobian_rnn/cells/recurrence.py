@@ -157,9 +157,10 @@ def zero_carry(recurrence: Recurrence) -> PyTree:
     is_of_images = hasattr(step, "cell_of") and step.num_feature_axes != 1
     if carry_like is None or is_of_images:
         name = getattr(step, "__name__", type(step).__name__)
-        received = f"step {name}, whose carry is not known from its parameters"
+        received = f"one of {name}(params, carry, x), whose carry its parameters do not tell"
         expected = "a cell of vectors or a stack of them"
-        refuse("recurrence", received, expected, "make the carry by hand")
+        advice = "make the carry by hand, and give it, as in diagnose(..., carry=...)"
+        refuse("recurrence", received, expected, advice)
     dtype = jax.tree.leaves(recurrence.params)[0].dtype
     like = jax.eval_shape(carry_like, recurrence.params)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), like)

@@ -76,14 +76,16 @@ def record_recurrence(
         ]
     recorded = []
     for number, (layer, start, x) in enumerate(zip(layers, starts, received, strict=True)):
-        name = f"layer {number + 1}" if len(layers) > 1 else "layer"
+        name = f"layer {number}" if len(layers) > 1 else "layer"
         carries = jax.tree.map(
             lambda leaf: np.broadcast_to(leaf, (num_sequences, *leaf.shape)), start
         )
         found = Sequences(jax.tree.map(np.asarray, x), carries, lengths)
         sequences, notes = check_sequences(name, found)
         units = " × ".join(map(str, np.shape(jax.tree.leaves(start)[-1])))
-        kind = f"{kind_of(layer)} of {units} units"
+        # linen's class for the equations of every LSTM that is loaded from a file
+        name_of_cell = {"OptimizedLSTMCell": "LSTM"}.get(kind_of(layer), kind_of(layer))
+        kind = f"{name_of_cell} of {units} units"
         xs, carry, lengths, _ = sequences
         one = RecordedLayer(name, kind, layer, carry, xs, lengths, gradients[number])
         flat = len(layers) == len(getattr(recurrence.step, "steps", ()))  # no stack of stacks

@@ -118,6 +118,7 @@ def diagnose_layers(
     has_loss: bool = False,
     thresholds: Thresholds = THRESHOLDS,
     num_probes: int = 8,
+    on_layer: Callable[[str], None] = lambda name: None,
 ) -> Diagnosis:
     """Measure recorded layers.
 
@@ -127,9 +128,14 @@ def diagnose_layers(
         has_loss: whether the layers were recorded with a loss.
         thresholds: as of `diagnose`.
         num_probes: as of `diagnose`.
+        on_layer: is called with the name of each layer before it is measured.
     """
     options = {"thresholds": thresholds, "num_probes": num_probes}
-    return Diagnosis(tuple(_measure(layer, horizon, has_loss, options) for layer in layers))
+    found = []
+    for layer in layers:
+        on_layer(layer.name)
+        found.append(_measure(layer, horizon, has_loss, options))
+    return Diagnosis(tuple(found))
 
 
 def _measure(
@@ -173,6 +179,7 @@ def _measure(
         advice=advise(layer, prediction, changes, **options),
         searched=changes,
         notes=notes,
+        network=layer.network,
     )
 
 

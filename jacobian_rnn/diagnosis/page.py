@@ -32,10 +32,12 @@ def _layer(layer: "LayerDiagnosis") -> Iterator[str]:
             yield from _table(layer)
     if layer.advice:
         yield "  what helps"
+        if layer.network:
+            yield f"    {layer.network}"
         for advice in layer.advice:
             yield from _wrap(f"{words.in_words(advice)}.", "  - ", "    ")
             yield f"    {advice.code}"
-        yield from _wrap(words.CHANGED, "    ", "    ")
+        yield from _wrap(words.changed(layer), "    ", "    ")
 
 
 def _table(layer: "LayerDiagnosis") -> Iterator[str]:

@@ -38,6 +38,7 @@ class RecordedLayer(NamedTuple):
             not known.
         notes: what a reader has to know, sentences.
         place: its number in a stack of recurrences, 0 for the lowest; None if it is in no stack.
+        network: for a layer of a file, the code that loads the network which advice changes.
     """
 
     name: str
@@ -49,6 +50,7 @@ class RecordedLayer(NamedTuple):
     gradients: "Gradients | None" = None
     notes: tuple[str, ...] = ()
     place: int | None = None
+    network: str = ""
 
 
 class Gradients(NamedTuple):

@@ -12,7 +12,7 @@ from jacobian_rnn.regimes.words import lags_in_words
 if TYPE_CHECKING:
     from jacobian_rnn.diagnosis.result import Diagnosis, LayerDiagnosis
 
-__all__ = ["CHANGED", "FOOT", "growth_at_lags", "headline", "in_words", "statements", "verdict"]
+__all__ = ["FOOT", "changed", "growth_at_lags", "headline", "in_words", "statements", "verdict"]
 
 LAGS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 MOST_LAGS = 7
@@ -27,6 +27,9 @@ MEANING = {
 CHANGED = (
     "Each change was applied to the layer, and measured on the same inputs. It is for the start of "
     "a training: a trained network computes something else with it."
+)
+ELSEWHERE = (
+    "The page docs/your_network.md says how to make these changes in PyTorch or Keras themselves."
 )
 FOOT = (
     "e^-2.3 is a tenth, e^-6.9 a thousandth. A lag is the number of steps that a gradient has gone "
@@ -74,6 +77,11 @@ def statements(layer: "LayerDiagnosis") -> Iterator[tuple[str, str]]:
         yield "what helps", _no_advice(layer)
 
 
+def changed(layer: "LayerDiagnosis") -> str:
+    """Say how the advice for a layer was found, and where to apply it."""
+    return f"{CHANGED} {ELSEWHERE}" if layer.network else CHANGED
+
+
 def growth_at_lags(layer: "LayerDiagnosis") -> list[tuple[str, str]]:
     """Return some lags, and the factor by which a gradient is multiplied until there."""
     lags = _choose_lags(len(layer.growth))
@@ -105,10 +113,10 @@ def _growth(layer: "LayerDiagnosis") -> str:
         f"sequences. "
     )
     if explodes:
-        said += f"That is more than {power(high)}, above which networks do not learn."
+        said += f"That is more than {power(high)}, above which networks rarely learn."
         said += "" if math.isnan(growth) else f" Over {steps} steps it is {power(growth)}."
     elif layer.verdict == "vanishing":
-        said += f"That is less than {power(low)}, below which networks do not learn."
+        said += f"That is less than {power(low)}, below which networks rarely learn."
     else:
         said += (
             f"At no lag it is more than {power(peak)}. Networks learn from {power(low)} over the "

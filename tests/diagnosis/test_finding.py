@@ -243,7 +243,7 @@ def test_each_layer_of_a_stack_receives_the_outputs_of_the_one_below():
     batch[1, 6:] = np.nan
     stack = jrnn.stack(*networks)
     lower, upper = record_layers(stack, batch, seq_lengths=[9, 6, 9])
-    assert [lower.name, upper.name] == ["layer 1", "layer 2"]
+    assert [lower.name, upper.name] == ["layer 0", "layer 1"]
     states = jrnn.trajectory(stack, (jnp.zeros(4), jnp.zeros(5)), jnp.asarray(batch[1, :6]))
     np.testing.assert_allclose(upper.xs[1, :6], states[1:, :4], atol=1e-14)
     of_network = Network(stack, jnp.ones((5, 2)), jnp.zeros(2))
