@@ -11,7 +11,7 @@ import numpy as np
 
 from jacobian_rnn.checks import check_shape, refuse
 from jacobian_rnn.diagnosis.finding_recurrences import outputs_of, record_recurrence
-from jacobian_rnn.diagnosis.recorded_layers import RecordedLayer, turn_round
+from jacobian_rnn.diagnosis.recorded_layers import RecordedLayer, blame_batch, turn_round
 from jacobian_rnn.weights import RecurrentLayer, from_keras, from_torch
 from jacobian_rnn.weights.layers import layer_in_file
 
@@ -75,7 +75,9 @@ def record_file(
             inputs = xs if way == "forward" else turn_round(xs, lengths)
             if direction in (None, way):
                 code = _code(path, layer, more if is_both else {**more, "layer": None}, options)
-                for one in record_recurrence(recurrence, inputs, seq_lengths=lengths):
+                with blame_batch("inputs", xs):
+                    found = record_recurrence(recurrence, inputs, seq_lengths=lengths)
+                for one in found:
                     name = _name(layer, number, one.name, way)
                     place = number if is_stack and not is_both else one.place
                     recorded.append(one._replace(name=name, place=place, network=code))
@@ -85,9 +87,7 @@ def record_file(
     return tuple(recorded)
 
 
-def _code(
-    path: Path, layer: RecurrentLayer, which: dict[str, Any], options: dict[str, Any]
-) -> str:
+def _code(path: Path, layer: RecurrentLayer, which: dict[str, Any], options: dict[str, Any]) -> str:
     """Write the call that loads what advice for a layer changes: all layers, where they can be."""
     load = "from_torch" if layer.framework == "pytorch" else "from_keras"
     given = {"prefix": layer.prefix or None, **which, **options}

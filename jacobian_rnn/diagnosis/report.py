@@ -62,6 +62,7 @@ def html_report(diagnosis: "Diagnosis", source: str = "") -> str:
                 "regime": layer.verdict,
                 "verdict": words.verdict(layer).lower(),
                 "growth": words.growth_at_lags(layer),
+                "shares": words.shares_at_lags(layer),
                 "statements": list(words.statements(layer)),
                 "advice": [(words.in_words(advice), advice.code) for advice in layer.advice],
                 "network": layer.network,

@@ -99,7 +99,7 @@ def test_advice_for_one_of_two_layers_loads_the_file_and_changes_that_layer_alon
                 assert all(jax.tree.leaves(same)) == (place != number)
         assert one["advice"]
     run("diagnose", path, "--inputs", inputs)
-    assert f'network = jrnn.from_torch({path!r}, prefix=\'rnn\', dtype=\'float32\')' in (
+    assert f"network = jrnn.from_torch({path!r}, prefix='rnn', dtype='float32')" in (
         page := capsys.readouterr().out
     )
     assert page.count("layer=0)") == page.count("layer=1)") > 0
