@@ -136,7 +136,7 @@ class Unhashable:  # as it compares by value and may change
             ValueError,
             "reverse=True",
         ),
-        (lambda: zero_carry(Recurrence(len, ())), ValueError, "received step len"),
+        (lambda: zero_carry(Recurrence(len, ())), ValueError, r"one of len\(params.*carry=\.\.\."),
         (lambda: from_linen(nn.GRUCell(3), {"kernel": 0}), ValueError, "expected 'params'"),
         (lambda: from_linen("GRU", {}), TypeError, "received a str"),
         (lambda: from_nnx(nn.GRUCell(3)), TypeError, "received a GRUCell"),

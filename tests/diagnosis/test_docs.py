@@ -86,8 +86,8 @@ def test_a_pytorch_file(capsys, tmp_path):
     assert page.startswith("2 recurrent layers: gradients")
 
 
-@pytest.mark.parametrize(("kind", "num_gates"), [("LSTM", 4), ("GRU", 3)])
-def test_advice_in_pytorch_does_what_it_does_here(kind, num_gates, capsys):
+@pytest.mark.parametrize("num_gates", [4, 3], ids=["LSTM", "GRU"])
+def test_advice_in_pytorch_does_what_it_does_here(num_gates, capsys):
     draw, units = np.random.default_rng(0).normal, 5
     weights = {
         "weight_ih_l0": draw(size=(num_gates * units, 3)),
