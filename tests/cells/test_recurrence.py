@@ -234,7 +234,7 @@ def test_a_stack_declares_the_units_of_its_layers_if_all_of_them_do(network):
 def test_a_recurrence_is_shown_by_its_cell_and_the_shapes_of_its_parameters(network):
     recurrence, _, _ = network("GRUCell", 4)
     shown = repr(recurrence)
-    assert shown.startswith("Recurrence(GRUCell, 92 parameters: ['params']['hn']['bias'] (4,), ")
+    assert shown.startswith("Recurrence(GRUCell, 100 parameters: ['params']['hn']['bias'] (4,), ")
     assert len(shown) < 400
     for two in (stack(recurrence, recurrence), jax.tree.map(lambda _: object(), recurrence)):
         assert repr(two).startswith("Recurrence(")
