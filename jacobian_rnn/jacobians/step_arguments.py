@@ -85,9 +85,9 @@ def _refuse_what_does_not_fit(recurrence: Recurrence, carry: PyTree, x: PyTree) 
     if like is not None:
         dtype = jax.tree.leaves(carry)[0].dtype
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), like)
-        shapes = [str(jax.tree.map(jnp.shape, tree)) for tree in (carry, like)]
-        if shapes[0] != shapes[1] and any(takes(recurrence, like, one) for one in (x, wanted)):
-            refuse("carry", *shapes, "as zero_carry(recurrence) makes it")
+        given, expected = (str(jax.tree.map(jnp.shape, tree)) for tree in (carry, like))
+        if given != expected and any(takes(recurrence, like, one) for one in (x, wanted)):
+            refuse("carry", given, expected, "as zero_carry(recurrence) makes it")
     if wanted is x or not takes(recurrence, carry, wanted):
         return
     if isinstance(x, list):
