@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 
 from jacobian_rnn.cells.closed_form import ELEMENTWISE, ClosedForm
 from jacobian_rnn.cells.flax_layers import (
+    check_has_params,
     check_is_cell,
     check_runs_forward,
     check_same_at_every_step,
@@ -70,10 +71,7 @@ def from_linen(
         (4,)
     """
     check_type("cell", cell, nn.Module, "a flax.linen module such as nn.LSTMCell(64)", ADVICE)
-    if not isinstance(variables, Mapping) or "params" not in variables:
-        received = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
-        advice = "pass what `cell.init(...)` returned, or {'params': params}"
-        refuse("variables", received, "'params' among them", advice)
+    check_has_params(variables, "cell")
     if call is not None:
         if not callable(call):
             expected = "a function (module, carry, x) -> carry"

@@ -73,6 +73,14 @@ def check_is_cell(cell: Any, variables: Any = None) -> None:
         refuse("cell", received, "one that is called as cell(carry, x)", advice)
 
 
+def check_has_params(variables: Any, name: str) -> None:
+    """Raise a ValueError unless the variables of the linen module `name` hold "params"."""
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        received = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
+        advice = f"pass what `{name}.init(...)` returned, or {{'params': params}}"
+        refuse("variables", received, "'params' among them", advice)
+
+
 def check_variables(cell: Any, params: Mapping) -> None:
     """Raise where parameters are not those of a known linen cell, and say where they are."""
     layout = layout_of(type(cell))

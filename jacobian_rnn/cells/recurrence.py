@@ -5,6 +5,7 @@ carry, ravelled into one vector. An LSTM of width N has 2N states, `c` then `h`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,8 @@ def flat_matrix(carry: Array) -> Array:
     """Return a carry that is a matrix as one vector, row after row."""
     return carry.reshape(*carry.shape[:-2], -1)
 
+
+MOST_LISTED = 8  # shapes of parameters that a recurrence names
 
 # Outputs that are the end of the ravelled carry, or all of it.
 ENDS = (last_array, whole_carry, flat_matrix)
@@ -71,6 +74,8 @@ class Recurrence:
         >>> recurrence = Recurrence(decay, jnp.array(0.5))
         >>> print(recurrence.step(recurrence.params, jnp.ones(2), jnp.zeros(2)))
         [0.5 0.5]
+        >>> recurrence
+        Recurrence(decay, 1 parameters: ())
     """
 
     step: Callable[[Any, Any, Any], Any] = dataclasses.field(metadata={"static": True})
@@ -84,6 +89,24 @@ class Recurrence:
     unit_jacobians: Callable[[Any, Any, Any], Array] | None = dataclasses.field(
         default=None, metadata={"static": True}
     )
+
+    def __repr__(self) -> str:
+        """Name the step, and the number and the shapes of the parameters."""
+        leaves = jax.tree_util.tree_leaves_with_path(self.params)
+        # What JAX puts into a tree for a moment may have no shape.
+        sizes = [getattr(leaf, "shape", ()) for _, leaf in leaves]
+        shapes = [
+            f"{jax.tree_util.keystr(path)} {size}".strip()
+            for (path, _), size in zip(leaves, sizes, strict=True)
+        ]
+        listed = ", ".join(shapes[:MOST_LISTED]) + (", ..." if len(shapes) > MOST_LISTED else "")
+        num = sum(map(math.prod, sizes))
+        return f"Recurrence({name_of_step(self.step)}, {num} parameters: {listed})"
+
+
+def name_of_step(step: Any) -> str:
+    """Name a step: by its function, by the cell in it, or else by its class."""
+    return getattr(step, "__name__", type(getattr(step, "cell", step)).__name__)
 
 
 class ImpureStepError(ValueError):
@@ -156,10 +179,12 @@ def zero_carry(recurrence: Recurrence) -> PyTree:
     carry_like = getattr(step, "carry_like", None)
     is_of_images = hasattr(step, "cell_of") and step.num_feature_axes != 1
     if carry_like is None or is_of_images:
-        name = getattr(step, "__name__", type(step).__name__)
-        received = f"step {name}, whose carry is not known from its parameters"
+        received = (
+            f"one of {name_of_step(step)}(params, carry, x), whose carry its parameters do not tell"
+        )
         expected = "a cell of vectors or a stack of them"
-        refuse("recurrence", received, expected, "make the carry by hand")
+        advice = "make the carry by hand, and give it, as in diagnose(..., carry=...)"
+        refuse("recurrence", received, expected, advice)
     dtype = jax.tree.leaves(recurrence.params)[0].dtype
     like = jax.eval_shape(carry_like, recurrence.params)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), like)

@@ -80,6 +80,8 @@ def in_words(advice: Advice) -> str:
     if all(map(math.isfinite, map(float, rates))):
         old, new = map(float, rates)
         said += f", with a rate of {new:+.4f} in place of {old:+.4f} per step"
+        if old <= 0 < new:
+            said += " (above zero: gradients grow over sequences that are long enough)"
     return said
 
 

@@ -118,7 +118,7 @@ def _diagnose(command: Diagnose) -> int:
         dtype=command.dtype,
         **given,
     )
-    diagnosis = diagnose_layers(layers, horizon=command.horizon)
+    diagnosis = diagnose_layers(layers, horizon=command.horizon, on_layer=_say_progress)
     if command.html is not None:
         source = f"Weights of {command.file}, inputs of {command.inputs}."
         command.html.write_text(html_report(diagnosis, source), encoding="utf-8")
@@ -127,6 +127,10 @@ def _diagnose(command: Diagnose) -> int:
     else:
         _print_page(diagnosis)
     return STATUS[diagnosis.verdict]
+
+
+def _say_progress(name: str) -> None:
+    print(f"measuring {name} ...", file=sys.stderr, flush=True)
 
 
 def _list_layers(command: Layers) -> int:
@@ -185,6 +189,7 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
                     {"change": one.change, "value": one.value, "code": one.code}
                     for one in layer.advice
                 ],
+                "network": layer.network,
                 "notes": list(layer.notes),
             }
         )

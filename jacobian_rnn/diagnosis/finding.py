@@ -8,13 +8,14 @@ from flax import linen as nn
 from flax import nnx
 from jaxtyping import PyTree
 
+from jacobian_rnn.cells.flax_layers import check_has_params
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.checks import check_type, refuse
 from jacobian_rnn.diagnosis.finding_equinox import is_equinox, record_equinox
 from jacobian_rnn.diagnosis.finding_linen import record_linen
 from jacobian_rnn.diagnosis.finding_nnx import record_nnx
 from jacobian_rnn.diagnosis.finding_recurrences import record_recurrence
-from jacobian_rnn.diagnosis.recorded_layers import RecordedLayer
+from jacobian_rnn.diagnosis.recorded_layers import RecordedLayer, blame_batch
 from jacobian_rnn.training.network import Network
 
 
@@ -74,6 +75,14 @@ def record_layers(
         "carry": carry,
         "seq_lengths": seq_lengths,
     }
+    with blame_batch("batch", batch):
+        return _record(model, batch, given, loss)
+
+
+def _record(
+    model: Any, batch: Any, given: dict[str, Any], loss: Callable[[Any], Any] | None
+) -> tuple[RecordedLayer, ...]:
+    variables, call, rngs, carry, seq_lengths = given.values()
     if isinstance(model, nn.Module):
         _refuse_others(model, given, {"variables", "call", "rngs"})
         if model.scope is not None and variables is None:
@@ -81,6 +90,7 @@ def record_layers(
         if variables is None:
             advice = "pass variables=model.init(...), or model.bind(variables)"
             refuse("variables", "None", "those of the linen module", advice, error=TypeError)
+        check_has_params(variables, "model")
         return record_linen(model, variables, batch, call=call, loss=loss, rngs=rngs)
     if isinstance(model, nnx.Module):
         _refuse_others(model, given, {"call"})

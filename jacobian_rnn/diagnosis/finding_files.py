@@ -11,7 +11,7 @@ import numpy as np
 
 from jacobian_rnn.checks import check_shape, refuse
 from jacobian_rnn.diagnosis.finding_recurrences import outputs_of, record_recurrence
-from jacobian_rnn.diagnosis.recorded_layers import RecordedLayer, turn_round
+from jacobian_rnn.diagnosis.recorded_layers import RecordedLayer, blame_batch, turn_round
 from jacobian_rnn.weights import RecurrentLayer, from_keras, from_torch
 from jacobian_rnn.weights.layers import layer_in_file
 
@@ -62,6 +62,7 @@ def record_file(
     is_both = layer.num_directions == 2
     directions = DIRECTIONS if is_both else (direction or "forward",)
     of_torch = layer.framework == "pytorch"
+    is_stack = of_torch and layer.num_layers > 1
     recorded: list[RecordedLayer] = []
     for number in range(layer.num_layers if of_torch else 1):
         shown = []
@@ -73,19 +74,34 @@ def record_file(
             recurrence = load(path, prefix=layer.prefix, **more, **options)
             inputs = xs if way == "forward" else turn_round(xs, lengths)
             if direction in (None, way):
-                for one in record_recurrence(recurrence, inputs, seq_lengths=lengths):
-                    recorded.append(one._replace(name=_name(layer, number, one.name, way)))
+                code = _code(path, layer, more if is_both else {**more, "layer": None}, options)
+                with blame_batch("inputs", xs):
+                    found = record_recurrence(recurrence, inputs, seq_lengths=lengths)
+                for one in found:
+                    name = _name(layer, number, one.name, way)
+                    place = number if is_stack and not is_both else one.place
+                    recorded.append(one._replace(name=name, place=place, network=code))
             outputs = np.asarray(outputs_of(recurrence, inputs))
             shown.append(outputs if way == "forward" else turn_round(outputs, lengths))
         xs = np.concatenate(shown, axis=-1)
     return tuple(recorded)
 
 
+def _code(path: Path, layer: RecurrentLayer, which: dict[str, Any], options: dict[str, Any]) -> str:
+    """Write the call that loads what advice for a layer changes: all layers, where they can be."""
+    load = "from_torch" if layer.framework == "pytorch" else "from_keras"
+    given = {"prefix": layer.prefix or None, **which, **options}
+    if given.get("dtype") == layer.dtype:
+        del given["dtype"]
+    named = [f", {name}={value!r}" for name, value in given.items() if value not in (None, ())]
+    return f"network = jrnn.{load}({str(path)!r}{''.join(named)})"
+
+
 def _name(layer: RecurrentLayer, number: int, inner: str, direction: str) -> str:
     """Name a layer by its prefix, its number and its direction, as far as there are several."""
     parts = [layer.prefix or layer.kind]
     if layer.framework == "pytorch" and layer.num_layers > 1:
-        parts.append(f"layer {number + 1}")
+        parts.append(f"layer {number}")
     elif inner != "layer":
         parts.append(inner)
     if direction == "backward":

@@ -16,6 +16,7 @@ from jacobian_rnn.diagnosis.recorded_layers import (
     RecordedLayer,
     Sequences,
     check_sequences,
+    check_width,
     describe_kind,
 )
 from jacobian_rnn.diagnosis.seen_calls import CallLog, Seen, record_run, setting_of
@@ -50,6 +51,12 @@ class Interceptor:
             # What is inside a layer is known, and may be compiled.
             with jax.disable_jit(not is_layer):
                 result = next_fun(*args, **kwargs)
+        except Exception:
+            cell = module.cell if is_layer else module
+            inputs = [*args, *kwargs.values()][0 if is_layer else 1]
+            plain = _plain(cell.clone(parent=None))
+            check_width(_path(module), inputs, lambda: from_linen(plain, cell.variables))
+            raise
         finally:
             self.depth -= 1
         name = _path(module)

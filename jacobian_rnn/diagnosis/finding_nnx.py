@@ -5,7 +5,7 @@ so the model itself stays as it is, its random state and statistics included.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from jacobian_rnn.diagnosis.recorded_layers import (
     RecordedLayer,
     Sequences,
     check_sequences,
+    check_width,
     describe_kind,
 )
 from jacobian_rnn.diagnosis.seen_calls import CallLog, Seen, record_run, setting_of
@@ -35,11 +36,13 @@ class Watch:
 
     Args:
         log: of the run.
+        modules: those of the model itself, by their names.
     """
 
-    def __init__(self, log: CallLog):
+    def __init__(self, log: CallLog, modules: Mapping[str, Any]):
         """Begin outside all modules."""
         self.log = log
+        self.modules = modules
         self.is_inside = False
         self.first_carry: PyTree = None
 
@@ -47,14 +50,19 @@ class Watch:
         """Call a module, and keep what it received."""
         if self.is_inside:
             return method(module, *args, **kwargs)
-        is_layer = isinstance(module, nnx.RNN)
+        is_layer, name = isinstance(module, nnx.RNN), getattr(module, NAME)
         self.is_inside, self.first_carry = True, None
         try:
             with jax.disable_jit(not is_layer):
                 result = method(module, *args, **kwargs)
+        except Exception:
+            inputs = [*args, *kwargs.values()][0 if is_layer else 1]
+            # The copy that runs has classes that watch.
+            own = self.modules[name]
+            check_width(name, inputs, lambda: from_nnx(own.cell if is_layer else own))
+            raise
         finally:
             self.is_inside = False
-        name = getattr(module, NAME)
         if is_layer:
             received = partial(self._call_of, module, *args, **kwargs)
             return self.log.see_layer(module, name, None, received, result)
@@ -91,7 +99,7 @@ def record_nnx(
     }
 
     def run(log):
-        copy, watch = _watched_copy(model), Watch(log)
+        copy, watch = _watched_copy(model), Watch(log, modules)
         WATCHES.append(watch)
         try:
             return call(copy, batch)

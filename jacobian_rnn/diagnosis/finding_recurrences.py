@@ -22,6 +22,7 @@ from jacobian_rnn.diagnosis.recorded_layers import (
     check_loss_of,
     check_sequences,
 )
+from jacobian_rnn.jacobians.step_arguments import JOIN, check_step
 from jacobian_rnn.training.network import Network, read_out
 
 
@@ -43,6 +44,11 @@ def record_recurrence(
         lengths = check_lengths(np.asarray(seq_lengths).tolist(), num_sequences, num_steps)
     start = jax.tree.map(jnp.asarray, zero_carry(recurrence) if carry is None else carry)
     whole = in_full_precision(RecordedLayer("layer", "", recurrence, start, xs, lengths))
+    check_step(
+        whole.recurrence,
+        whole.carry,
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), whole.xs),
+    )
     layers = layers_of(whole.recurrence)
     starts = whole.carry if len(layers) > 1 else (whole.carry,)
     # What stands behind an end may be anything, and a step must not meet it.
@@ -76,14 +82,16 @@ def record_recurrence(
         ]
     recorded = []
     for number, (layer, start, x) in enumerate(zip(layers, starts, received, strict=True)):
-        name = f"layer {number + 1}" if len(layers) > 1 else "layer"
+        name = f"layer {number}" if len(layers) > 1 else "layer"
         carries = jax.tree.map(
             lambda leaf: np.broadcast_to(leaf, (num_sequences, *leaf.shape)), start
         )
         found = Sequences(jax.tree.map(np.asarray, x), carries, lengths)
         sequences, notes = check_sequences(name, found)
         units = " × ".join(map(str, np.shape(jax.tree.leaves(start)[-1])))
-        kind = f"{kind_of(layer)} of {units} units"
+        # linen's class for the equations of every LSTM that is loaded from a file
+        name_of_cell = {"OptimizedLSTMCell": "LSTM"}.get(kind_of(layer), kind_of(layer))
+        kind = f"{name_of_cell} of {units} units"
         xs, carry, lengths, _ = sequences
         one = RecordedLayer(name, kind, layer, carry, xs, lengths, gradients[number])
         flat = len(layers) == len(getattr(recurrence.step, "steps", ()))  # no stack of stacks
@@ -125,5 +133,6 @@ def _check_batch(xs: PyTree) -> tuple[int, int]:
     shapes = {np.shape(leaf)[:2] for leaf in leaves}
     if len(shapes) != 1 or len(next(iter(shapes))) != 2:
         received = ", ".join(str(np.shape(leaf)) for leaf in leaves) or "no array"
-        refuse("batch", received, "sequences (batch, time, inputs) of one shape")
+        advice = JOIN if isinstance(xs, list) else ""
+        refuse("batch", received, "sequences (batch, time, inputs) of one shape", advice)
     return next(iter(shapes))

@@ -1,6 +1,7 @@
 """A recorded layer, measured."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -118,6 +119,7 @@ def diagnose_layers(
     has_loss: bool = False,
     thresholds: Thresholds = THRESHOLDS,
     num_probes: int = 8,
+    on_layer: Callable[[str], None] | None = None,
 ) -> Diagnosis:
     """Measure recorded layers.
 
@@ -127,9 +129,17 @@ def diagnose_layers(
         has_loss: whether the layers were recorded with a loss.
         thresholds: as of `diagnose`.
         num_probes: as of `diagnose`.
+        on_layer: is called with the name of each layer before it is measured.
     """
     options = {"thresholds": thresholds, "num_probes": num_probes}
-    return Diagnosis(tuple(_measure(layer, horizon, has_loss, options) for layer in layers))
+    if horizon is None:
+        _warn_of_time_first(layers)
+    found = []
+    for layer in layers:
+        if on_layer is not None:
+            on_layer(layer.name)
+        found.append(_measure(layer, horizon, has_loss, options))
+    return Diagnosis(tuple(found))
 
 
 def _measure(
@@ -137,7 +147,11 @@ def _measure(
 ) -> LayerDiagnosis:
     shortest = int(layer.seq_lengths.min())
     steps = shortest if horizon is None else horizon
-    advice = "the shortest sequence that this layer receives"
+    num_sequences = len(layer.seq_lengths)
+    advice = (
+        f"the layer receives {num_sequences} sequences, the shortest of {shortest} steps, and the "
+        "horizon is at most that. Is time the first axis of the batch? Give (batch, time, ...)"
+    )
     check_count(f"horizon of layer {layer.name!r}", steps, least=1, most=shortest, advice=advice)
     try:
         prediction = predict(system_of(layer), steps, **options)
@@ -160,7 +174,7 @@ def _measure(
         name=layer.name,
         kind=layer.kind,
         dtype=str(dtype),
-        num_sequences=len(layer.seq_lengths),
+        num_sequences=num_sequences,
         num_steps=(shortest, int(layer.seq_lengths.max())),
         prediction=prediction,
         growth=growth,
@@ -173,7 +187,21 @@ def _measure(
         advice=advise(layer, prediction, changes, **options),
         searched=changes,
         notes=notes,
+        network=layer.network,
     )
+
+
+def _warn_of_time_first(layers: Sequence[RecordedLayer]) -> None:
+    for layer in layers:
+        num_sequences, longest = len(layer.seq_lengths), int(layer.seq_lengths.max())
+        if num_sequences > longest:
+            said = (
+                f"batch: layer {layer.name!r} receives {num_sequences} sequences of {longest} "
+                "steps. Is time the first axis? Give (batch, time, ...); where it is no mistake, "
+                "pass horizon="
+            )
+            warnings.warn(said, stacklevel=4)
+            return
 
 
 def _medians(profiles: np.ndarray) -> np.ndarray:

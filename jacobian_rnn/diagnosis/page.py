@@ -1,7 +1,7 @@
 """A diagnosis in words, on a page of 80 columns."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from jacobian_rnn.diagnosis import words
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from jacobian_rnn.diagnosis.result import Diagnosis, LayerDiagnosis
 
 WIDTH = 80
-LABEL = 15  # columns of the labels
+LABEL = 16  # columns of the labels
 
 
 def write_page(diagnosis: "Diagnosis") -> str:
@@ -29,22 +29,25 @@ def _layer(layer: "LayerDiagnosis") -> Iterator[str]:
     for label, text in words.statements(layer):
         yield from _lines(label, text)
         if label == "gradient":
-            yield from _table(layer)
+            yield from _table(("at lag", "factor"), words.growth_at_lags(layer))
+        elif label == "learning":
+            names = ("at lag", "share", "signal / noise")
+            yield from _table(names, words.shares_at_lags(layer))
     if layer.advice:
         yield "  what helps"
+        if layer.network:
+            yield f"    {layer.network}"
         for advice in layer.advice:
             yield from _wrap(f"{words.in_words(advice)}.", "  - ", "    ")
             yield f"    {advice.code}"
-        yield from _wrap(words.CHANGED, "    ", "    ")
+        yield from _wrap(words.changed(layer), "    ", "    ")
 
 
-def _table(layer: "LayerDiagnosis") -> Iterator[str]:
-    cells = words.growth_at_lags(layer)
-    widths = [max(map(len, cell)) for cell in cells]
-    rows = zip(*cells, strict=True)
-    for label, row in zip(("  at lag", "  factor"), rows, strict=True):
+def _table(names: Sequence[str], columns: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in columns]
+    for name, *row in zip(names, *columns, strict=True) if columns else ():
         text = "  ".join(one.rjust(width) for one, width in zip(row, widths, strict=True))
-        yield label.ljust(LABEL + 2) + text
+        yield f"  {name}".ljust(LABEL + 2) + text
 
 
 def _lines(label: str, text: str) -> list[str]:

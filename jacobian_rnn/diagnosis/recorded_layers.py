@@ -4,7 +4,8 @@ The layer is a `Recurrence`. Its inputs stand in the order in which its cell met
 runs backwards has them turned round, and padding is behind the end of each sequence.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,8 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from jacobian_rnn.cells.recurrence import Recurrence
-from jacobian_rnn.checks import refuse
+from jacobian_rnn.checks import check_finite, refuse
+from jacobian_rnn.jacobians.step_arguments import input_width
 
 END_NOT_SEEN = (
     "The model waits where a sequence is padded, and whether its last step is padding is not seen "
@@ -21,6 +23,14 @@ END_NOT_SEEN = (
     "padding to be sure."
 )
 ONE_SEQUENCE = "a batch of at least 2: the spread over sequences is what the verdict is judged by"
+
+
+class WrongInputsError(ValueError):
+    """A layer that a model calls with inputs of another size than it was built for."""
+
+
+class NonfiniteInputsError(ValueError):
+    """A layer that receives NaN or infinity."""
 
 
 class RecordedLayer(NamedTuple):
@@ -38,6 +48,7 @@ class RecordedLayer(NamedTuple):
             not known.
         notes: what a reader has to know, sentences.
         place: its number in a stack of recurrences, 0 for the lowest; None if it is in no stack.
+        network: for a layer of a file, the code that loads the network which advice changes.
     """
 
     name: str
@@ -49,6 +60,7 @@ class RecordedLayer(NamedTuple):
     gradients: "Gradients | None" = None
     notes: tuple[str, ...] = ()
     place: int | None = None
+    network: str = ""
 
 
 class Gradients(NamedTuple):
@@ -204,9 +216,33 @@ def check_sequences(name: str, sequences: Sequences) -> tuple[Sequences, tuple[s
                 f"NaN or infinity{f' in {which}' if which else ''}, first at step {step} in "
                 f"{int(bad.any(axis=1).sum())} of {lengths.size} sequences"
             )
-            advice = "what stands before the layer makes them: look at its weights and at the batch"
-            refuse(f"the inputs of layer {name!r}", received, "finite numbers", advice)
+            advice = "what stands before the layer makes them: look at its weights"
+            inputs = f"the inputs of layer {name!r}"
+            refuse(inputs, received, "finite numbers", advice, error=NonfiniteInputsError)
     return sequences, notes
+
+
+@contextlib.contextmanager
+def blame_batch(name: str, batch: Any) -> Iterator[None]:
+    """Raise a ValueError for the batch where a layer receives NaN and the batch itself holds it."""
+    try:
+        yield
+    except NonfiniteInputsError as error:
+        advice = f"only padding may hold them, and here {error}"
+        check_finite(name, jax.tree.map(np.asarray, batch), advice.partition(", expected")[0])
+        raise
+
+
+def check_width(layer: str, inputs: Any, recurrence: Callable[[], Recurrence]) -> None:
+    """Raise for a call that failed because inputs have another size than a known cell takes."""
+    width = None
+    with contextlib.suppress(ValueError, TypeError):  # a cell that is no recurrence has no width
+        width = input_width(recurrence())
+    if width is not None and np.shape(inputs)[-1:] != (width,):
+        received = f"inputs of shape {np.shape(inputs)}"
+        expected = f"{width} numbers at every step, for which it was built"
+        advice = "look at the last axis of the batch"
+        refuse(f"layer {layer!r}", received, expected, advice, error=WrongInputsError)
 
 
 def number_calls(layers: Sequence[RecordedLayer]) -> tuple[RecordedLayer, ...]:
@@ -251,6 +287,8 @@ def run_model(call: Callable[[], Any]) -> Any:
             result = call()
             jax.effects_barrier()
             return result
+    except WrongInputsError:
+        raise
     except Exception as error:
         msg = (
             f"model: failed when it was called with the batch: {type(error).__name__}: {error} "

@@ -62,15 +62,17 @@ def html_report(diagnosis: "Diagnosis", source: str = "") -> str:
                 "regime": layer.verdict,
                 "verdict": words.verdict(layer).lower(),
                 "growth": words.growth_at_lags(layer),
+                "shares": words.shares_at_lags(layer),
                 "statements": list(words.statements(layer)),
                 "advice": [(words.in_words(advice), advice.code) for advice in layer.advice],
+                "network": layer.network,
+                "changed": words.changed(layer),
                 "picture": ""
                 if layer.credit is None
                 else _picture(partial(credit_by_lag, credit=layer.credit)),
             }
             for layer in layers
         ],
-        changed=words.CHANGED,
         foot=words.FOOT,
         version=importlib.metadata.version("jacobian_rnn"),
         jax_version=jax.__version__,

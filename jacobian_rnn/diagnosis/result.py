@@ -42,6 +42,7 @@ class LayerDiagnosis(NamedTuple):
         searched: the changes that were searched, of "forget_bias" and "gain"; none for a layer that
             is stable or undetermined, or whose weights are not known.
         notes: what else a reader has to know, sentences.
+        network: for a layer of a file, the code that loads the `network` which the advice changes.
     """
 
     name: str
@@ -60,6 +61,7 @@ class LayerDiagnosis(NamedTuple):
     advice: tuple[Advice, ...]
     searched: tuple[str, ...]
     notes: tuple[str, ...]
+    network: str
 
     @property
     def verdict(self) -> str:

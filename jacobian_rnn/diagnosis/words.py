@@ -10,12 +10,23 @@ from jacobian_rnn.diagnosis.advice import in_words, median_growth, power
 from jacobian_rnn.regimes.words import lags_in_words
 
 if TYPE_CHECKING:
+    from jacobian_rnn.diagnosis.credit_by_lag import CreditByLag
     from jacobian_rnn.diagnosis.result import Diagnosis, LayerDiagnosis
 
-__all__ = ["CHANGED", "FOOT", "growth_at_lags", "headline", "in_words", "statements", "verdict"]
+__all__ = [
+    "FOOT",
+    "changed",
+    "growth_at_lags",
+    "headline",
+    "in_words",
+    "shares_at_lags",
+    "statements",
+    "verdict",
+]
 
 LAGS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 MOST_LAGS = 7
+SMALLEST = -6.9  # nats: a share of a thousandth, below which it is written as a power of e
 # Nats by which the growth of a whole carry may differ from that of what it shows, untold.
 APART = 1.0
 MEANING = {
@@ -27,6 +38,9 @@ MEANING = {
 CHANGED = (
     "Each change was applied to the layer, and measured on the same inputs. It is for the start of "
     "a training: a trained network computes something else with it."
+)
+ELSEWHERE = (
+    "The page docs/your_network.md says how to make these changes in PyTorch or Keras themselves."
 )
 FOOT = (
     "e^-2.3 is a tenth, e^-6.9 a thousandth. A lag is the number of steps that a gradient has gone "
@@ -74,10 +88,30 @@ def statements(layer: "LayerDiagnosis") -> Iterator[tuple[str, str]]:
         yield "what helps", _no_advice(layer)
 
 
+def changed(layer: "LayerDiagnosis") -> str:
+    """Say how the advice for a layer was found, and where to apply it."""
+    return f"{CHANGED} {ELSEWHERE}" if layer.network else CHANGED
+
+
 def growth_at_lags(layer: "LayerDiagnosis") -> list[tuple[str, str]]:
     """Return some lags, and the factor by which a gradient is multiplied until there."""
     lags = _choose_lags(len(layer.growth))
     return [(str(lag), _power_or_lost(float(layer.growth[lag - 1]))) for lag in lags]
+
+
+def shares_at_lags(layer: "LayerDiagnosis") -> list[tuple[str, str, str]]:
+    """Return some lags, their shares of the largest share, and their signals over noise."""
+    credit = layer.credit
+    if credit is None or not np.isfinite(credit.log_norms).any():
+        return []
+    logs = np.asarray(credit.log_norms - credit.log_norms[_largest(credit)], float)
+    lags = _choose_lags(len(logs) - 1, first=(0,))
+    ratios = [float(credit.signal_to_noise[lag]) for lag in lags]
+    shares = [
+        f"{math.exp(logs[lag]):.3f}" if logs[lag] > SMALLEST else power(logs[lag]) for lag in lags
+    ]
+    noise = ["" if math.isnan(ratio) else f"{ratio:.1f}" for ratio in ratios]
+    return list(zip(map(str, lags), shares, noise, strict=True))
 
 
 def _growth(layer: "LayerDiagnosis") -> str:
@@ -105,10 +139,10 @@ def _growth(layer: "LayerDiagnosis") -> str:
         f"sequences. "
     )
     if explodes:
-        said += f"That is more than {power(high)}, above which networks do not learn."
+        said += f"That is more than {power(high)}, above which networks rarely learn."
         said += "" if math.isnan(growth) else f" Over {steps} steps it is {power(growth)}."
     elif layer.verdict == "vanishing":
-        said += f"That is less than {power(low)}, below which networks do not learn."
+        said += f"That is less than {power(low)}, below which networks rarely learn."
     else:
         said += (
             f"At no lag it is more than {power(peak)}. Networks learn from {power(low)} over the "
@@ -162,20 +196,19 @@ def _credit(layer: "LayerDiagnosis") -> str:
     credit = layer.credit
     if credit is None or not np.isfinite(credit.log_norms).any():
         return "the loss has no gradient in this layer"
-    highest = int(np.nanargmax(credit.log_norms))
     clear = np.flatnonzero(credit.signal_to_noise >= 2)
-    parts = []
-    for lag in _choose_lags(len(credit.log_norms) - 1, first=(0,)):
-        log, ratio = credit.log_norms[lag] - credit.log_norms[highest], credit.signal_to_noise[lag]
-        noise = "" if math.isnan(ratio) else f" ({ratio:.1f})"
-        parts.append(f"{power(float(log))}{noise} at {lag}")
     said = (
-        "what the steps at each lag add to the gradient of the weights, against the largest at lag "
-        f"{highest}, and its signal over its noise between sequences: {', '.join(parts)}. "
+        "The steps at each lag add a share to the gradient of the weights. The largest, at lag "
+        f"{_largest(credit)}, counts as 1. The signal is the mean share over sequences, and the "
+        "noise its standard error. "
     )
     if clear.size:
         return f"{said}The signal is twice the noise or more up to lag {clear.max()}."
     return f"{said}In a batch of {layer.num_sequences} no lag has a signal of twice the noise."
+
+
+def _largest(credit: "CreditByLag") -> int:
+    return int(np.nanargmax(credit.log_norms))
 
 
 def _no_advice(layer: "LayerDiagnosis") -> str:

@@ -16,15 +16,14 @@ from jaxtyping import Array, Float, Int, PyTree
 from jacobian_rnn.cells.bordered_identity import BorderedIdentity
 from jacobian_rnn.cells.recurrence import (
     ENDS,
-    ImpureStepError,
     Recurrence,
     check_recurrence,
-    has_batch_axis,
     last_array,
 )
 from jacobian_rnn.checks import check_count, check_finite, list_shapes, refuse
 from jacobian_rnn.jacobians._declarations import check_declarations
 from jacobian_rnn.jacobians.rough_functions import rough
+from jacobian_rnn.jacobians.step_arguments import check_step
 from jacobian_rnn.jacobians.traced_steps import (
     derivative_of,
     has_forward_mode,
@@ -294,7 +293,7 @@ def bind(recurrence: Recurrence, carry: PyTree, xs: PyTree, num_steps: int | Non
         refuse("carry", list_shapes(carry), "floating-point arrays", error=TypeError)
     state, unravel = ravel_pytree(carry)
     system = System(recurrence, state, xs, num_steps, unravel)
-    _check_step(recurrence, carry, system.one_input)
+    check_step(recurrence, carry, system.one_input)
     check_declarations(system)
     return system
 
@@ -353,31 +352,3 @@ def _check_dtypes(trees: dict[str, PyTree]) -> None:
             "dtype too)"
         )
         refuse("dtypes", found, "one float dtype", advice, error=TypeError)
-
-
-def _check_step(recurrence: Recurrence, carry: PyTree, x: PyTree) -> None:
-    if has_batch_axis(recurrence.step, carry):
-        received = f"{list_shapes(carry)}, with a batch axis"
-        refuse("carry", received, "the carry of one sequence", "use jax.vmap over sequences")
-    step: Any = recurrence.step
-    if hasattr(step, "check_outputs") and len(carry) == len(step.steps):  # a stack
-        step.check_outputs(carry)
-    try:
-        new = jax.eval_shape(recurrence.step, recurrence.params, carry, x)
-    except ImpureStepError:
-        raise
-    except Exception as error:
-        msg = (
-            f"step: failed for carry {list_shapes(carry)} and one input {list_shapes(x)}: {error} "
-            "Expected an unbatched carry and xs of shape (time, inputs), as the cell was built "
-            "for; batch with jax.vmap"
-        )
-        raise ValueError(msg) from error
-    if list_shapes(new) != list_shapes(carry):
-        msg = (
-            f"step: turned carry {list_shapes(carry)} into {list_shapes(new)} for one input "
-            f"{list_shapes(x)}, expected the same structure, shapes and dtype. A batch axis in xs "
-            "or carry? Time is the first axis and there is no batch axis: use jax.vmap. Another "
-            "dtype? Give the cell the dtype of its parameters"
-        )
-        raise ValueError(msg)

@@ -1,13 +1,11 @@
 """States to start a search from, and how states and a constant input are bound to a system."""
 
-import contextlib
-
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from jacobian_rnn.cells.recurrence import Recurrence, check_recurrence, zero_carry
+from jacobian_rnn.cells.recurrence import Recurrence, check_recurrence
 from jacobian_rnn.checks import (
     check_arrays,
     check_count,
@@ -18,6 +16,7 @@ from jacobian_rnn.checks import (
     read_array,
     refuse,
 )
+from jacobian_rnn.jacobians.step_arguments import carry_like, input_width, takes
 from jacobian_rnn.jacobians.system import System, bind
 
 
@@ -111,12 +110,11 @@ def _carries_of(recurrence, states):
     if len(leaves) != 1 or leaves[0].ndim != 2:
         return states
     # A plain function does not say, and its rows are its carries.
-    with contextlib.suppress(ValueError):
-        like = jax.eval_shape(zero_carry, recurrence)
-        if sum(leaf.size for leaf in jax.tree.leaves(like)) == leaves[0].shape[1]:
-            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaves[0].dtype), like)
-            return jax.vmap(ravel_pytree(zeros)[1])(leaves[0])
-    return states
+    like = carry_like(recurrence)
+    if like is None or sum(leaf.size for leaf in jax.tree.leaves(like)) != leaves[0].shape[1]:
+        return states
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaves[0].dtype), like)
+    return jax.vmap(ravel_pytree(zeros)[1])(leaves[0])
 
 
 def _first(tree):
@@ -134,32 +132,24 @@ def _check_shapes(recurrence, states, carries, x):
     What a step does take is found by trying. Where that tells nothing, the system's own check will
     show what the step said.
     """
-    if _takes(recurrence, _first(carries), x):
+    if takes(recurrence, _first(carries), x):
         return
-    given, n = jnp.shape(states) if hasattr(states, "shape") else (), None
-    with contextlib.suppress(ValueError):
-        like = jax.eval_shape(zero_carry, recurrence)
-        n = sum(leaf.size for leaf in jax.tree.leaves(like))
+    given, like = jnp.shape(states) if hasattr(states, "shape") else (), carry_like(recurrence)
+    n = None if like is None else sum(leaf.size for leaf in jax.tree.leaves(like))
     alone = jax.tree.map(lambda leaf: leaf[None], states)
-    if len(given) == 1 and _takes(recurrence, _first(_carries_of(recurrence, alone)), x):
+    if len(given) == 1 and takes(recurrence, _first(_carries_of(recurrence, alone)), x):
         refuse("states", f"one of shape {given}", "several, (states, n)", "give states[None]")
     if len(given) == 2 and n is not None and given[1] != n:
         refuse("states", f"shape {given}", f"(states, {n})", "rows as `trajectory` returns them")
     if jax.tree.leaves(x) and all(leaf.ndim > 1 and len(leaf) for leaf in jax.tree.leaves(x)):
         one = _first(x)
-        if _takes(recurrence, _first(carries), one):
+        if takes(recurrence, _first(carries), one):
             received = f"{list_shapes(x)}, with an axis more than a step takes"
             advice = "give one of them, such as x[0], or use jax.vmap over them"
             refuse("x", received, f"one constant input, {list_shapes(one)}", advice)
     if len(given) == 2 and n is not None:
         received = "None" if x is None else list_shapes(x)
-        refuse("x", received, "one constant input of the size that the recurrence was built for")
-
-
-def _takes(recurrence, carry, x):
-    """Say whether a step takes a carry and an input, and returns such a carry."""
-    try:
-        new = jax.eval_shape(recurrence.step, recurrence.params, carry, x)
-    except Exception:
-        return False
-    return jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, carry)
+        width = input_width(recurrence)
+        size = "" if width is None else f", {width}"
+        expected = f"one constant input of the size that the recurrence was built for{size}"
+        refuse("x", received, expected)

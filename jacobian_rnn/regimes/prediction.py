@@ -34,6 +34,7 @@ from jacobian_rnn.checks import (
     refuse,
 )
 from jacobian_rnn.growth.largest import exponent_of, tangent_visit
+from jacobian_rnn.jacobians.step_arguments import JOIN
 from jacobian_rnn.jacobians.system import bind
 from jacobian_rnn.jacobians.time_loop import MOST_STORED_STATES, run
 from jacobian_rnn.jacobians.traced_steps import refuse_coarse_step
@@ -203,7 +204,10 @@ def predict_regime(
     shortest = num_steps
     if seq_lengths is not None:
         shortest = int(check_lengths(seq_lengths, num_sequences, num_steps).min())
-    advice = "give longer sequences or a shorter horizon"
+    advice = (
+        f"xs are {num_sequences} sequences of {num_steps} steps, (batch, time, inputs); give "
+        "longer sequences or a shorter horizon"
+    )
     check_count("horizon", horizon, least=1, most=shortest, advice=advice)
     warmup = shortest // 4 if num_warmup is None else num_warmup
     check_warmup(warmup, shortest)
@@ -331,6 +335,7 @@ def _check_batch(xs, step):
     )
     if len(shapes) != 1 or len(next(iter(shapes))) != 2 or wrong_rank:
         received = "None" if not leaves else ", ".join(str(x.shape) for x in leaves)
+        advice = JOIN if isinstance(xs, list) else advice
         refuse("xs", received, "a batch of sequences (batch, time, inputs)", advice)
     ((num_sequences, num_steps),) = shapes
     if num_sequences < 2 or num_steps < 1:

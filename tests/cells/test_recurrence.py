@@ -136,7 +136,7 @@ class Unhashable:  # as it compares by value and may change
             ValueError,
             "reverse=True",
         ),
-        (lambda: zero_carry(Recurrence(len, ())), ValueError, "received step len"),
+        (lambda: zero_carry(Recurrence(len, ())), ValueError, r"one of len\(params.*carry=\.\.\."),
         (lambda: from_linen(nn.GRUCell(3), {"kernel": 0}), ValueError, "expected 'params'"),
         (lambda: from_linen("GRU", {}), TypeError, "received a str"),
         (lambda: from_nnx(nn.GRUCell(3)), TypeError, "received a GRUCell"),
@@ -229,3 +229,12 @@ def test_a_stack_declares_the_units_of_its_layers_if_all_of_them_do(network):
     assert alone.unit_jacobians(alone.params, carry[0][:1], xs[0]).shape == (2, 2, 2)
     dense, _, _ = network("GRUCell", 3)
     assert stack(lower, dense).unit_jacobians is None
+
+
+def test_a_recurrence_is_shown_by_its_cell_and_the_shapes_of_its_parameters(network):
+    recurrence, _, _ = network("GRUCell", 4)
+    shown = repr(recurrence)
+    assert shown.startswith("Recurrence(GRUCell, 100 parameters: ['params']['hn']['bias'] (4,), ")
+    assert len(shown) < 400
+    for two in (stack(recurrence, recurrence), jax.tree.map(lambda _: object(), recurrence)):
+        assert repr(two).startswith("Recurrence(")

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import h5py
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_the_exit_status_is_the_verdict(files, capsys, forget, horizon, status):
     path, inputs = files(lstm_weights(forget=forget))
     assert run("diagnose", path, "--inputs", inputs, "--horizon", horizon) == status
     page = capsys.readouterr().out
-    assert "rnn: OptimizedLSTMCell of 6 units" in page
+    assert "rnn: LSTM of 6 units" in page
     assert f"over {horizon} steps" in page
 
 
@@ -78,7 +79,42 @@ def test_json_holds_the_numbers_of_the_page(files, capsys):
     for one, layer in zip(said["layers"], diagnosis.layers, strict=True):
         np.testing.assert_allclose(one["growth_by_lag"], layer.growth, rtol=1e-12)
         assert one["memory"] == layer.memory
-    assert [one["name"] for one in said["layers"]] == ["rnn, layer 1", "rnn, layer 2"]
+    assert [one["name"] for one in said["layers"]] == ["rnn, layer 0", "rnn, layer 1"]
+
+
+def test_advice_for_one_of_two_layers_loads_the_file_and_changes_that_layer_alone(files, capsys):
+    path, inputs = files(lstm_weights(num_layers=2, forget=-3.0))
+    run("diagnose", path, "--inputs", inputs, "--json")
+    shown = capsys.readouterr()
+    assert shown.err == "measuring rnn, layer 0 ...\nmeasuring rnn, layer 1 ...\n"
+    for number, one in enumerate(json.loads(shown.out)["layers"]):
+        names = {"jrnn": jrnn}
+        exec(one["network"], names)
+        for advice in one["advice"]:
+            layers = jrnn.unstack(eval(advice["code"], names))
+            for place, (new, old) in enumerate(
+                zip(layers, jrnn.unstack(names["network"]), strict=True)
+            ):
+                same = jax.tree.map(np.array_equal, new.params, old.params)
+                assert all(jax.tree.leaves(same)) == (place != number)
+        assert one["advice"]
+    run("diagnose", path, "--inputs", inputs)
+    assert f"network = jrnn.from_torch({path!r}, prefix='rnn', dtype='float32')" in (
+        page := capsys.readouterr().out
+    )
+    assert page.count("layer=0)") == page.count("layer=1)") > 0
+
+
+def test_advice_for_a_direction_loads_that_direction(files):
+    path, _ = files(lstm_weights(num_layers=2, directions=2))
+    layers = record_file(Path(path), XS)
+    for layer in layers:
+        names = {"jrnn": jrnn}
+        exec(layer.network, names)
+        jax.tree.map(
+            np.testing.assert_array_equal, names["network"].params, layer.recurrence.params
+        )
+        assert layer.place is None
 
 
 def test_both_directions_of_each_layer_of_a_file_receive_both_of_the_one_below(files):
@@ -86,10 +122,10 @@ def test_both_directions_of_each_layer_of_a_file_receive_both_of_the_one_below(f
     lengths = np.array([40, 30, 20, 40])
     layers = record_file(Path(path), XS, seq_lengths=lengths)
     assert [layer.name for layer in layers] == [
+        "rnn, layer 0",
+        "rnn, layer 0, backwards",
         "rnn, layer 1",
         "rnn, layer 1, backwards",
-        "rnn, layer 2",
-        "rnn, layer 2, backwards",
     ]
     zero = (jnp.zeros(6), jnp.zeros(6))
     for sequence, length in enumerate(lengths):

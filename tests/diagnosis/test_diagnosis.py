@@ -323,6 +323,48 @@ def test_advice_for_a_layer_of_a_stack_changes_that_layer_alone():
         jrnn.with_gain(new, 0.5, layer=0)
 
 
+def test_the_page_lists_the_shares_of_lags_in_numbers():
+    network = random_network(nn.GRUCell(4, param_dtype=float))
+    xs = R.normal(size=(4, 30, 3))
+    diagnosis = jrnn.diagnose(network, xs, loss=lambda y: jnp.mean(y[:, -1] ** 2))
+    lines = [line.split() for line in str(diagnosis).splitlines()]
+    named = {" ".join(line[:2]): line for line in lines}
+    start = lines.index(named["signal /"]) - 2
+    lags, shares, ratios = lines[start][2:], lines[start + 1][1:], named["signal /"][3:]
+    credit = diagnosis.layers[0].credit
+    assert len(lags) == len(shares) == len(ratios) >= 5
+    for lag, share, ratio in zip(map(int, lags), shares, map(float, ratios), strict=True):
+        log = credit.log_norms[lag] - max(credit.log_norms)
+        said = float(share.removeprefix("e^")) if "e" in share else math.log(float(share))
+        assert said == pytest.approx(log, abs=0.06 if "e" in share else 0.0006 / math.exp(log))
+        assert ratio == pytest.approx(credit.signal_to_noise[lag], abs=0.051)
+
+
+def test_advice_says_where_a_rate_turns_positive():
+    (layer,) = jrnn.diagnose(
+        random_network(nn.GRUCell(8, param_dtype=float)), R.normal(size=(4, 50, 3)), horizon=50
+    ).layers
+    one = layer.advice[0]
+    for old, new, said in ((-0.1, 0.02, True), (-0.1, -0.02, False), (0.1, 0.02, False)):
+        before, after = (
+            prediction._replace(exponent=jnp.asarray(rate))
+            for prediction, rate in ((one.before, old), (one.after, new))
+        )
+        text = str(one._replace(before=before, after=after))
+        assert ("above zero: gradients grow" in text) == said
+
+
+def test_more_sequences_than_steps_are_warned_of_once_and_only_without_a_horizon():
+    network = random_network(nn.GRUCell(4, param_dtype=float))
+    xs = R.normal(size=(30, 4, 3))
+    with pytest.warns(UserWarning, match="30 sequences of 4 steps. Is time the first axis") as said:
+        jrnn.diagnose(network, xs)
+    assert len(said) == 1
+    jrnn.diagnose(network, xs, horizon=4)
+    with pytest.raises(ValueError, match=r"received 30, expected 1 to 4: .*Is time the first axis"):
+        jrnn.diagnose(network, xs, horizon=30)
+
+
 def test_a_stable_layer_gets_no_advice():
     (layer,) = jrnn.diagnose(
         random_network(nn.GRUCell(8, param_dtype=float)), R.normal(size=(4, 10, 3))

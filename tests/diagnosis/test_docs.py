@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+
+import jacobian_rnn as jrnn
 
 PAGE = (Path(__file__).parents[2] / "docs" / "your_network.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"<!-- (\w+) -->\n```python\n(.*?)```", PAGE, flags=re.DOTALL))
@@ -20,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def test_every_example_has_at_most_five_lines():
-    assert set(EXAMPLES) == {"linen", "nnx", "torch", "keras", "equinox"}
+    assert set(EXAMPLES) == {"linen", "nnx", "torch", "keras", "equinox", "advice"}
     for code in EXAMPLES.values():
         assert sum(bool(line.strip()) for line in code.splitlines()) <= 5
 
@@ -46,7 +49,7 @@ def test_a_linen_model(capsys):
     for said in (
         "lower: GRUCell of 8 units",
         "upper: LSTMCell of 8 units",
-        "signal over its noise",
+        "signal / noise",
     ):
         assert said in page
 
@@ -81,6 +84,33 @@ def test_a_pytorch_file(capsys, tmp_path):
     torch.save(WordModel().state_dict(), path)
     page, _ = run("torch", capsys, path=path, tokens=TOKENS)
     assert page.startswith("2 recurrent layers: gradients")
+
+
+@pytest.mark.parametrize("num_gates", [4, 3], ids=["LSTM", "GRU"])
+def test_advice_in_pytorch_does_what_it_does_here(num_gates, capsys):
+    draw, units = np.random.default_rng(0).normal, 5
+    weights = {
+        "weight_ih_l0": draw(size=(num_gates * units, 3)),
+        "weight_hh_l0": draw(size=(num_gates * units, units)),
+        "bias_ih_l0": draw(size=num_gates * units),
+        "bias_hh_l0": draw(size=num_gates * units),
+    }
+    network = jrnn.from_torch(weights)
+    rnn = SimpleNamespace(
+        **{name: SimpleNamespace(data=array.copy()) for name, array in weights.items()}
+    )
+    run("advice", capsys, rnn=rnn, H=units)
+    found = jrnn.from_torch({name: getattr(rnn, name).data for name in weights})
+    advised = jrnn.with_gain(jrnn.with_gate_bias(network, "forget", 3.5), 1.2)
+    carry, x = jrnn.zero_carry(network), np.ones(3)
+    for _ in range(2):
+        carry = advised.step(advised.params, carry, x)
+    other = jrnn.zero_carry(network)
+    for _ in range(2):
+        other = found.step(found.params, other, x)
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-14), carry, other)
+    plain = network.step(network.params, jrnn.zero_carry(network), x)
+    assert not np.allclose(jax.tree.leaves(plain)[-1], jax.tree.leaves(carry)[-1])
 
 
 # Keras reads its own variables in a way that NumPy will drop.

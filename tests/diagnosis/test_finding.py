@@ -243,7 +243,7 @@ def test_each_layer_of_a_stack_receives_the_outputs_of_the_one_below():
     batch[1, 6:] = np.nan
     stack = jrnn.stack(*networks)
     lower, upper = record_layers(stack, batch, seq_lengths=[9, 6, 9])
-    assert [lower.name, upper.name] == ["layer 1", "layer 2"]
+    assert [lower.name, upper.name] == ["layer 0", "layer 1"]
     states = jrnn.trajectory(stack, (jnp.zeros(4), jnp.zeros(5)), jnp.asarray(batch[1, :6]))
     np.testing.assert_allclose(upper.xs[1, :6], states[1:, :4], atol=1e-14)
     of_network = Network(stack, jnp.ones((5, 2)), jnp.zeros(2))
@@ -273,6 +273,30 @@ def with_nan():
     return nnx.Sequential(layer, nnx.RNN(nnx.GRUCell(4, 4, param_dtype=float, rngs=nnx.Rngs(0))))
 
 
+def linen_layer_of_other_inputs():
+    layer = nn.RNN(nn.GRUCell(4, param_dtype=float))
+    variables = layer.init(jax.random.key(0), np.ones((2, 5, 3)))
+    return record_layers(layer, np.ones((2, 5, 7)), variables=variables)
+
+
+def linen_layer_without_params():
+    layer, batch = nn.RNN(gru()), np.ones((2, 5, 3))
+    variables = layer.init(jax.random.key(0), batch)["params"]
+    return record_layers(layer, batch, variables=variables)
+
+
+def network_of_gru():
+    return jrnn.draw(nn.GRUCell(4, param_dtype=float), key=jax.random.key(0), num_inputs=3)
+
+
+def pair(params, carry, x):
+    return params * carry[0] + x, carry[1]
+
+
+def after_a_logarithm():
+    return nnx.Sequential(jnp.log, ONE)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
@@ -288,11 +312,28 @@ def with_nan():
         (lambda: record_layers(Plain(), np.ones((2, 3))), TypeError, "variables: received None"),
         (lambda: record_layers("model.pt", np.ones((2, 3))), TypeError, "from_torch"),
         (lambda: record_layers(ONE, jnp.ones((1, 5, 3))), ValueError, "1 sequence for the layer"),
-        (lambda: record_layers(ONE, jnp.ones((2, 5, 7))), ValueError, "model: failed"),
+        (lambda: record_layers(ONE, jnp.ones((2, 5, 7))), ValueError,
+         r"^layer 'RNN': received inputs of shape \(2, 5, 7\), expected 3 numbers"),
+        (lambda: record_layers(ONE, jnp.ones((2, 5, 3)), call=lambda model, x: model(x, x, x, x)),
+         ValueError, "model: failed.*pass call="),
+        (linen_layer_of_other_inputs, ValueError, "^layer 'RNN': received inputs of shape"),
+        (linen_layer_without_params, ValueError, "'params' among them: pass what `model.init"),
+        (lambda: record_layers(network_of_gru(), np.ones((2, 5, 7))), ValueError,
+         "^xs: received 7 inputs a step, expected 3"),
+        (lambda: record_layers(network_of_gru(), np.ones((2, 5), int)), ValueError,
+         "^xs: received int64 tokens, expected real numbers, 3 a step: embed"),
+        (lambda: record_layers(network_of_gru(), list(np.ones((2, 5, 3)))), ValueError,
+         "^xs: received a list of 2 arrays.*jnp.stack"),
+        (lambda: record_layers(network_of_gru(), np.ones((2, 5, 3)), carry=jnp.zeros(3)),
+         ValueError, r"^carry: received \(3,\), expected \(4,\)"),
+        (lambda: record_layers(jrnn.Recurrence(pair, jnp.ones(3)), np.ones((2, 5, 3))),
+         ValueError, r"one of pair\(params, carry, x\).*diagnose\(..., carry=...\)"),
         (lambda: record_layers(ONE, jnp.ones((2, 5, 3)), seq_lengths=[1, 2]), TypeError,
          "passes lengths"),
         (lambda: record_layers(ONE, jnp.ones((2, 5, 3)).at[1, 3].set(jnp.nan)), ValueError,
-         "first at step 3 in 1 of 2 sequences"),
+         "^batch: received 3 of 30 values.*first at step 3 in 1 of 2 sequences"),
+        (lambda: record_layers(after_a_logarithm(), jnp.zeros((2, 5, 3))), ValueError,
+         "^the inputs of layer 'layers/1': .*what stands before the layer makes them"),
         (lambda: record_layers(with_nan(), jnp.ones((2, 5, 3))), ValueError,
          r"weights of layer 'layers/0'.*dense_h"),
     ],

@@ -14,7 +14,7 @@ from tests.docs.pages import PAGES, ROOT, commands, listings
 # Pages that other tests run, with models and files that these make.
 ELSEWHERE = {"docs/monitoring.md": "tests/monitoring/test_page.py"}
 # Marks of listings of docs/your_network.md that tests/diagnosis/test_docs.py runs.
-FRAMEWORKS = {"linen", "nnx", "torch", "keras", "equinox"}
+FRAMEWORKS = {"linen", "nnx", "torch", "keras", "equinox", "advice"}
 RUNNABLE = {
     source: [listing for listing in listings(source) if listing.mark not in FRAMEWORKS]
     for source in PAGES
