@@ -93,7 +93,7 @@ def score_unseen(unseen: Samples, known: Samples, num_resamples: int) -> xr.Data
     variables = {
         "score_of": (("predictor", "score"), pooled.value),
         "interval": (("end", "predictor", "score"), pooled.interval),
-        "lead": (("end", "predictor", "score"), np.nanquantile(lead, ENDS, axis=0)),
+        "lead": (("end", "predictor", "score"), _interval(lead)),
         "probability": ("sample", predicted[FORECAST]),
         "learned": ("sample", unseen.learned),
         "num_updates": ("sample", unseen.table["num_updates"].to_numpy()),
@@ -130,11 +130,15 @@ def _scored(samples, predicted, names, share, rows, num_resamples):
 
     draws = forecasting.resample_groups(samples.group[rows], num_resamples)
     resampled = np.array([scores(rows[draw]) for draw in draws])
-    value = np.array(scores(rows))
-    interval = np.full((2, *value.shape), np.nan)
+    return _Scored(np.array(scores(rows)), _interval(resampled), resampled)
+
+
+def _interval(resampled):
+    """Return the ends of the interval, NaN where no resample has a number."""
+    interval = np.full((2, *resampled.shape[1:]), np.nan)
     there = np.isfinite(resampled).any(axis=0)
     interval[:, there] = np.nanquantile(resampled[:, there], ENDS, axis=0)
-    return _Scored(value, interval, resampled)
+    return interval
 
 
 def _reliability(samples, probability, num_resamples):
@@ -153,12 +157,9 @@ def _reliability(samples, probability, num_resamples):
     counts, forecast, observed = shares(np.arange(len(bins)))
     draws = forecasting.resample_groups(samples.group, num_resamples)
     resampled = np.array([shares(rows)[2] for rows in draws])
-    interval = np.full((2, NUM_BINS), np.nan)
-    there = counts > 0
-    interval[:, there] = np.nanquantile(resampled[:, there], ENDS, axis=0)
     return {
         "bin_count": ("bin", counts),
         "bin_forecast": ("bin", forecast),
         "bin_share": ("bin", observed),
-        "bin_interval": (("end", "bin"), interval),
+        "bin_interval": (("end", "bin"), _interval(resampled)),
     }
