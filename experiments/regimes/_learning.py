@@ -55,8 +55,8 @@ class Unit(NamedTuple):
 
 
 def units(config: LearningEnsemble) -> list[Unit]:
-    """List stages and shapes, those that take longest first."""
-    return [Unit(stage, *shape) for stage in config.stages for shape in ensemble.shapes(config)]
+    """List shapes, those that take longest first, each with its stages: one is no use alone."""
+    return [Unit(stage, *shape) for shape in ensemble.shapes(config) for stage in config.stages]
 
 
 def networks(config: LearningEnsemble, unit: Unit) -> Networks:
