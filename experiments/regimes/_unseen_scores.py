@@ -117,6 +117,14 @@ def score_unseen(unseen: Samples, known: Samples, num_resamples: int) -> xr.Data
             ),
             f"{kind}_share": (kind, [unseen.learned[label == one].mean() for one in coords[kind]]),
         }
+    log_odds = published_model().log_odds(known.terms)
+    for name, samples, probability in (
+        ("task_excess", unseen, predicted[FORECAST]),
+        ("known_task_excess", known, expit(log_odds)),
+    ):
+        each = [_excess(samples, probability, one, num_resamples) for one in coords["task"]]
+        variables[name] = (("task", "statistic"), each)
+    coords["statistic"] = ["value", "standard_error"]
     return xr.Dataset(variables, coords)
 
 
@@ -131,6 +139,19 @@ def _scored(samples, predicted, names, share, rows, num_resamples):
     draws = forecasting.resample_groups(samples.group[rows], num_resamples)
     resampled = np.array([scores(rows[draw]) for draw in draws])
     return _Scored(np.array(scores(rows)), _interval(resampled), resampled)
+
+
+def _excess(samples, probability, task, num_resamples):
+    """Return by how much probabilities are too high on a task, with the error over shapes.
+
+    It is NaN where the samples lack the task.
+    """
+    rows = np.flatnonzero(samples.table["task"].to_numpy(str) == task)
+    if not rows.size:
+        return [np.nan, np.nan]
+    off = (probability - samples.learned)[rows]
+    draws = forecasting.resample_groups(samples.group[rows], num_resamples)
+    return [off.mean(), np.std([off[draw].mean() for draw in draws], ddof=1)]
 
 
 def _interval(resampled):

@@ -120,6 +120,8 @@ def combine(config: UnseenCells, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset
                 part[name].to_numpy().reshape(config.parity_networks, -1) for part in arm.values()
             ]
             scored[f"parity_{name}"] = (("eigenvalues", "seed", "learning_rate"), np.stack(each))
+    for kind, names in {"cell": config.cells, "task": config.tasks}.items():
+        scored = scored.sel({kind: [one for one in names if one in scored[kind]]})
     scored = scored.assign_coords(
         eigenvalues=list(arm), learning_rate=list(tracking.LEARNING_RATES)
     )
@@ -127,34 +129,38 @@ def combine(config: UnseenCells, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset
 
 
 def show(dataset: xr.Dataset, console: Console) -> None:
-    """Print scores of the forecast and of simple rules, cell by cell and task by task."""
-    table = Table(title="never seen: all cells and tasks together")
-    for column in ("predictor", "area [95 %]", "balanced accuracy [95 %]", "Brier", "calibration"):
-        table.add_column(column, justify="left" if column == "predictor" else "right")
+    """Print scores of the forecast and of simple rules, cell by cell and task by task.
+
+    The last column says by how much probabilities are off, the calibration error in ten bins.
+    """
+    table = Table(box=None, title="never seen: all cells and tasks together")
+    for column in ("predictor", "area [95 %]", "balanced accuracy", "Brier", "off"):
+        side = "left" if column == "predictor" else "right"
+        table.add_column(column, justify=side, no_wrap=True)
     for name in dataset["predictor"].to_numpy().tolist():
         at = dataset.sel(predictor=name)
         table.add_row(name, *_said(at["score_of"], at["interval"]))
     console.print(table)
     for kind in scores.KINDS:
-        table = Table(title=f"each {kind}: forecast alone")
-        for column in (kind, "learned", "area [95 %]", "balanced accuracy", "Brier", "calibration"):
-            table.add_column(column, justify="left" if column == kind else "right")
+        table = Table(box=None, title=f"each {kind}: forecast alone")
+        for column in (kind, "learned", "area [95 %]", "Brier", "off"):
+            table.add_column(column, justify="left" if column == kind else "right", no_wrap=True)
         for one in dataset[kind].to_numpy().tolist():
             at = dataset.sel({kind: one})
-            said = _said(at[f"{kind}_score"], at[f"{kind}_interval"])
-            table.add_row(one, f"{float(at[f'{kind}_share']):.0%}", *said)
+            area, _, *others = _said(at[f"{kind}_score"], at[f"{kind}_interval"])
+            table.add_row(one, f"{float(at[f'{kind}_share']):.0%}", area, *others)
         console.print(table)
     for line in findings(dataset):
         console.print(line, highlight=False, soft_wrap=True)
 
 
 def _said(values, intervals):
-    """Write areas and balanced accuracies with their intervals, and the others plainly."""
+    """Write an area with its interval, and the other scores plainly."""
     said = []
     for name in ("area", "balanced_accuracy", "brier", "calibration_error"):
         value, (low, high) = float(values.sel(score=name)), intervals.sel(score=name).to_numpy()
         said.append(f"{value:.3f}")
-        if name in ("area", "balanced_accuracy"):
+        if name == "area":
             said[-1] += f" [{low:.3f}, {high:.3f}]"
     return said
 
@@ -178,6 +184,11 @@ def findings(dataset: xr.Dataset) -> list[str]:
         f"The best simple rule, {best}, has an area of {float(rules.max()):.3f}; that of the "
         f"forecast is larger by [{low:+.3f}, {high:+.3f}]."
     )
+    for task in dataset["task"].to_numpy().tolist():
+        at = dataset.sel(task=task)
+        new, known = (float(at[name][0]) for name in ("task_excess", "known_task_excess"))
+        beside = "" if np.isnan(known) else f", and {known:+.2f} for the cells it was fitted to"
+        lines.append(f"On {task} probabilities are off by {new:+.2f} on average{beside}.")
     for kind in dataset["eigenvalues"].to_numpy().tolist():
         skill, longer = (
             dataset[f"parity_{name}"].sel(eigenvalues=kind).to_numpy() for name in tracking.SKILLS

@@ -167,6 +167,18 @@ def test_where_all_or_none_learned_there_is_no_area(known):
     assert np.isfinite(found["score_of"].sel(predictor=FORECAST, score="brier"))
 
 
+def test_probabilities_that_are_too_high_are_said_to_be_and_of_known_cells_too(dataset, known):
+    probability, learned = dataset["probability"].to_numpy(), dataset["learned"].to_numpy()
+    here = dataset["sample_task"].to_numpy() == "recall"
+    off = (probability - learned)[here].mean()
+    assert float(dataset["task_excess"].sel(task="recall")[0]) == pytest.approx(off)
+    fitted = scores.predict_unseen(known, known)[FORECAST]
+    there = known.table["task"].to_numpy() == "recall"
+    off = (fitted - known.learned)[there].mean()
+    assert float(dataset["known_task_excess"].sel(task="recall")[0]) == pytest.approx(off)
+    assert np.isnan(dataset["known_task_excess"].sel(task="parity")).all()
+
+
 def test_what_is_shown_and_drawn_and_claimed(dataset, tmp_path):
     text = text_of(experiment, dataset)
     assert "GatedDeltaNet" in text
@@ -178,3 +190,6 @@ def test_what_is_shown_and_drawn_and_claimed(dataset, tmp_path):
     other = described(experiment.combine(CONFIG, parts), CONFIG)
     failed = [claim for claim in figure.claims(other) if "delta rule" in claim.statement]
     assert [claim.verdict for claim in failed] == ["fails", "fails"]
+    (calibration,) = (one for one in figure.claims(other) if one.statement.startswith("Its prob"))
+    off = other["task_excess"].sel(statistic="value")
+    assert f"{float(off.sel(task='recall')):+.2f} on recall" in calibration.reason
