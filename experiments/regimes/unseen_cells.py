@@ -131,10 +131,10 @@ def combine(config: UnseenCells, parts: Mapping[Unit, xr.Dataset]) -> xr.Dataset
 def show(dataset: xr.Dataset, console: Console) -> None:
     """Print scores of the forecast and of simple rules, cell by cell and task by task.
 
-    The last column says by how much probabilities are off, the calibration error in ten bins.
+    Accuracies are balanced. The last column is the calibration error in ten bins.
     """
     table = Table(box=None, title="never seen: all cells and tasks together")
-    for column in ("predictor", "area [95 %]", "balanced accuracy", "Brier", "off"):
+    for column in ("predictor", "area [95 %]", "balanced", "Brier", "off"):
         side = "left" if column == "predictor" else "right"
         table.add_column(column, justify=side, no_wrap=True)
     for name in dataset["predictor"].to_numpy().tolist():

@@ -90,7 +90,7 @@ QUOTED = [
         "unseen_cells",
         ["| area over", "| calibration error over"],
     ),
-    ("forecast", "has a larger area, by #", "unseen_cells", ["beyond that of the best rule"]),
+    ("forecast", "the forecast's differ by #", "unseen_cells", ["beyond that of the best rule"]),
     (
         "forecast",
         "its mean probability lies # ± 0.050 above the share that learned",
