@@ -53,7 +53,7 @@ class UnseenCells(LearningEnsemble):
 
 PRESETS = {
     "quick": UnseenCells(
-        cells=("minGRU", "S5"),
+        cells=("minGRU",),
         tasks=("recall", "parity"),
         networks_of_a_shape=4,
         horizons=(4,),
