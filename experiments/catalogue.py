@@ -42,6 +42,9 @@ EXPERIMENTS = {
     "learning_ensemble": Experiment(
         "regimes", "measures and trains an ensemble of many cells on many tasks"
     ),
+    "unseen_cells": Experiment(
+        "regimes", "scores the shipped forecast of learning on recurrences of today, never seen"
+    ),
     "initialization_audit": Experiment(
         "initialization", "measures the default initialisations of Flax, PyTorch and Keras"
     ),

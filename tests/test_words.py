@@ -12,7 +12,7 @@ PLACES = [jrnn, mean_field, monitoring, plotting, tasks, training, initializers,
 # Names of functions about weights. A parameter that is called gain multiplies weights, too.
 ABOUT_WEIGHTS = {"with_gain", "regime_against_gain"}
 # Nouns that look like participles, and what is done to them.
-NOUNS = {"adding", "predict_learning", "with_padding"}
+NOUNS = {"adding", "predict_learning", "selective_copying", "with_padding"}
 
 
 def public_of(place):

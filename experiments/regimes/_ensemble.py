@@ -17,10 +17,29 @@ from jaxtyping import Array
 
 import jacobian_rnn as jrnn
 from experiments import protocol
+from experiments.regimes._modern_cells import MODERN, draw_modern
 from experiments.runner.experiment import Axis, Count, Dtype, Rows, Seed
 from jacobian_rnn import tasks
 
-Cell = Literal["SimpleCell", "GRUCell", "LSTMCell", "MGUCell", "IRNN", "LRU"]
+Cell = Literal[
+    "SimpleCell",
+    "GRUCell",
+    "LSTMCell",
+    "MGUCell",
+    "IRNN",
+    "LRU",
+    "minGRU",
+    "minLSTM",
+    "RG-LRU",
+    "S5",
+    "S6",
+    "IndRNN",
+    "ParaGRU",
+    "GatedDeltaNet",
+    "RWKV-7",
+    "mLSTM",
+    "sLSTM",
+]
 TaskName = Literal[
     "recall_quiet",
     "recall",
@@ -35,6 +54,8 @@ TaskName = Literal[
     "ItalyPowerDemand",
     "GunPoint",
     "BasicMotions",
+    "selective_copying",
+    "parity",
 ]
 CELLS: tuple[Cell, ...] = ("SimpleCell", "GRUCell", "LSTMCell", "MGUCell", "IRNN", "LRU")
 LINEN: dict[str, Any] = {
@@ -43,7 +64,9 @@ LINEN: dict[str, Any] = {
     "LSTMCell": nn.OptimizedLSTMCell,
     "MGUCell": nn.MGUCell,
 }
-TASKS: tuple[TaskName, ...] = TaskName.__args__
+TASKS: tuple[TaskName, ...] = tuple(
+    name for name in TaskName.__args__ if name not in ("selective_copying", "parity")
+)
 NOISE_STD = {"recall_quiet": 0.1, "recall": 0.3, "recall_loud": 0.6}
 # Steps, before the delay.
 LONGEST_SERIES = {
@@ -52,10 +75,12 @@ LONGEST_SERIES = {
     "GunPoint": 150,
     "BasicMotions": 100,
 }
-# Of the recurrent kernels. That of an LRU multiplies the logarithm of its eigenvalues.
+# Of the recurrent kernels. That of an LRU multiplies the logarithm of its eigenvalues, and those of
+# the cells of today multiply how fast they forget.
 GAINS = {"SimpleCell": (0.3, 6.0), "IRNN": (0.7, 1.3), "LRU": (0.02, 10.0)}
+GAINS |= {name: cell.factors for name, cell in MODERN.items()}
 GATED_GAINS = (0.3, 12.0)
-KERNELS = {"IRNN": ("identity",), "LRU": ("diagonal",)}
+KERNELS = {"IRNN": ("identity",), "LRU": ("diagonal",)} | dict.fromkeys(MODERN, ("published",))
 FORGET_BIASES = (-1.0, 4.0)
 LEARNING_RATES = {"adam": (5e-4, 3e-2), "sgd": (1e-2, 0.5)}
 MOMENTUM = 0.9  # of SGD
@@ -72,7 +97,8 @@ class Ensemble:
     forget bias, learning rate and random numbers.
 
     Attributes:
-        cells: Flax cells, IRNN and LRU. LSTMCell is OptimizedLSTMCell, the same equations.
+        cells: Flax cells, IRNN and LRU, or cells of today. LSTMCell is OptimizedLSTMCell, the same
+            equations.
         tasks: delayed recall at three noise levels, synthetic tasks, digits read pixel by pixel,
             and series of public archives.
         shapes: how many of each pair of a cell and a task.
@@ -192,6 +218,10 @@ def _task(name: str, horizon: int, dtype: Dtype) -> tasks.Task:
         return tasks.adding(horizon + 1, dtype=kind)
     if name == "copying_memory":
         return tasks.copying_memory(horizon - COPIED["length"], **COPIED, dtype=kind)
+    if name == "selective_copying":
+        return tasks.selective_copying(horizon, **COPIED, dtype=kind)
+    if name == "parity":
+        return tasks.parity(horizon + 1, dtype=kind)
     if name == "temporal_order":
         return tasks.temporal_order(1 + round(horizon / 0.9), dtype=kind)
     if name == "delayed_xor":
@@ -235,6 +265,8 @@ def draw(config: Ensemble, shape: Shape, row: dict[str, Array]) -> jrnn.Recurren
     dtype, width = jnp.dtype(config.dtype), int(shape.width)
     num_inputs = task_of(shape, config.dtype).input_size
     key = protocol.key_of(protocol.DRAWING, row["seed"])
+    if shape.cell in MODERN:
+        return draw_modern(shape.cell, num_inputs, width, row["gain"], key=key, dtype=dtype)
     if shape.cell == "LRU":
         # Half as many complex units have as many numbers in their state.
         network = jrnn.lru(num_inputs, width // 2, key=key, radii=(0.7, 0.99), dtype=dtype)

@@ -106,7 +106,11 @@ def forecast_signs() -> dict[str, int]:
     return {name: term.sign for name, term in TERMS.items()}
 
 
-def _quadratic(name, change=np.asarray):
+def quadratic(
+    name: str, change: Callable[[np.ndarray], np.ndarray] = np.asarray
+) -> Callable[[pd.DataFrame], dict[str, np.ndarray]]:
+    """Return the terms of a rule that goes by one column, changed, and its square."""
+
     def terms(table):
         values = change(table[name].to_numpy(float))
         return {"value": values, "square": values**2}
@@ -130,13 +134,13 @@ def _settings(table):
 
 # What each simple rule goes by. Each is fitted like the forecast, on the same networks.
 RULES: dict[str, Callable[[pd.DataFrame], dict[str, np.ndarray]]] = {
-    "spectral radius": _quadratic("spectral_radius"),
-    "norm of W": _quadratic("kernel_norm"),
+    "spectral radius": quadratic("spectral_radius"),
+    "norm of W": quadratic("kernel_norm"),
     "sign of the exponent": _sign_of_exponent,
-    "χ, growth of one step": _quadratic("first_growth"),
-    "hidden covariance": _quadratic("hidden_correlation"),
-    "input-Jacobian covariance": _quadratic("input_correlation"),
-    "number of parameters": _quadratic("num_parameters", np.log),
+    "χ, growth of one step": quadratic("first_growth"),
+    "hidden covariance": quadratic("hidden_correlation"),
+    "input-Jacobian covariance": quadratic("input_correlation"),
+    "number of parameters": quadratic("num_parameters", np.log),
     "settings alone": _settings,
 }
 FORECAST, MAJORITY = "forecast", "majority"
@@ -188,7 +192,7 @@ class Scores(NamedTuple):
     calibration_error: float
 
 
-def score(probability: np.ndarray, learned: np.ndarray, share: np.ndarray) -> Scores:
+def score(probability: np.ndarray, learned: np.ndarray, share: np.ndarray | float) -> Scores:
     """Score probabilities by what happened. The first two are NaN where all or none learned."""
     brier = float(np.mean((probability - learned) ** 2))
     bins = np.minimum((probability * NUM_BINS).astype(int), NUM_BINS - 1)

@@ -37,9 +37,12 @@ TABLE_FILE = "learning_ensemble.csv"
 
 
 def table_of(dataset: xr.Dataset) -> pd.DataFrame:
-    """Lay out a result of `learning_ensemble` as a table, with columns for every budget."""
+    """Lay out networks of an ensemble as a table, with columns for every budget.
+
+    Networks without a recurrent kernel have no columns of its radius and norm.
+    """
     names = (*LABELS, *ROWS, *LearningFeatures._fields, *RULES)
-    columns = {name: dataset[name].to_numpy() for name in names}
+    columns = {name: dataset[name].to_numpy() for name in names if name in dataset}
     for place, budget in enumerate(dataset["budget"].to_numpy().tolist()):
         at = dataset.isel(budget=place)
         columns[f"learned_{budget}"] = (at["outcome"] == jrnn.Outcome.LEARNED).to_numpy()

