@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from jacobian_rnn import Recurrence, from_linen, from_nnx
+from jacobian_rnn import Recurrence, draw, from_linen, from_nnx
 
 NUM_INPUTS = 3
 
@@ -116,3 +116,8 @@ def make_network(name, width, seed=0, dtype=jnp.float64):
         recurrence, carry = nnx_network(NNX[name](width, dtype), generator)
     shape = (4, 4, 2) if name == "ConvLSTMCell" else (NUM_INPUTS,)
     return recurrence, carry, jnp.asarray(generator.standard_normal((12, *shape)), dtype)
+
+
+def random_network(cell, seed=0, num_inputs=3):
+    """Draw a network of a linen cell by its own initialisers, as a user does."""
+    return draw(cell, key=jax.random.key(seed), num_inputs=num_inputs)
