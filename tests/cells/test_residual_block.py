@@ -80,7 +80,7 @@ def test_what_no_block_can_hold_is_refused():
         jrnn.residual_block(cell, 3, key=key)
     with pytest.raises(ValueError, match="gain: received -1"):
         jrnn.residual_block(cell, 4, key=key, gain=-1)
-    with pytest.raises(ValueError, match="carry is not known"):
+    with pytest.raises(ValueError, match="whose carry its parameters do not tell"):
         jrnn.residual_block(jrnn.Recurrence(lambda p, c, x: c + p * x, jnp.ones(())), 4, key=key)
     with pytest.raises(TypeError, match="a Recurrence"):
         jrnn.residual_block(cell.step, 4, key=key)

@@ -11,7 +11,7 @@ from experiments.regimes import unseen_cells as experiment
 from experiments.regimes._forecasting import FORECAST, MAJORITY, Samples
 from experiments.regimes._learning import Unit
 from experiments.regimes._state_tracking import LEARNING_RATES
-from jacobian_rnn import LearningFeatures, Outcome
+from jacobian_rnn import THRESHOLDS, LearningFeatures, Outcome
 from jacobian_rnn.regimes.forecast import forecast_from
 from paper_figures.regimes import unseen_cells as figure
 from tests.experiments.in_process import check_drawing, described, text_of
@@ -110,7 +110,8 @@ def test_the_regime_says_of_unseen_networks_what_known_ones_of_it_did(known):
     few.table[["growth", "peak"]] = [[-1.0, 0.0], [-5.0, 0.0], [-1.0, 9.0]]
     stable, vanishing, exploding = scores.predict_unseen(few, known)[scores.REGIME]
     growth, peak = (known.table[name].to_numpy() for name in ("growth", "peak"))
-    inside = (growth >= -4.4) & (peak <= 7.9)
+    lowest, highest = THRESHOLDS
+    inside = (growth >= lowest) & (peak <= highest)
     assert stable == known.learned[inside].mean()
     assert vanishing == exploding == known.learned[~inside].mean()
 
