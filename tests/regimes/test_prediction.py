@@ -221,7 +221,7 @@ def stabilised(params, carry, x):
 
 def test_the_regime_follows_what_the_output_shows_and_not_a_gauge():
     params = {"x": 9 * normal(0, (16, 3)), "h": 4 * normal(1, (16, 4))}
-    xs, zero = jnp.asarray(normal(2, (2, 600, 3))), jnp.zeros(4)
+    xs, zero = jnp.asarray(normal(8, (2, 600, 3))), jnp.zeros(4)
     carry = (zero, jnp.ones(4), zero, zero)
     system = Recurrence(
         stabilised, jax.tree.map(jnp.asarray, params), output=lambda carry: carry[3]
@@ -238,8 +238,8 @@ def test_the_regime_follows_what_the_output_shows_and_not_a_gauge():
 
             return jax.lax.scan(one, unravel(state), sequence)[0][3]
 
-        # Reverse mode through the scan is another route. The gauge grows by 18 nats more, and takes
-        # eight digits from both.
+        # Reverse mode through the scan is another route. The gauge grows by 12 nats more, and takes
+        # digits from both.
         exact = jnp.log(jnp.linalg.norm(jax.jacrev(last_output)(flat)) / 2)
         assert abs(float(gain) - float(exact)) < 10 * float(error)
     assert (prediction.log_growth - prediction.log_growth_of_output).min() > 3
