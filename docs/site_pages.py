@@ -115,16 +115,11 @@ def relink(markdown: str, source: str, place: str) -> str:
 
 
 def complete_gallery(markdown: str) -> str:
-    """Put commands and claims under each picture, and list the experiments without one."""
+    """Put commands and claims under each picture."""
     sections = re.split(r"(?=^## )", markdown, flags=re.MULTILINE)
-    shown = FIGURE.findall(markdown)
     for i, section in enumerate(sections):
         for name in FIGURE.findall(section):
             sections[i] = f"{section.rstrip()}\n\n{about(name)}\n\n"
-    others = [name for name in (*catalogue.EXPERIMENTS, catalogue.BENCHMARKS) if name not in shown]
-    said = f"{len(others)} more figures are drawn by the same commands."
-    sections.append(f"## Without a picture here\n\n{said}\n\n")
-    sections += [f"### {title(name)}\n\n{about(name)}\n\n" for name in others]
     counted = f"Of the default presets, {claims()[1]}"
     return "".join(sections).replace("<!-- summary of claims -->", counted)
 
@@ -163,7 +158,7 @@ def claims() -> tuple[dict[str, dict[str, int]], str, dict[str, list[str]]]:
 
 
 def title(name: str) -> str:
-    """Write the name of an experiment or folder as words."""
+    """Write the name of a folder as words."""
     return name.replace("_", " ").capitalize()
 
 

@@ -47,8 +47,8 @@ def main(
     """Run all benchmarks, print their tables, store them in results/benchmarks/, draw them.
 
     Args:
-        preset: `quick` takes less than a minute and shows that all parts work, `default` takes
-            minutes on two cores, `full` adds the largest sizes and many more repetitions.
+        preset: `quick` shows in a minute or two that all parts work, `default` takes 19 minutes on
+            two cores, `full` adds the largest sizes and many more repetitions.
         device: where to compute.
         dtype: precision of everything; run the command twice for both.
     """

@@ -40,7 +40,7 @@ def cases(sizes: Sizes) -> list[tuple[str, Callable[[], list[Row]]]]:
     listed += [(f"leading: N={n}", partial(leading, n, sizes)) for n in sizes.leading_widths]
     return listed + [
         (f"units: {cell} n={n}", partial(units, cell, n, sizes))
-        for cell in UNITS
+        for cell in sizes.unit_cells
         for n in sizes.unit_states
     ]
 

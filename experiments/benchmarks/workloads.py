@@ -72,6 +72,7 @@ class Sizes:
     forecast_widths: tuple[int, ...] = (64,)
     forecast_horizons: tuple[int, ...] = (40, 160)
     leading_widths: tuple[int, ...] = (64, 256)
+    unit_cells: tuple[str, ...] = ("lru", "min_gru", "s6")
     unit_states: tuple[int, ...] = (64, 10_000)
     sweep_horizons: tuple[int, ...] = (100, 200)
     sweep_seeds: int = 6
@@ -95,9 +96,9 @@ PRESETS = {
         floor_widths=(64,),
         floor_fractions=(16,),
         lengths=(3000,),
-        widths=(16, 32),
+        widths=(32,),
         width_steps=50,
-        batches=(1, 8),
+        batches=(8,),
         batch_steps=100,
         verdict_cells=("GRUCell",),
         verdict_widths=(16,),
@@ -106,6 +107,7 @@ PRESETS = {
         forecast_widths=(16,),
         forecast_horizons=(10,),
         leading_widths=(16,),
+        unit_cells=("s6",),
         unit_states=(64,),
         sweep_horizons=(),
     ),

@@ -7,7 +7,7 @@ import pytest
 from experiments import catalogue
 from tests.docs.pages import LINK, PAGES, ROOT, anchors, without_code
 
-GALLERY = sorted(path.stem for path in (ROOT / "paper_figures" / "gallery").glob("*.png"))
+GALLERY = {path.stem for path in (ROOT / "paper_figures" / "gallery").glob("*.png")}
 
 
 @pytest.mark.parametrize("source", PAGES)
@@ -30,7 +30,8 @@ def test_the_readme_is_a_page():
     assert readme.count("![") == 1
 
 
-def test_every_picture_of_the_gallery_is_on_its_page_once():
+def test_every_experiment_has_a_picture_that_is_on_the_page_of_the_gallery_once():
+    assert {*catalogue.EXPERIMENTS, catalogue.BENCHMARKS} == GALLERY
     for name in GALLERY:
         assert PAGES["docs/gallery.md"].count(f"gallery/{name}.png") == 1, name
 
