@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 from jaxtyping import Array, Float, Int, PyTree
 
-from jacobian_rnn.linalg.rounding import rounding_factors
+from jacobian_rnn.linalg.rounding import rounding_noise
 
 # Of these no library promises the last digit. Sums and products are rounded correctly, and what
 # they lose shows in other ways.
@@ -31,7 +31,10 @@ def rough(
     number: Int[Array, ""],
     roundings: float | Float[Array, ""] = 1,
 ) -> Callable[..., Any]:
-    """Return a function whose transcendental results are changed by up to so many roundings.
+    """Return a function whose transcendental results are changed in their last digits.
+
+    Each is changed by a half to one of so many roundings. A smaller change would be rounded away,
+    and a unit that is saturated to h = 1 would show the slope 0 without an error.
 
     Args:
         function: of arrays. The result is one array.
@@ -41,7 +44,8 @@ def rough(
 
     @functools.cache
     def factors(shape, dtype):
-        return rounding_factors(number, shape, dtype, roundings)
+        noise = rounding_noise(number, shape, dtype)
+        return 1 + roundings * jnp.finfo(dtype).eps * (noise + jnp.sign(noise)) / 2
 
     def change(name, value):
         if name not in ROUNDED or not jnp.issubdtype(value.dtype, jnp.inexact):

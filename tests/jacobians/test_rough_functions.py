@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jacobian_rnn import backward_profile, from_linen, jacobian_product, predict_regime
+from jacobian_rnn import (
+    Recurrence,
+    backward_profile,
+    from_linen,
+    jacobian_product,
+    predict_regime,
+)
 from jacobian_rnn.jacobians.rough_functions import rough
 from tests.networks import normal
 
@@ -15,6 +21,7 @@ def test_results_of_functions_change_by_a_few_roundings_and_those_of_sums_do_not
     values, number = jnp.asarray(normal(0, 1000)), jnp.int32(3)
     change = np.abs(rough(jnp.tanh, number)(values) / jnp.tanh(values) - 1)
     eps = float(jnp.finfo(jnp.float64).eps)
+    assert 0 < change.min()
     assert eps / 2 < change.max() <= 2 * eps
     np.testing.assert_array_equal(rough(lambda x: 2 * x + 1, number)(values), 2 * values + 1)
     other = rough(jnp.tanh, jnp.int32(4))(values)
@@ -39,6 +46,32 @@ def test_a_slope_that_is_a_difference_of_rounded_numbers_shows_its_digits():
     slopes = [float(rough(slope, jnp.int32(i))(point)) for i in range(20)]
     assert np.ptp(slopes) > 0.3 * float(slope(point))
     assert np.ptp([float(rough(slope, jnp.int32(i))(point / 8)) for i in range(20)]) < 1e-5
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_slope_that_is_zero_by_rounding_is_not_known_and_a_reset_is(declared):
+    # In float32 the gate is 1, and its slope is 0 instead of e^-30.
+    def gate(params, carry, x):
+        return jax.nn.sigmoid(params * carry + x)
+
+    def slopes(params, carry, x):
+        h = jax.nn.sigmoid(params * carry + x)
+        return (params * h * (1 - h))[None, None]
+
+    single = jnp.ones(4, jnp.float32)
+    system = Recurrence(gate, single, unit_jacobians=slopes if declared else None)
+    xs = jnp.full((3, 30, 4), 30, jnp.float32)
+    product = jacobian_product(system, single, xs[0])
+    assert np.isneginf(product.log_norm())
+    assert np.isinf(product.log_error)
+    profile = backward_profile(system, single, xs[0], key=jax.random.key(0))
+    assert np.all(np.isinf(profile.rounding_error))
+    for method in ("probes", "exact"):
+        assert bool(predict_regime(system, single, xs, horizon=20, method=method).undetermined)
+    reset = Recurrence(lambda params, carry, x: params * carry * x, single)
+    product = jacobian_product(reset, single, jnp.ones_like(xs[0]).at[7].set(0))
+    assert np.isneginf(product.log_norm())
+    assert float(product.log_error) == 0
 
 
 def saturated(dtype, *, closed_form, seed=0):
