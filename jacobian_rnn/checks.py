@@ -93,6 +93,20 @@ def check_number(
         refuse(name, value, ", ".join(filter(None, ("a finite number", _bounds(bounds)))), advice)
 
 
+def check_bounds(name: str, bounds: Any, below: float = math.inf) -> tuple[float, float]:
+    """Return two numbers as floats, or raise a ValueError unless 0 < lower < upper < `below`."""
+    expected = "(lower, upper) with 0 < lower < upper"
+    if below < math.inf:
+        expected += f" < {below:g}"
+    try:
+        lower, upper = map(float, bounds)
+    except (TypeError, ValueError):
+        refuse(name, bounds, expected)
+    if not 0 < lower < upper < below:
+        refuse(name, bounds, expected)
+    return lower, upper
+
+
 def check_scalar(name: str, number: Any) -> None:
     """Raise unless a value is a real number (TypeError) and has no axes (ValueError)."""
     if not isinstance(number, Tracer) and np.asarray(number).dtype.kind not in "fiuV":

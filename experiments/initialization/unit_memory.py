@@ -35,6 +35,13 @@ CELLS: dict[str, Callable[..., jrnn.Recurrence]] = {
     "S5": jrnn.s5,
     "S6": jrnn.s6,
 }
+# The layers of cells that are gates.
+GATES = {
+    "minGRU": ("update",),
+    "minLSTM": ("forget", "input"),
+    "ParaGRU": ("update", "reset"),
+    "RG-LRU": ("recurrence_gate", "input_gate"),
+}
 # A gate is saturated where it is this near to shut or to open.
 SATURATED = 0.01
 FIELDS = {
@@ -145,7 +152,7 @@ def of_network(
         "lost": jnp.mean(~finite),
         "smallest_eigenvalue": jnp.min(smallest[num_warmup:]),
         "largest_eigenvalue": jnp.max(largest[num_warmup:]),
-        "saturated": share_saturated if gate_names(cell) else jnp.full((), jnp.nan),
+        "saturated": share_saturated if cell in GATES else jnp.full((), jnp.nan),
     }
 
 
@@ -156,26 +163,15 @@ def size_of_eigenvalues(blocks: Float[Array, "c c units"]) -> Float[Array, " uni
     return jnp.hypot(blocks[0, 0], blocks[1, 0])
 
 
-def gate_names(cell: str) -> tuple[str, ...]:
-    """Return the layers of a cell that are gates."""
-    return {
-        "minGRU": ("update",),
-        "minLSTM": ("forget", "input"),
-        "ParaGRU": ("update", "reset"),
-        "RG-LRU": ("recurrence_gate", "input_gate"),
-    }.get(cell, ())
-
-
 def gates_of(cell: str, params: Any, carry: Any, x: Float[Array, " inputs"]) -> Array:
     """Return the values of all gates at a step, or none."""
-    read = x @ params["embedding"]["kernel"] if cell == "RG-LRU" else x
+    read = x @ params["embedding"]["kernel"] if "embedding" in params else x
 
     def gate(layer):
-        kernel = layer["kernel"][0] if cell == "RG-LRU" else layer["kernel"]  # of one block
-        pre = read @ kernel + layer["bias"]
-        return jax.nn.sigmoid(pre + layer["recurrent"] * carry if cell == "ParaGRU" else pre)
+        kernel = layer["kernel"].reshape(read.size, -1)  # of one block
+        return jax.nn.sigmoid(read @ kernel + layer["bias"] + layer.get("recurrent", 0) * carry)
 
-    gates = [gate(params[name]) for name in gate_names(cell)]
+    gates = [gate(params[name]) for name in GATES.get(cell, ())]
     return jnp.concatenate(gates) if gates else jnp.zeros(0, x.dtype)
 
 

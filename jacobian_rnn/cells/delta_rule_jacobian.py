@@ -92,11 +92,15 @@ class DeltaRuleJacobian(NamedTuple):
     def log_abs_det(self) -> Float[Array, ""]:
         """Compute log|det ∂state'/∂state| = values · log|det M|.
 
-        det M = ∏ w (1 − rᵀ diag(w)⁻¹ l). It is −inf where a key is wiped out.
+        det M = ∏ w (1 − rᵀ diag(w)⁻¹ l), which for a single w = 0 is −r l of its key times the
+        other w. It is −inf where a key is wiped out.
         """
-        log_det = jnp.sum(jnp.log(self.decay))
-        kept = 1 - jnp.sum(self.right * self.left / self.decay)
-        return len(self.memory) * (log_det + jnp.log(jnp.abs(kept)))
+        is_zero = self.decay == 0
+        decay = jnp.where(is_zero, 1, self.decay)
+        erased = self.right * self.left / decay
+        kept = jnp.where(jnp.any(is_zero), -jnp.sum(erased, where=is_zero), 1 - jnp.sum(erased))
+        kept = jnp.where(jnp.sum(is_zero) > 1, 0, kept)
+        return len(self.memory) * (jnp.sum(jnp.log(decay)) + jnp.log(jnp.abs(kept)))
 
     def _matrices(self, rows):
         return jnp.asarray(rows).reshape(len(rows), *self.memory.shape)

@@ -36,7 +36,7 @@ def ind_rnn(
         num_inputs: size of x.
         num_units: size N of h.
         key: a `jax.random.key`.
-        max_lag: T, the longest dependency in steps, above zero.
+        max_lag: T, the longest dependency in steps, at least 1.
         dtype: dtype of the parameters, float32 or float64.
 
     Returns:
@@ -45,7 +45,7 @@ def ind_rnn(
     Raises:
         TypeError: sizes that are not integers, a lag that is no number, another dtype, or float64
             without x64.
-        ValueError: sizes below one, or a lag that is not above zero.
+        ValueError: sizes below one, or a lag below one.
 
     References:
         S. Li et al., "Independently recurrent neural network (IndRNN): building a longer and deeper
@@ -58,7 +58,7 @@ def ind_rnn(
         (4,)
     """
     check_sizes(num_inputs, num_units, dtype)
-    check_number("max_lag", max_lag, above=0)
+    check_number("max_lag", max_lag, least=1)
     read, recur = jax.random.split(key)
     params = {
         "input": {"kernel": normal_kernel(read, num_inputs, num_units, dtype)},

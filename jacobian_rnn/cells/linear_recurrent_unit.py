@@ -15,7 +15,7 @@ from jacobian_rnn.cells._own_cells import (
     recurrence_of,
 )
 from jacobian_rnn.cells.recurrence import Recurrence, whole_carry
-from jacobian_rnn.checks import refuse
+from jacobian_rnn.checks import check_bounds
 
 
 def lru(
@@ -59,8 +59,7 @@ def lru(
         ((4,), (4,))
     """
     check_sizes(num_inputs, num_units, dtype)
-    if not (len(radii) == 2 and 0 < radii[0] < radii[1] < 1):
-        refuse("radii", radii, "(lower, upper) with 0 < lower < upper < 1")
+    radii = check_bounds("radii", radii, below=1)
     radius, phase, real, imaginary = jax.random.split(key, 4)
     lower, upper = (jnp.asarray(r, dtype) for r in radii)
     squared = lower**2 + (upper**2 - lower**2) * jax.random.uniform(radius, (num_units,), dtype)

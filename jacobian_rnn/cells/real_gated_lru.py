@@ -17,7 +17,7 @@ from jacobian_rnn.cells._own_cells import (
 )
 from jacobian_rnn.cells.recurrence import Recurrence
 from jacobian_rnn.cells.slopes import with_slope
-from jacobian_rnn.checks import check_count, check_number, refuse
+from jacobian_rnn.checks import check_bounds, check_count, check_number, refuse
 
 SHARPNESS = 8.0  # c of the paper
 
@@ -80,8 +80,7 @@ def rg_lru(
     check_count("num_blocks", num_blocks, 1, num_units)
     if num_units % num_blocks:
         refuse("num_blocks", num_blocks, f"a divisor of the {num_units} units")
-    if not (len(radii) == 2 and 0 < radii[0] < radii[1] < 1):
-        refuse("radii", radii, "(lower, upper) with 0 < lower < upper < 1")
+    radii = check_bounds("radii", radii, below=1)
     if largest_slope is not None:
         check_number("largest_slope", largest_slope, above=0)
         largest_slope = float(largest_slope)

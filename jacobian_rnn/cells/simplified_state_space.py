@@ -16,7 +16,7 @@ from jacobian_rnn.cells._own_cells import (
     recurrence_of,
 )
 from jacobian_rnn.cells.recurrence import Recurrence, whole_carry
-from jacobian_rnn.checks import check_count, refuse
+from jacobian_rnn.checks import check_bounds, check_count, refuse
 
 
 def s5(
@@ -71,8 +71,7 @@ def s5(
     check_count("num_blocks", num_blocks, 1, num_units)
     if num_units % num_blocks:
         refuse("num_blocks", num_blocks, f"a divisor of the {num_units} units")
-    if not (len(step_sizes) == 2 and 0 < step_sizes[0] < step_sizes[1] < np.inf):
-        refuse("step_sizes", step_sizes, "(lower, upper) with 0 < lower < upper")
+    step_sizes = check_bounds("step_sizes", step_sizes)
     frequencies = _frequencies_of_hippo(2 * num_units // num_blocks)
     real, imaginary, step_size = jax.random.split(key, 3)
     scale = jnp.sqrt(jnp.asarray(0.5, dtype))

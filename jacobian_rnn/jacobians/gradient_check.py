@@ -131,8 +131,7 @@ def check_gradients(
     Cost: 2n steps for each step, and memory T n² for a few sets of Jacobians: take a small network
     and few steps. Differences of values are good to 1e-6 in float64 and to 3e-3 in float32. What is
     declared is compared to 1e-8 and 3e-4. A straight-through estimator is called a wrong backward
-    rule, as it is one on purpose. The `unit_jacobians` of a stack of layers, and a
-    `BorderedIdentity`, are not looked at.
+    rule, as it is one on purpose. The `unit_jacobians` of a stack of layers are not looked at.
 
     Example:
         >>> import jax.numpy as jnp
@@ -252,7 +251,7 @@ def _declared(system, recurrence, jacobians) -> dict[str, np.ndarray]:
         forms["jacobian"] = dense
     units = dataclasses.replace(recurrence, jacobian=None)
     units = dataclasses.replace(system, recurrence=units)
-    if units.has_units:
+    if units.has_structure:
         forms["unit_jacobians"] = units.jacobian
     states = states_of(system)[:-1]
     return {

@@ -30,7 +30,13 @@ from jacobian_rnn.jacobians.traced_steps import (
     has_reverse_mode,
     pull_back,
 )
-from jacobian_rnn.jacobians.unit_places import UnitPlaces, blocks_of, places_of, sum_log_abs_dets
+from jacobian_rnn.jacobians.unit_places import (
+    UnitPlaces,
+    blocks_of,
+    dense,
+    places_of,
+    sum_log_abs_dets,
+)
 from jacobian_rnn.linalg.graded_svd import matmul
 from jacobian_rnn.linalg.rounding import PERTURBATION, mixed, rounding_factors
 
@@ -88,6 +94,11 @@ class System:
         return len(layers) == 1 and isinstance(layers[0], BorderedIdentity)
 
     @property
+    def has_structure(self) -> bool:
+        """Whether a product keeps the form of what is declared, and costs O(n) a step."""
+        return self.has_units or self.has_border
+
+    @property
     def has_unit_layers(self) -> bool:
         """Whether each unit is known to see itself, and at most the units of the layers below."""
         return self.recurrence.unit_jacobians is not None
@@ -109,9 +120,9 @@ class System:
         if self.recurrence.jacobian is not None and method in ("auto", "closed_form"):
             with jax.default_matmul_precision("highest"):
                 return self.recurrence.jacobian(self.recurrence.params, self.unravel(state), x)
-        if self.has_units and method == "auto":
-            (places,), (blocks,) = self.unit_places(), self.unit_layers(state, x)
-            return places.spread(blocks)
+        if self.has_structure and method == "auto":
+            (declared,) = self.declared_units(state, x)
+            return dense(declared)
         differentiate = {"auto": derivative_of, "reverse": jax.jacrev}.get(method, jax.jacfwd)
         return differentiate(self.step)(state, x)
 
@@ -139,7 +150,8 @@ class System:
         declared: Any = self.recurrence.unit_jacobians
         with jax.default_matmul_precision("highest"):
             layers = declared(self.recurrence.params, self.unravel(state), x)
-        return layers if isinstance(layers, tuple) else (layers,)
+        layers = layers if isinstance(layers, tuple) else (layers,)
+        return jax.tree.map(jnp.asarray, layers)  # f and s of a border may be numbers
 
     def parts(self, state: Float[Array, " n"], x: PyTree) -> Any:
         """Return the parts of ∂state'/∂state, if `has_parts`."""

@@ -1,7 +1,9 @@
 """Where in the state units are that see themselves alone, and what their blocks are together."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -64,6 +66,15 @@ def blocks_of(declared: Any) -> tuple[Array, ...]:
     if isinstance(declared, BorderedIdentity):
         return declared.kept.reshape(1, 1, 1), declared.own.reshape(1, 1, 1)
     return (declared.block[..., None] if isinstance(declared, RowBlocks) else declared,)
+
+
+def dense(declared: Any) -> Float[Array, "n n"]:
+    """Return the whole matrix of what is declared of a layer."""
+    if isinstance(declared, BorderedIdentity):
+        eye = jnp.eye(len(declared.column) + 1, dtype=declared.column.dtype)
+        return jax.vmap(partial(push, declared), out_axes=1)(eye)
+    (blocks,), (places,) = blocks_of(declared), places_of(declared)
+    return places.spread(blocks)
 
 
 def push(declared: Any, vector: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -289,8 +289,13 @@ def finish_bordered(passes: BorderedPasses) -> BorderedProduct:
 
 
 @partial(jax.jit, static_argnames="estimate_error")
-def bordered_product(system: System, *, estimate_error: bool) -> BorderedProduct:
-    """Multiply the Jacobians of all steps of a system with a border."""
+def bordered_product(
+    system: System,
+    *,
+    estimate_error: bool,
+    next_states: Float[Array, "steps n"] | None = None,
+) -> BorderedProduct:
+    """Multiply what is declared of all steps. `passes_along` says what `next_states` are."""
     num_passes = PASSES if estimate_error else 1
     start = start_bordered(num_passes, system.num_states, system.state.dtype)
     entries = partial(entries_of_step, system)
@@ -299,4 +304,5 @@ def bordered_product(system: System, *, estimate_error: bool) -> BorderedProduct
         return rough(entries, mixed(number))(state, x)
 
     of_step = entries, roughly
-    return finish_bordered(passes_along(system, start, of_step, extend_bordered, num_passes, None))
+    passes = passes_along(system, start, of_step, extend_bordered, num_passes, next_states)
+    return finish_bordered(passes)

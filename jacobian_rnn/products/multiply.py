@@ -97,11 +97,9 @@ def jacobian_product(
         refuse(
             "backwards", f"True with {blocks} blocks", "blocks=1", "they are multiplied forwards"
         )
-    is_structured = system.has_units or system.has_border
-    if is_structured and frame is None and blocks == 1 and backwards is None:
+    if system.has_structure and frame is None and blocks == 1 and backwards is None:
         check_precision(system.state.dtype)
-        multiply = block_product if system.has_units else bordered_product
-        return multiply(system, estimate_error=estimate_error)
+        return structured_product(system, estimate_error=estimate_error)
     frames = _starting_frames(system.num_states, system.state.dtype, estimate_error, frame)
     warn_of_cost(
         "jacobian_product", system.num_states, system.num_steps, 1, LIGHTER, passes=len(frames)
@@ -163,6 +161,17 @@ def _in_better_order(backwards, multiply, multiply_back, factors, frames):
     # Of two products that lost digits, the forward one knows which directions are exactly zero.
     better = other.log_error < jnp.minimum(product.log_error, KNOWN)
     return other if better else product
+
+
+def structured_product(
+    system: System,
+    *,
+    estimate_error: bool,
+    next_states: Float[Array, "steps n"] | None = None,
+) -> BlockProduct | BorderedProduct:
+    """Multiply what a system declares, if `has_structure`."""
+    multiply = block_product if system.has_units else bordered_product
+    return multiply(system, estimate_error=estimate_error, next_states=next_states)
 
 
 def warn_of_cost(

@@ -13,8 +13,8 @@ from jacobian_rnn.jacobians.system import System
 from jacobian_rnn.jacobians.time_loop import Run
 from jacobian_rnn.jacobians.traced_steps import derivative_of
 from jacobian_rnn.products.along import product_along
-from jacobian_rnn.products.blocks import block_product, rows_of_arrays
-from jacobian_rnn.products.multiply import identity_frames
+from jacobian_rnn.products.blocks import rows_of_arrays
+from jacobian_rnn.products.multiply import identity_frames, structured_product
 
 LOST_DIGITS = 1e-2  # nats: a log growth with a larger error has lost its digits
 
@@ -139,15 +139,16 @@ def measure_by_product(system: System, forward: Run, horizon: int, by_probes: Me
         horizon,
         system.unravel,
     )
-    if system.has_units:
-        product = block_product(last, estimate_error=True, next_states=later)
+    if system.has_structure:
+        product = structured_product(last, estimate_error=True, next_states=later)
     else:
         product = product_along(last, identity_frames(system), next_states=later)
-    of_carry, of_output = _rows_seen(system, forward.last)
+    rows = _rows_of_output(system, forward.last)
+    of_carry = product.log_rms_growth(), product.log_growth_error
+    of_output = product.log_growth_through(rows), product.log_growth_through_error(rows)
 
-    def growth(rows, probed):
-        value = product.log_growth_through(rows)
-        error = product.log_growth_through_error(rows)
+    def growth(measured, probed):
+        value, error = measured
         return Growth(value, probed.sampling_error, error)
 
     in_window = product.first_nonfinite_step
@@ -174,17 +175,14 @@ def _with_horizon(profile, exact, lag):
     return jax.tree.map(put, profile, exact)
 
 
-def _rows_seen(system, state):
-    """Return rows through which the product shows growth to the carry, and to the output.
+def _rows_of_output(system, state):
+    """Return rows through which the product shows growth to the output.
 
     Where units see themselves alone, one row shows an array of all units.
     """
-    n, dtype = system.num_states, state.dtype
-    if not system.has_units:
-        return jnp.eye(n, dtype=dtype), derivative_of(system.output)(state)
-    (places,) = system.unit_places()
-    of_carry = rows_of_arrays(places, dtype)
-    num_shown, rest = divmod(system.num_outputs, places.num_units)
-    if system.shows_all or (system.shows_end and rest == 0 and not places.is_by_row):
-        return of_carry, of_carry[places.size - num_shown :]
-    return of_carry, derivative_of(system.output)(state)
+    if system.has_units:
+        (places,) = system.unit_places()
+        num_shown, rest = divmod(system.num_outputs, places.num_units)
+        if system.shows_all or (system.shows_end and rest == 0 and not places.is_by_row):
+            return rows_of_arrays(places, state.dtype)[places.size - num_shown :]
+    return derivative_of(system.output)(state)

@@ -169,7 +169,8 @@ def predict_regime(
             few backpropagations. "exact" also multiplies the Jacobians of the horizon: n³ a step,
             for up to a few hundred states, with all singular values in the result. Growths at other
             lags, which the peak needs, stay those of the random gradients. Where units see
-            themselves alone, as the `unit_jacobians` say, it is n a step. Static.
+            themselves alone, as the `unit_jacobians` say, it is n a step, and also with a
+            `BorderedIdentity`. Static.
         num_probes: number of random gradients of each sequence. Static.
         key: for their directions. There is a fixed one by default: calls repeat exactly.
 
@@ -231,7 +232,7 @@ def predict_regime(
         received, _, advice = guess
         said = f"output: received {received}; the regime is that of the last one: {advice}"
         warnings.warn(said, stacklevel=2)
-    if method == "exact" and not system.has_units:
+    if method == "exact" and not system.has_structure:
         lighter = 'method="probes"'
         warn_of_cost("predict_regime", system.num_states, horizon, num_sequences, lighter)
     warmup += num_steps - shortest

@@ -9,6 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import jacobian_rnn as jrnn
+from jacobian_rnn.cells.delta_rule_jacobian import DeltaRuleJacobian
 from jacobian_rnn.jacobians.system import bind
 from tests.networks import mostly_slow, normal
 
@@ -67,6 +68,16 @@ def test_the_closed_form_is_the_derivative_of_the_step(name, sizes):
         (parts.log_abs_det(), np.linalg.slogdet(forward)[1]),
     ):
         np.testing.assert_allclose(ours, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_lost", [0, 1, 2, 4])
+def test_the_determinant_knows_keys_of_which_nothing_is_kept(num_lost):
+    """Large inputs let a decay underflow to zero."""
+    decay = jnp.abs(jnp.asarray(normal(0, 4))).at[:num_lost].set(0)
+    vectors = (jnp.asarray(normal(seed, 4)) for seed in (1, 2))
+    parts = DeltaRuleJacobian(jnp.zeros((3, 4)), decay, *vectors, jnp.zeros(3), jnp.zeros(4), ())
+    expected = -np.inf if num_lost > 1 else np.linalg.slogdet(parts.dense())[1]
+    np.testing.assert_allclose(parts.log_abs_det(), expected, atol=1e-12)
 
 
 def test_the_step_of_gated_delta_net_is_the_published_equation():

@@ -155,6 +155,7 @@ def test_cells_stack_with_closed_forms():
         (lambda key: leaky_rate_network(2, 3, key=key, leak=1.5), ValueError, "at most 1"),
         (lambda key: leaky_rate_network(2, 3, key=key, gain=float("nan")), ValueError, "gain"),
         (lambda key: lru(2, 3, key=key, radii=(0.9, 1.0)), ValueError, "radii: received"),
+        (lambda key: lru(2, 3, key=key, radii=(0.5, 0.9, 1)), ValueError, "radii: received"),
     ],
 )
 def test_bad_sizes_and_rates_are_named(make, error, match):

@@ -13,6 +13,7 @@ import jacobian_rnn as jrnn
 from jacobian_rnn import check_gradients, training
 from tests.contract_cells import CELLS_OF_CONTRACT
 from tests.networks import make_network, mostly_slow, normal
+from tests.products.test_bordered import border_of_memory, of_memory
 
 WIDTH, NUM_STEPS = 3, 5
 
@@ -211,6 +212,27 @@ def test_the_recurrence_of_a_network_is_checked():
     recurrence, carry, xs = make_network("GRUCell", 4)
     network = training.Network(recurrence, jnp.zeros((4, 2)), jnp.zeros(2))
     assert check_gradients(network, carry, xs).passed
+
+
+@pytest.mark.parametrize(
+    ("change", "rows", "column"),
+    [
+        (lambda one: dataclasses.replace(one, kept=1.01 * one.kept), range(5), None),
+        (lambda one: dataclasses.replace(one, column=one.column.at[2].add(0.1)), [2], 5),
+        (lambda one: dataclasses.replace(one, own=-one.own), [5], 5),
+    ],
+)
+def test_a_wrong_border_is_found_with_its_entry(change, rows, column):
+    system, carry, xs = of_memory(num_steps=4)
+
+    def declared(params, carry, x):
+        return change(border_of_memory(params, carry, x))
+
+    assert check_gradients(system, carry, xs).passed
+    found = check_gradients(dataclasses.replace(system, unit_jacobians=declared), carry, xs)
+    assert (found.fault, found.source) == ("wrong values", "unit_jacobians")
+    assert found.row in rows
+    assert found.column == (found.row if column is None else column)
 
 
 def test_what_cannot_be_checked_is_refused():

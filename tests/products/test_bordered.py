@@ -253,6 +253,53 @@ def test_a_wrong_border_is_refused(change, message):
         jacobian_product(wrong, carry, xs)
 
 
+def test_numbers_of_a_border_may_be_numbers():
+    def step(params, carry, x):
+        return 0.5 * carry[0] + params * carry[1] + x, 0.25 * carry[1]
+
+    def border(params, *_):
+        return BorderedIdentity(0.5, params, 0.25)
+
+    system = Recurrence(step, jnp.ones(3), unit_jacobians=border)
+    product = jacobian_product(system, (jnp.zeros(3), jnp.zeros(())), jnp.zeros((7, 3)))
+    np.testing.assert_allclose(product.log_abs_det(), 7 * (3 * np.log(0.5) + np.log(0.25)))
+
+
+@every_setting
+def test_the_matrix_of_a_border_is_the_derivative_of_the_step(make):
+    system, carry, xs = make()
+    system = dataclasses.replace(system, jacobian=None)
+    np.testing.assert_allclose(
+        jrnn.step_jacobians(system, carry, xs),
+        jrnn.step_jacobians(system, carry, xs, method="forward"),
+        atol=1e-12,
+    )
+
+
+@every_setting
+def test_exact_predictions_of_borders_are_those_of_whole_jacobians(make):
+    system, carry, xs = make()
+    batch = jnp.stack([xs, xs[::-1]])
+    shown = dataclasses.replace(system, output=lambda carry: jnp.ravel(carry[0]))
+    ours, theirs = (
+        jrnn.predict_regime(one, carry, batch, horizon=20, method="exact")
+        for one in (shown, whole_of(shown))
+    )
+    for name in ("regime", "log_growth", "log_growth_of_output", "log_singular_values", "profile"):
+        expected = getattr(theirs, name)
+        np.testing.assert_allclose(getattr(ours, name), expected, atol=1e-9, err_msg=name)
+
+
+def test_an_exact_prediction_of_a_wide_memory_takes_no_product_of_matrices():
+    """Of whole matrices it would be called a matter of minutes, and be one."""
+    network = jrnn.mlstm(3, 32, key=jax.random.key(0))
+    xs = jnp.asarray(normal(0, (2, 200, 3)), jnp.float32)
+    carry = jrnn.zero_carry(network)
+    prediction = jrnn.predict_regime(network, carry, xs, horizon=200, method="exact")
+    products = jax.vmap(lambda xs: jacobian_product(network, carry, xs).log_singular_values())(xs)
+    np.testing.assert_allclose(prediction.log_singular_values, products, atol=1e-4)
+
+
 def test_stacks_of_borders_have_their_exponents():
     lower, upper = (
         jrnn.mlstm(3, 4, num_keys=2, key=jax.random.key(0), dtype=jnp.float64),
